@@ -1,0 +1,181 @@
+//! What Kubernetes objects promise about the pods of this node, reduced to what rules need.
+//!
+//! Two sources fill the same type: manifests or dumps in files, and the API server.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::id::{ContainerId, PodUid};
+
+/// The declared side at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Declared {
+    /// Where it comes from, for people: `files:/etc/plumbline/declared`, `api:https://10.0.0.1:6443`.
+    pub source: String,
+    /// Pods, sorted by namespace and name.
+    pub pods: Vec<Arc<DeclaredPod>>,
+    /// Services, sorted by namespace and name.
+    pub services: Vec<DeclaredService>,
+    /// Objects that could not be used.
+    pub problems: Vec<DeclaredProblem>,
+    /// How many objects could not be used since the agent began, those of earlier readings too.
+    pub problems_total: u64,
+}
+
+/// One object that was skipped, and why.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeclaredProblem {
+    /// File and the path inside it: `pods.json: items[3].spec.containers[0].ports[1].containerPort`.
+    pub at: String,
+    /// What is wrong with it.
+    pub message: String,
+}
+
+/// A pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeclaredPod {
+    /// `metadata.namespace`; `default` when absent.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.uid`; absent in a manifest that was never applied.
+    pub uid: Option<PodUid>,
+    /// Annotation `kubernetes.io/config.hash`: the UID that the kubelet uses for a static pod.
+    pub config_hash: Option<PodUid>,
+    /// `metadata.labels`.
+    pub labels: BTreeMap<String, String>,
+    /// The workload that owns the pod, as far as the pod itself tells.
+    pub owner: WorkloadRef,
+    /// `spec.hostNetwork`.
+    pub host_network: bool,
+    /// `status.podIPs`.
+    pub ips: Vec<IpAddr>,
+    /// All containers of all kinds, in the order of the spec.
+    pub containers: Vec<DeclaredContainer>,
+    /// `spec.resources.requests.cpu` (pod-level resources) in thousandths of a CPU.
+    pub cpu_request_millis: Option<u64>,
+    /// `spec.resources.limits.cpu` in thousandths of a CPU.
+    pub cpu_limit_millis: Option<u64>,
+    /// `status.phase` is `Succeeded` or `Failed`.
+    pub finished: bool,
+}
+
+/// Kind and name of the owner of a pod: what stays the same when the pod is replaced.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct WorkloadRef {
+    /// `Deployment`, `StatefulSet`, `DaemonSet`, `Job`, `CronJob`, `ReplicaSet`, or `Pod` for a pod that nothing owns.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+}
+
+/// A container of a pod.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeclaredContainer {
+    /// Its name.
+    pub name: String,
+    /// Which list of the spec it stands in.
+    pub kind: ContainerKind,
+    /// Image reference as declared.
+    pub image: String,
+    /// `ports`.
+    pub ports: Vec<DeclaredPort>,
+    /// TCP ports of its liveness, readiness and startup probes and lifecycle handlers; names are resolved.
+    pub probe_ports: Vec<u16>,
+    /// `resources.requests.cpu` in thousandths of a CPU. A limit without a request is also the request, as the API
+    /// server defaults it.
+    pub cpu_request_millis: Option<u64>,
+    /// `resources.limits.cpu` in thousandths of a CPU.
+    pub cpu_limit_millis: Option<u64>,
+    /// Id of the running container (`status.*ContainerStatuses[].containerID` without the scheme).
+    pub container_id: Option<ContainerId>,
+    /// `status.*.state.running.startedAt` in nanoseconds since 1970.
+    pub started_unix_ns: Option<u64>,
+}
+
+/// Which list of the spec a container stands in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ContainerKind {
+    /// `containers`.
+    #[default]
+    Regular,
+    /// `initContainers`: ends before the pod is ready.
+    Init,
+    /// `initContainers` with `restartPolicy: Always`: lives as long as the pod.
+    Sidecar,
+    /// `ephemeralContainers`: added by hand to debug; cannot declare ports.
+    Ephemeral,
+}
+
+/// A container port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeclaredPort {
+    /// `name`, by which Services and probes may refer to it.
+    pub name: Option<String>,
+    /// `containerPort`.
+    pub port: u16,
+    /// `hostPort`.
+    pub host_port: Option<u16>,
+    /// `protocol`.
+    pub transport: Transport,
+}
+
+/// Transport protocol of a port.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Transport {
+    /// TCP.
+    #[default]
+    Tcp,
+    /// UDP.
+    Udp,
+    /// SCTP.
+    Sctp,
+}
+
+/// A Service.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeclaredService {
+    /// `metadata.namespace`.
+    pub namespace: String,
+    /// `metadata.name`.
+    pub name: String,
+    /// `spec.selector`; empty selects nothing.
+    pub selector: BTreeMap<String, String>,
+    /// `spec.clusterIPs` but for `None`.
+    pub cluster_ips: Vec<IpAddr>,
+    /// `spec.type`.
+    pub service_type: String,
+    /// `spec.ports`.
+    pub ports: Vec<ServicePort>,
+}
+
+/// One port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicePort {
+    /// `port`.
+    pub port: u16,
+    /// `targetPort`; the same as `port` when absent.
+    pub target: TargetPort,
+    /// `nodePort`.
+    pub node_port: Option<u16>,
+    /// `protocol`.
+    pub transport: Transport,
+}
+
+/// A number, or the name of a container port that each pod resolves for itself.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TargetPort {
+    /// A number; need not be a declared container port.
+    Number(u16),
+    /// A name.
+    Name(String),
+}

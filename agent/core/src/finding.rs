@@ -1,0 +1,250 @@
+//! A finding: one deviation of the observed from the declared, with its evidence and what to do about it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::declared::WorkloadRef;
+use crate::settings::NodeIdentity;
+use crate::time::UnixNanos;
+
+/// How bad it is. The order is the order of badness.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Worth knowing.
+    Info,
+    /// Should be mended some day.
+    Low,
+    /// Should be mended.
+    Medium,
+    /// Should be mended now.
+    High,
+}
+
+impl Severity {
+    /// The lower-case word used in JSON, metrics and on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}
+
+impl fmt::Display for Severity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(self.as_str())
+    }
+}
+
+/// Where a finding is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FindingState {
+    /// The condition holds.
+    Open,
+    /// The condition has been absent, while it was observable, for the grace period; or its owner is gone.
+    Resolved,
+}
+
+impl FindingState {
+    /// The lower-case word used in JSON and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Resolved => "resolved",
+        }
+    }
+}
+
+/// How much of the subject was seen while the finding was made.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(tag = "state", content = "reason", rename_all = "snake_case")]
+pub enum Coverage {
+    /// Everything since the container began.
+    Full,
+    /// The container was there before the agent: what happened before is not known.
+    PreExisting,
+    /// Some is missing, for the reason given.
+    Partial(String),
+    /// Nothing was seen, for the reason given.
+    Blind(String),
+}
+
+impl Coverage {
+    /// The lower-case word used in JSON and metrics.
+    #[must_use]
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::PreExisting => "pre_existing",
+            Self::Partial(_) => "partial",
+            Self::Blind(_) => "blind",
+        }
+    }
+}
+
+/// One value of evidence.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[serde(untagged)]
+pub enum Evidence {
+    /// Text.
+    Text(String),
+    /// A whole number.
+    Count(u64),
+    /// A measure; finite.
+    Measure(f64),
+    /// Several texts.
+    List(Vec<String>),
+}
+
+/// Whom a finding or a point is about: the identity that leaves as OTLP resource attributes.
+///
+/// A subject without a namespace is the node itself.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Subject {
+    /// `k8s.namespace.name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub namespace: Option<String>,
+    /// `k8s.deployment.name` and the like.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub owner: Option<WorkloadRef>,
+    /// `k8s.pod.name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod: Option<String>,
+    /// `k8s.pod.uid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pod_uid: Option<String>,
+    /// `k8s.container.name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// `container.id`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub container_id: Option<String>,
+    /// `container.image.name`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+}
+
+/// What a rule says at one moment; [`crate::findings`] gives it a life.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Condition {
+    /// The rule that says so.
+    pub rule: &'static Rule,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Whom it is about.
+    pub subject: Subject,
+    /// What tells this condition from others of the rule and subject: `tcp/9999`, `dynamic`. Never a pid, a pod's name
+    /// or address, a client port or an image tag.
+    pub key: String,
+    /// What was declared, in short.
+    pub declared: String,
+    /// What was observed, in short.
+    pub observed: String,
+    /// Details, by the names of CATALOGUE.
+    pub evidence: BTreeMap<&'static str, Evidence>,
+    /// How much was seen.
+    pub coverage: Coverage,
+    /// What to do, in a sentence or two.
+    pub remediation: String,
+    /// A patch that can be pasted (YAML or a command), where there is one.
+    pub patch: Option<String>,
+}
+
+/// What is fixed about a rule.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// `P001`; stable once shipped.
+    pub id: &'static str,
+    /// One line.
+    pub title: &'static str,
+    /// `ports`, `cpu` or `monitoring`.
+    pub category: &'static str,
+}
+
+impl Rule {
+    /// Where the rule is described.
+    #[must_use]
+    pub fn doc_url(&self) -> String {
+        format!("agent/core/src/rules/{}.rs", self.id.to_ascii_lowercase())
+    }
+}
+
+impl Condition {
+    /// The identity of this condition across replicas, restarts and nodes, as 32 hex digits.
+    ///
+    /// SHA-256 over rule, cluster, namespace, owner, container name and key, each with its length, cut to 128 bits:
+    /// names are chosen by those whom findings are about, so they must not be able to make two fingerprints collide.
+    #[must_use]
+    pub fn fingerprint(&self, node: &NodeIdentity) -> String {
+        let owner = self.subject.owner.as_ref();
+        let mut parts = vec![
+            self.rule.id,
+            node.cluster.as_deref().unwrap_or_default(),
+            self.subject.namespace.as_deref().unwrap_or_default(),
+            owner.map_or("", |owner| &owner.kind),
+            owner.map_or("", |owner| &owner.name),
+            self.subject.container.as_deref().unwrap_or_default(),
+            &self.key,
+        ];
+        if self.subject.namespace.is_none() {
+            // About the node: its name is the identity, where a pod's name would not be.
+            parts.push(node.node.as_deref().unwrap_or_default());
+        }
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part.as_bytes());
+        }
+        hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// A condition with its history: what is printed and exported. Field names are those of CATALOGUE.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Finding {
+    /// `P001`.
+    pub rule_id: &'static str,
+    /// One line.
+    pub title: &'static str,
+    /// How bad it is.
+    pub severity: Severity,
+    /// Where it is in its life.
+    pub state: FindingState,
+    /// Its identity: 32 hex digits.
+    pub fingerprint: String,
+    /// Wall time at which the condition was first seen.
+    pub first_seen: UnixNanos,
+    /// Wall time at which the condition was last seen.
+    pub last_seen: UnixNanos,
+    /// In how many evaluations it was seen.
+    pub occurrences: u64,
+    /// Whom it is about.
+    pub resource: Subject,
+    /// What was declared, in short.
+    pub declared: String,
+    /// What was observed, in short.
+    pub observed: String,
+    /// Details.
+    pub evidence: BTreeMap<&'static str, Evidence>,
+    /// How much was seen.
+    pub coverage: Coverage,
+    /// What to do.
+    pub remediation: String,
+    /// A patch that can be pasted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub patch: Option<String>,
+    /// Where the rule is described.
+    pub doc_url: String,
+    /// `ports`, `cpu` or `monitoring`.
+    #[serde(skip)]
+    pub category: &'static str,
+}

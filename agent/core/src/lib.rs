@@ -1,0 +1,30 @@
+//! The functional core of Plumbline: what was declared, what was observed, and the findings between the two.
+//!
+//! It does no IO and reads no clock: observations come in with their own timestamps, so that a recording replays to the
+//! same bytes. The modules, in the order in which data meets them:
+//!
+//! - [`id`]: newtypes for everything that would otherwise be a bare integer or string.
+//! - [`time`]: monotonic and wall time, and how one becomes the other.
+//! - [`observation`]: everything that may enter.
+//! - [`attribution`]: cgroup path -> container -> pod.
+//! - [`declared`]: what Kubernetes objects promise.
+//! - [`observed`]: bounded tables of what the kernel did.
+//! - [`node`]: [`node::NodeState`], the one writer, and the [`snapshot::Snapshot`] it gives.
+//! - [`rules`]: pure functions from a snapshot to conditions.
+//! - [`findings`]: the life of a finding over time.
+//! - [`report`]: what leaves: points and findings, sorted.
+
+pub mod id;
+pub mod time;
+pub mod settings;
+pub mod observation;
+pub mod attribution;
+pub mod declared;
+pub mod observed;
+pub mod node;
+pub mod snapshot;
+pub mod finding;
+pub mod rules;
+pub mod findings;
+pub mod metric;
+pub mod report;

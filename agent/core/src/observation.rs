@@ -1,0 +1,313 @@
+//! Everything that may enter the core, stamped by whoever saw it. One JSON line each in a recording.
+//!
+//! Events make the agent early; snapshots make it right. A snapshot replaces what it covers, so an event that was lost
+//! heals with the next one.
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::declared::Declared;
+use crate::id::CgroupId;
+use crate::time::Timestamp;
+
+/// One fact and when it was seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Observation {
+    /// When the fact held. For a snapshot: when its reading began.
+    pub at: Timestamp,
+    /// The fact.
+    #[serde(flatten)]
+    pub fact: Fact,
+}
+
+/// What was seen.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Fact {
+    /// Both clocks, read together. The first fact of every stream, and at least once a minute.
+    Clock {
+        /// The wall clock in nanoseconds since 1970.
+        unix_ns: u64,
+    },
+    /// A cgroup directory appeared.
+    CgroupSeen(CgroupRow),
+    /// A cgroup directory went away.
+    CgroupGone {
+        /// Its id.
+        cgroup: CgroupId,
+    },
+    /// All cgroups below the root. Replaces the table.
+    CgroupTree {
+        /// One row a directory.
+        rows: Vec<CgroupRow>,
+    },
+    /// A container's cgroup has its network program, or has none and why.
+    Attached {
+        /// The container's cgroup.
+        cgroup: CgroupId,
+        /// `None` when attached; otherwise why not.
+        error: Option<String>,
+        /// The cgroup was there before the agent, so connections may have been missed.
+        pre_existing: bool,
+    },
+    /// A TCP socket entered LISTEN.
+    ListenerOpened(ListenerEvent),
+    /// A TCP socket left LISTEN.
+    ListenerClosed(ListenerEvent),
+    /// All listening sockets of a scope. Replaces the rows of that scope, but for what changed after `at`.
+    Listeners {
+        /// What was read.
+        scope: ScanScope,
+        /// One row a listening socket.
+        rows: Vec<ListenerRow>,
+        /// Processes and namespaces that could not be read.
+        errors: u32,
+    },
+    /// What TCP connections did since the last such fact.
+    Flows {
+        /// One row per owner, role, peer and server port that changed.
+        rows: Vec<FlowRow>,
+    },
+    /// Cumulative CPU figures of cgroups, from their own files.
+    CpuStat {
+        /// One row a container's cgroup.
+        rows: Vec<CpuStatRow>,
+    },
+    /// CPU time of consecutive 100 ms windows, from the scheduler probe.
+    CpuWindows {
+        /// Start of the first window: a multiple of 100 ms of the monotonic clock.
+        start: Timestamp,
+        /// Number of windows, the same for every row.
+        windows: u16,
+        /// Windows before `start` that were overwritten before they were read.
+        lost: u32,
+        /// One row a (leaf) cgroup that ran.
+        rows: Vec<CpuWindowRow>,
+    },
+    /// The declared side of the node. Replaces the one before.
+    Declared(Declared),
+    /// How a probe is doing.
+    Probe(ProbeStatus),
+    /// Counts of what one bounded thing lost since the agent began; cumulative.
+    Dropped {
+        /// The map, ring, queue or table.
+        place: String,
+        /// Why: `full`, `unattributed`, `decode`.
+        reason: String,
+        /// How many in all.
+        count: u64,
+    },
+    /// How full a bounded thing is.
+    Occupancy {
+        /// The map, ring, queue or table.
+        place: String,
+        /// Entries in use.
+        entries: u64,
+        /// Entries it can hold.
+        capacity: u64,
+    },
+    /// The agent's own cgroup, so that it does not report on itself.
+    SelfCgroup {
+        /// The (leaf) cgroup of the agent's process.
+        cgroup: CgroupId,
+    },
+}
+
+/// A cgroup directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CgroupRow {
+    /// Inode of the directory.
+    pub cgroup: CgroupId,
+    /// Path below the cgroup root that the agent watches, with a leading slash.
+    pub path: String,
+}
+
+/// Where and by whom a socket listens, as the kernel told it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerEvent {
+    /// Container cgroup of the socket's creator.
+    pub owner: CgroupId,
+    /// Local address; IPv4-mapped addresses are folded to IPv4.
+    pub address: IpAddr,
+    /// Local port.
+    pub port: u16,
+    /// The socket's cookie.
+    pub cookie: u64,
+}
+
+/// What a scan of listening sockets covered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ScanScope {
+    /// Every network namespace on the node.
+    Node,
+    /// Sockets that processes of one container hold.
+    Container(CgroupId),
+}
+
+/// One listening socket found by a scan.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerRow {
+    /// Leaf cgroup of the process that holds the socket (of the one with the lowest pid, when several do).
+    pub owner: CgroupId,
+    /// Local address; IPv4-mapped addresses are folded to IPv4.
+    pub address: IpAddr,
+    /// Local port.
+    pub port: u16,
+    /// Inode of the socket; not 0.
+    pub inode: u64,
+    /// Inode of the network namespace.
+    pub netns: u64,
+    /// Whether the network namespace is the one of process 1.
+    pub host_netns: bool,
+    /// Processes that hold the socket, by pid; at most [`HOLDERS_MAX`].
+    pub holders: Vec<Holder>,
+}
+
+/// Processes named as holders of one socket; a pre-forked server may have hundreds.
+pub const HOLDERS_MAX: usize = 16;
+
+/// A process that holds a listening socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holder {
+    /// Its pid in the agent's pid namespace.
+    pub pid: u32,
+    /// Target of `/proc/<pid>/exe`, when readable.
+    pub executable: Option<String>,
+    /// Leaf cgroup of the process.
+    pub cgroup: CgroupId,
+}
+
+/// Which end of a connection the owner is. From socket state, never from port numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// It connected.
+    Client,
+    /// It accepted.
+    Server,
+}
+
+/// What the TCP connections of one owner, role, peer and server port did since the last reading.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowRow {
+    /// Container cgroup of the socket's creator.
+    pub owner: CgroupId,
+    /// Which end the owner is.
+    pub role: Role,
+    /// The other end; absent in the overflow row of an owner. IPv4-mapped addresses are folded to IPv4.
+    pub peer: Option<IpAddr>,
+    /// The server's port; 0 in the overflow row.
+    pub server_port: u16,
+    /// Counts.
+    #[serde(flatten)]
+    pub counts: FlowCounts,
+}
+
+/// Counts of connections. All are of the time since the last reading, or since the start where so said.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FlowCounts {
+    /// Connections established.
+    pub connections: u64,
+    /// Connection attempts that failed (refused, unreachable or timed out).
+    pub failures: u64,
+    /// Of the failures, those after at least one retransmitted SYN ran out of time.
+    pub timeouts: u64,
+    /// Connections closed.
+    pub closed: u64,
+    /// Payload bytes of closed connections that the peer acknowledged.
+    pub sent_bytes: u64,
+    /// Payload bytes of closed connections that were received.
+    pub received_bytes: u64,
+    /// Segments that closed connections sent again.
+    pub retransmits: u64,
+    /// Sum over closed connections of the smoothed round-trip time at close, in microseconds.
+    pub srtt_us_sum: u64,
+}
+
+impl FlowCounts {
+    /// Adds the other's counts, saturating.
+    pub fn add(&mut self, other: &Self) {
+        for (mine, theirs) in [
+            (&mut self.connections, other.connections),
+            (&mut self.failures, other.failures),
+            (&mut self.timeouts, other.timeouts),
+            (&mut self.closed, other.closed),
+            (&mut self.sent_bytes, other.sent_bytes),
+            (&mut self.received_bytes, other.received_bytes),
+            (&mut self.retransmits, other.retransmits),
+            (&mut self.srtt_us_sum, other.srtt_us_sum),
+        ] {
+            *mine = mine.saturating_add(theirs);
+        }
+    }
+}
+
+/// Figures of one cgroup from `cpu.stat` and `cpu.max`. What the kernel does not have is absent, never zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct CpuStatRow {
+    /// The container's cgroup.
+    pub cgroup: CgroupId,
+    /// `usage_usec`: CPU time since the cgroup was made, children included.
+    pub usage_us: u64,
+    /// `nr_periods`; absent without the cpu controller.
+    pub periods: Option<u64>,
+    /// `nr_throttled`.
+    pub throttled_periods: Option<u64>,
+    /// `throttled_usec`.
+    pub throttled_us: Option<u64>,
+    /// `cpu.max`; absent without the cpu controller.
+    pub max: Option<CpuMax>,
+}
+
+/// `cpu.max` and `cpu.max.burst` of a cgroup.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuMax {
+    /// Quota in each period in microseconds; `None` is `max`: no limit.
+    pub quota_us: Option<u64>,
+    /// Length of the period in microseconds.
+    pub period_us: u64,
+    /// What may be saved up and spent on top of the quota, in microseconds.
+    pub burst_us: u64,
+}
+
+/// CPU time of one cgroup in consecutive 100 ms windows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuWindowRow {
+    /// The (leaf) cgroup.
+    pub cgroup: CgroupId,
+    /// Microseconds of CPU time in each window, summed over CPUs.
+    pub busy_us: Vec<u32>,
+}
+
+/// Length of a CPU window: the kernel's own default period of CPU bandwidth control
+/// (`sysctl_sched_cfs_bandwidth`, 100 ms in `cpu.max`).
+pub const CPU_WINDOW_NS: u64 = 100_000_000;
+
+/// Health of one probe.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProbeStatus {
+    /// `tcp`, `cpu_windows`, `cgroups`, `listeners`, `cpu_stat`, `declared`.
+    pub probe: String,
+    /// How it is.
+    pub health: Health,
+    /// Why, when it is not `ok`; what still works.
+    pub reason: Option<String>,
+}
+
+/// The four words for a probe.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Health {
+    /// It measures.
+    Ok,
+    /// This kernel, or these rights, do not allow it.
+    Unsupported,
+    /// It should work and does not.
+    Broken,
+    /// The operator turned it off, or gave it nothing to read.
+    Off,
+}

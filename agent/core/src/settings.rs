@@ -1,0 +1,68 @@
+//! What the core may be told by its operator. A recording carries them, so that a replay decides alike.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// Who this node is: attributes of every resource that leaves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeIdentity {
+    /// `k8s.cluster.name`; part of every fingerprint.
+    pub cluster: Option<String>,
+    /// `k8s.node.name`.
+    pub node: Option<String>,
+    /// `deployment.environment.name`, such as `production`.
+    pub environment: Option<String>,
+    /// The agent's own version.
+    pub agent_version: String,
+}
+
+/// How long a condition must hold before it becomes a finding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Grace {
+    /// For this long.
+    Time(Duration),
+    /// In this many complete scans of the node's sockets (`plumbline check` uses 2).
+    Scans(u32),
+}
+
+/// Windows and limits of the rules.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoreSettings {
+    /// Before a finding opens.
+    pub grace: Grace,
+    /// CPU windows this soon after a container's start are not judged: start-up spikes are normal.
+    pub cpu_startup_exclusion: Duration,
+    /// The span over which C007 takes its mean. At most [`CPU_MEAN_WINDOW_MAX`].
+    pub cpu_mean_window: Duration,
+    /// Ports that `bind(0)` may give on this node (`net.ipv4.ip_local_port_range`), first and last.
+    pub ephemeral_ports: (u16, u16),
+}
+
+/// The longest [`CoreSettings::cpu_mean_window`]: 3,000 windows of 100 ms, 12 KiB a container.
+pub const CPU_MEAN_WINDOW_MAX: Duration = Duration::from_secs(300);
+
+impl Default for CoreSettings {
+    fn default() -> Self {
+        Self {
+            grace: Grace::Time(Duration::from_secs(30)),
+            cpu_startup_exclusion: Duration::from_secs(300),
+            cpu_mean_window: Duration::from_secs(60),
+            ephemeral_ports: (32_768, 60_999),
+        }
+    }
+}
+
+/// Listening ports kept for one container; further ones are counted, not stored.
+pub const PORTS_PER_CONTAINER_MAX: usize = 64;
+/// Flow series of the node; further ones go into one overflow series per container.
+pub const FLOW_SERIES_MAX: usize = 2_000;
+/// Points of one report. A report over this is cut at the end, and the cut is counted.
+pub const SERIES_PER_NODE_MAX: usize = 10_000;
+/// Containers of the node. 110 pods is Kubernetes' default limit; five containers each leaves room.
+pub const CONTAINERS_MAX: usize = 1_024;
+/// Cgroups of the node whose path is remembered.
+pub const CGROUPS_MAX: usize = 16_384;
+/// Findings that are open at once.
+pub const FINDINGS_MAX: usize = 4_096;

@@ -1,0 +1,254 @@
+//! The node at one moment: declared and observed joined per container. What rules and the report read.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::declared::{Declared, DeclaredContainer, DeclaredPod};
+use crate::finding::{Coverage, Subject};
+use crate::id::{CgroupId, ContainerId, PodUid};
+use crate::observation::{CpuMax, FlowCounts, Holder, ProbeStatus, Role};
+use crate::settings::{CoreSettings, NodeIdentity};
+use crate::time::{Timestamp, UnixNanos};
+
+/// The node at one moment.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// When.
+    pub now: Timestamp,
+    /// The same on the wall clock.
+    pub wall: UnixNanos,
+    /// Who this node is.
+    pub node: NodeIdentity,
+    /// Windows and limits.
+    pub settings: CoreSettings,
+    /// The declared side; `None` while no source has delivered: comparison rules are then silent.
+    pub declared: Option<Arc<Declared>>,
+    /// Containers, sorted by namespace, pod, container name and id.
+    pub containers: Vec<ContainerView>,
+    /// Flow series, sorted. At most [`crate::settings::FLOW_SERIES_MAX`] and one overflow series per container.
+    pub flows: Vec<FlowView>,
+    /// Complete scans of the node's sockets so far.
+    pub scans: u32,
+    /// Health of each probe, sorted by name.
+    pub probes: Vec<ProbeStatus>,
+    /// What bounded things lost, sorted by place and reason; cumulative.
+    pub dropped: Vec<Dropped>,
+    /// How full bounded things are, sorted by place.
+    pub occupancy: Vec<Occupancy>,
+}
+
+/// What one bounded thing lost since the agent began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Dropped {
+    /// The map, ring, queue or table.
+    pub place: String,
+    /// Why.
+    pub reason: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// How full one bounded thing is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Occupancy {
+    /// The map, ring, queue or table.
+    pub place: String,
+    /// Entries in use.
+    pub entries: u64,
+    /// Entries it can hold.
+    pub capacity: u64,
+}
+
+/// One running container.
+#[derive(Clone, Debug)]
+pub struct ContainerView {
+    /// Its cgroup.
+    pub cgroup: CgroupId,
+    /// Pod UID of the cgroup path.
+    pub pod_uid: PodUid,
+    /// Container id of the cgroup path.
+    pub container_id: ContainerId,
+    /// Identity for what leaves.
+    pub subject: Subject,
+    /// The pod's declaration, found by container id or pod UID.
+    pub pod: Option<Arc<DeclaredPod>>,
+    /// Index into `pod.containers`; `None` when the container's id is not declared.
+    pub container_index: Option<usize>,
+    /// When the agent first saw the cgroup.
+    pub first_seen: Timestamp,
+    /// When the container started, as far as known: declared, else first seen unless it was there before the agent.
+    pub started: Option<Timestamp>,
+    /// The agent itself runs in it.
+    pub is_self: bool,
+    /// How much of its network activity is seen.
+    pub coverage: Coverage,
+    /// Listening TCP ports, sorted; at most [`crate::settings::PORTS_PER_CONTAINER_MAX`].
+    pub listeners: Vec<ListenerView>,
+    /// Listening ports beyond that number.
+    pub listeners_overflow: u64,
+    /// CPU.
+    pub cpu: CpuView,
+}
+
+impl ContainerView {
+    /// The declaration of this very container.
+    #[must_use]
+    pub fn declared(&self) -> Option<&DeclaredContainer> {
+        self.pod.as_ref()?.containers.get(self.container_index?)
+    }
+}
+
+/// How far away a socket can be reached, by its address alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum BindScope {
+    /// 127.0.0.0/8 or ::1 only.
+    Loopback,
+    /// One address of the pod.
+    Pod,
+    /// One address of the node (hostNetwork).
+    Node,
+    /// A wildcard address.
+    Any,
+}
+
+impl BindScope {
+    /// The lower-case word used in JSON and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Loopback => "loopback",
+            Self::Pod => "pod",
+            Self::Node => "node",
+            Self::Any => "any",
+        }
+    }
+}
+
+/// One listening TCP port of a container: all its sockets and addresses together.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerView {
+    /// The port.
+    pub port: u16,
+    /// The widest scope of its addresses.
+    pub scope: BindScope,
+    /// Its addresses, sorted.
+    pub addresses: Vec<IpAddr>,
+    /// Listening sockets (several with `SO_REUSEPORT`, or with one each for IPv4 and IPv6).
+    pub sockets: u64,
+    /// When it was first seen.
+    pub first_seen: Timestamp,
+    /// Complete scans that found it.
+    pub scans: u32,
+    /// It was there before the agent.
+    pub pre_existing: bool,
+    /// Processes that hold it, by pid; empty until a scan has met it.
+    pub holders: Vec<Holder>,
+    /// Whether a holder is in the owner's container; `None` until a scan has met it. `Some(false)`: the socket was passed on.
+    pub held_by_owner: Option<bool>,
+    /// In the network namespace of process 1; `None` until a scan has met it.
+    pub host_netns: Option<bool>,
+    /// Connections accepted on it since the agent began.
+    pub connections: u64,
+}
+
+/// One flow series: what leaves as `plumbline.network.*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FlowView {
+    /// Index into [`Snapshot::containers`].
+    pub container: usize,
+    /// Which end the container is.
+    pub role: Role,
+    /// The other end.
+    pub peer: Peer,
+    /// The server's port; 0 in an overflow series.
+    pub server_port: u16,
+    /// Cumulative counts since `since`.
+    pub counts: FlowCounts,
+    /// When the series began.
+    pub since: Timestamp,
+    /// The container's series beyond the cap, all together.
+    pub overflow: bool,
+}
+
+/// The other end of a flow, as far as the node can name it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+pub struct Peer {
+    /// What it is.
+    pub kind: PeerKind,
+    /// Namespace of a workload or Service.
+    pub namespace: Option<String>,
+    /// Name of a workload or Service; class of an external peer (`private`, `public`, `metadata`).
+    pub name: Option<String>,
+}
+
+/// What the other end of a flow is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PeerKind {
+    /// A pod that the agent knows, named by its owner.
+    Workload,
+    /// A Service, by its cluster address.
+    Service,
+    /// The same network namespace.
+    Loopback,
+    /// Anything else, by class.
+    External,
+    /// Not known (yet).
+    Unresolved,
+}
+
+impl PeerKind {
+    /// The lower-case word used in JSON and metrics.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Workload => "workload",
+            Self::Service => "service",
+            Self::Loopback => "loopback",
+            Self::External => "external",
+            Self::Unresolved => "unresolved",
+        }
+    }
+}
+
+/// CPU of one container. What was not measured is `None`, never zero.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CpuView {
+    /// CPU time since the container began, in microseconds (`cpu.stat`).
+    pub usage_us: Option<u64>,
+    /// Mean number of CPUs in use between the last two readings of `cpu.stat`.
+    pub usage_cores: Option<f64>,
+    /// Bandwidth periods, and those throttled.
+    pub periods: Option<(u64, u64)>,
+    /// Throttled time in microseconds.
+    pub throttled_us: Option<u64>,
+    /// `cpu.max` in force.
+    pub max: Option<CpuMax>,
+    /// The 100 ms windows.
+    pub windows: Option<WindowView>,
+}
+
+/// 100 ms windows of a container over [`CoreSettings::cpu_mean_window`], those of the start-up exclusion left out.
+#[derive(Clone, Debug, PartialEq)]
+pub struct WindowView {
+    /// Microseconds of CPU time in each window, in order of time. A window that was not measured is not among them.
+    pub busy_us: Vec<u32>,
+    /// Time from the first window's start to the last one's end.
+    pub span: Duration,
+    /// Highest number of CPUs in use in a window since the last export.
+    pub peak_cores: f64,
+}
+
+impl WindowView {
+    /// Mean number of CPUs in use; `None` without windows.
+    #[must_use]
+    pub fn mean_cores(&self) -> Option<f64> {
+        let sum: f64 = self.busy_us.iter().map(|us| f64::from(*us)).sum();
+        let count = u32::try_from(self.busy_us.len()).ok().filter(|n| *n > 0)?;
+        Some(sum / f64::from(count) / 100_000.0)
+    }
+}
