@@ -37,19 +37,11 @@ pub fn container_of(path: &str) -> Option<ContainerPath<'_>> {
 
 fn pod_of(component: &str) -> Option<PodUid> {
     let name = component.strip_suffix(".slice").unwrap_or(component);
-    let start = if name.starts_with("pod") {
-        3
-    } else {
-        name.rfind("-pod")? + 4
-    };
+    let start = if name.starts_with("pod") { 3 } else { name.rfind("-pod")? + 4 };
     let uid = &name[start..];
-    let plain: String = uid
-        .chars()
-        .map(|c| if c == '_' { '-' } else { c })
-        .collect();
+    let plain: String = uid.chars().map(|c| if c == '_' { '-' } else { c }).collect();
     let hex = plain.chars().filter(|c| c.is_ascii_hexdigit()).count();
-    (hex == 32 && plain.chars().all(|c| c.is_ascii_hexdigit() || c == '-'))
-        .then(|| PodUid::new(plain))
+    (hex == 32 && plain.chars().all(|c| c.is_ascii_hexdigit() || c == '-')).then(|| PodUid::new(plain))
 }
 
 fn container_id(component: &str) -> Option<ContainerId> {
@@ -57,6 +49,5 @@ fn container_id(component: &str) -> Option<ContainerId> {
     let id = name.rsplit('-').next()?;
     let prefix = &name[..name.len() - id.len()];
     let known = matches!(prefix, "" | "cri-containerd-" | "crio-" | "docker-");
-    (known && id.len() == 64 && id.chars().all(|c| c.is_ascii_hexdigit()))
-        .then(|| ContainerId::new(id))
+    (known && id.len() == 64 && id.chars().all(|c| c.is_ascii_hexdigit())).then(|| ContainerId::new(id))
 }
