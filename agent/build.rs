@@ -20,8 +20,17 @@ fn main() -> anyhow::Result<()> {
         unsafe { std::env::set_var("RUSTC_BOOTSTRAP", "1") }
     }
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../agent-ebpf");
-    let package = Package { name: "plumbline-ebpf", root_dir: root, ..Package::default() };
-    aya_build::build_ebpf([package], toolchain.as_deref().map_or(Toolchain::Nightly, Toolchain::Custom))
-        .map_err(|e| anyhow!("{e:#}"))
-        .context("build the eBPF object; `cargo xtask setup` installs what it needs and says how")
+    let package = Package {
+        name: "plumbline-ebpf",
+        root_dir: root,
+        ..Package::default()
+    };
+    aya_build::build_ebpf(
+        [package],
+        toolchain
+            .as_deref()
+            .map_or(Toolchain::Nightly, Toolchain::Custom),
+    )
+    .map_err(|e| anyhow!("{e:#}"))
+    .context("build the eBPF object; `cargo xtask setup` installs what it needs and says how")
 }

@@ -23,7 +23,11 @@ pub struct KubeError(String);
 ///
 /// # Errors
 /// The configuration cannot be used; what fails later is reported as the health of the probe `declared`.
-pub async fn run(settings: KubeSettings, sink: Sink, shutdown: impl Future<Output = ()>) -> Result<(), KubeError> {
+pub async fn run(
+    settings: KubeSettings,
+    sink: Sink,
+    shutdown: impl Future<Output = ()>,
+) -> Result<(), KubeError> {
     shutdown.await;
     drop((settings, sink));
     Ok(())

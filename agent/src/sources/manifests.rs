@@ -30,15 +30,23 @@ impl Manifests {
     /// `path` does not exist or cannot be read.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
         match path.metadata() {
-            Ok(_) => Ok(Self { root: path.to_owned() }),
-            Err(error) => Err(LoadError { path: path.to_owned(), message: error.to_string() }),
+            Ok(_) => Ok(Self {
+                root: path.to_owned(),
+            }),
+            Err(error) => Err(LoadError {
+                path: path.to_owned(),
+                message: error.to_string(),
+            }),
         }
     }
 
     /// What the files say, as last read.
     #[must_use]
     pub fn declared(&self) -> Declared {
-        Declared { source: format!("files:{}", self.root.display()), ..Declared::default() }
+        Declared {
+            source: format!("files:{}", self.root.display()),
+            ..Declared::default()
+        }
     }
 }
 

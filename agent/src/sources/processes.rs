@@ -51,7 +51,10 @@ impl Frame {
             let below = shown.strip_prefix(self.above.as_str())?;
             return (below.is_empty() || below.starts_with('/')).then(|| below.to_owned());
         };
-        let mut parts: Vec<&str> = namespace.split('/').filter(|part| !part.is_empty()).collect();
+        let mut parts: Vec<&str> = namespace
+            .split('/')
+            .filter(|part| !part.is_empty())
+            .collect();
         for part in shown.split('/').filter(|part| !part.is_empty()) {
             if part == ".." {
                 parts.pop()?;
@@ -67,16 +70,28 @@ impl CgroupResolver {
     /// Finds the agent's own place. `root` is the watched cgroup directory.
     #[must_use]
     pub fn new(root: &Path) -> Self {
-        let own_shown = fs::read_to_string("/proc/self/cgroup").ok().as_deref().and_then(unified).map(str::to_owned);
+        let own_shown = fs::read_to_string("/proc/self/cgroup")
+            .ok()
+            .as_deref()
+            .and_then(unified)
+            .map(str::to_owned);
         let own = find_own(root);
-        let namespace = own.as_ref().zip(own_shown.as_ref()).and_then(|((path, _), shown)| {
-            let shown = shown.trim_end_matches('/');
-            path.strip_suffix(shown).map(str::to_owned)
-        });
+        let namespace = own
+            .as_ref()
+            .zip(own_shown.as_ref())
+            .and_then(|((path, _), shown)| {
+                let shown = shown.trim_end_matches('/');
+                path.strip_suffix(shown).map(str::to_owned)
+            });
         let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
         let above = below_mount(&mounts, root).unwrap_or_default();
         let frame = Frame { namespace, above };
-        Self { root: root.to_owned(), frame, own: own.map(|(_, id)| id), cache: BTreeMap::new() }
+        Self {
+            root: root.to_owned(),
+            frame,
+            own: own.map(|(_, id)| id),
+            cache: BTreeMap::new(),
+        }
     }
 
     /// The agent's own cgroup, if it is below the watched root.
@@ -94,7 +109,10 @@ impl CgroupResolver {
         }
         let placed = self.frame.locate(shown).and_then(|below| {
             let meta = fs::metadata(self.root.join(below.trim_start_matches('/'))).ok()?;
-            Some(Placed { cgroup: CgroupId(meta.ino()), path: below.into() })
+            Some(Placed {
+                cgroup: CgroupId(meta.ino()),
+                path: below.into(),
+            })
         });
         if self.cache.len() >= CACHE_MAX {
             self.cache.clear();
@@ -111,7 +129,9 @@ impl CgroupResolver {
 
 /// The path in cgroup v2 of a `/proc/<pid>/cgroup`.
 fn unified(text: &str) -> Option<&str> {
-    text.lines().find_map(|line| line.strip_prefix("0::")).map(|path| path.trim_end_matches(" (deleted)"))
+    text.lines()
+        .find_map(|line| line.strip_prefix("0::"))
+        .map(|path| path.trim_end_matches(" (deleted)"))
 }
 
 /// Path below `root` and id of the cgroup that the agent runs in.
@@ -127,11 +147,19 @@ fn find_own(root: &Path) -> Option<(String, CgroupId)> {
         let procs = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
         if procs.lines().any(|pid| pid == own_pid) {
             let below = dir.strip_prefix(root).ok()?.to_str()?;
-            let path = if below.is_empty() { String::new() } else { format!("/{below}") };
+            let path = if below.is_empty() {
+                String::new()
+            } else {
+                format!("/{below}")
+            };
             return Some((path, CgroupId(fs::metadata(&dir).ok()?.ino())));
         }
         let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
-        left.extend(entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
+        left.extend(
+            entries
+                .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+                .map(|entry| entry.path()),
+        );
     }
     None
 }
@@ -144,7 +172,9 @@ fn below_mount(mountinfo: &str, dir: &Path) -> Option<String> {
         let (root, point) = (fields.nth(3)?, fields.next()?);
         (right.split(' ').next() == Some("cgroup2")).then_some((root, point))
     });
-    let (mount_root, point) = mounts.filter(|(_, point)| dir.starts_with(point)).max_by_key(|(_, point)| point.len())?;
+    let (mount_root, point) = mounts
+        .filter(|(_, point)| dir.starts_with(point))
+        .max_by_key(|(_, point)| point.len())?;
     let below = dir.strip_prefix(point).ok()?.to_str()?;
     let mut path = mount_root.trim_end_matches('/').to_owned();
     if !below.is_empty() {
@@ -162,24 +192,55 @@ mod tests {
 
     #[test]
     fn the_unified_line_is_found_among_v1_hierarchies() {
-        assert_eq!(unified("12:cpu:/x\n0::/kubepods/pod1/c1\n"), Some("/kubepods/pod1/c1"));
+        assert_eq!(
+            unified("12:cpu:/x\n0::/kubepods/pod1/c1\n"),
+            Some("/kubepods/pod1/c1")
+        );
         assert_eq!(unified("0::/gone (deleted)\n"), Some("/gone"));
         assert_eq!(unified("12:cpu:/x\n"), None);
     }
 
     #[test]
     fn paths_are_located_from_inside_and_outside_a_cgroup_namespace() {
-        let host = Frame { namespace: None, above: String::new() };
-        assert_eq!(host.locate("/kubepods/pod1/c1").as_deref(), Some("/kubepods/pod1/c1"));
-        let demo = Frame { namespace: None, above: "/plumbline-demo-7".into() };
-        assert_eq!(demo.locate("/plumbline-demo-7/kubepods").as_deref(), Some("/kubepods"));
+        let host = Frame {
+            namespace: None,
+            above: String::new(),
+        };
+        assert_eq!(
+            host.locate("/kubepods/pod1/c1").as_deref(),
+            Some("/kubepods/pod1/c1")
+        );
+        let demo = Frame {
+            namespace: None,
+            above: "/plumbline-demo-7".into(),
+        };
+        assert_eq!(
+            demo.locate("/plumbline-demo-7/kubepods").as_deref(),
+            Some("/kubepods")
+        );
         assert_eq!(demo.locate("/plumbline-demo-77/kubepods"), None);
         assert_eq!(demo.locate("/system.slice/ssh.service"), None);
-        let namespaced = Frame { namespace: Some("/kubepods/pod1/agent".into()), above: String::new() };
-        assert_eq!(namespaced.locate("/").as_deref(), Some("/kubepods/pod1/agent"));
-        assert_eq!(namespaced.locate("/../../pod2/c2").as_deref(), Some("/kubepods/pod2/c2"));
-        assert_eq!(namespaced.locate("/../../../system.slice").as_deref(), Some("/system.slice"));
-        assert_eq!(namespaced.locate("/../../../../x"), None, "nothing is above the root");
+        let namespaced = Frame {
+            namespace: Some("/kubepods/pod1/agent".into()),
+            above: String::new(),
+        };
+        assert_eq!(
+            namespaced.locate("/").as_deref(),
+            Some("/kubepods/pod1/agent")
+        );
+        assert_eq!(
+            namespaced.locate("/../../pod2/c2").as_deref(),
+            Some("/kubepods/pod2/c2")
+        );
+        assert_eq!(
+            namespaced.locate("/../../../system.slice").as_deref(),
+            Some("/system.slice")
+        );
+        assert_eq!(
+            namespaced.locate("/../../../../x"),
+            None,
+            "nothing is above the root"
+        );
     }
 
     #[test]
