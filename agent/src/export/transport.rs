@@ -29,8 +29,8 @@ pub(crate) struct Transport {
 
 #[derive(Debug)]
 enum Client {
-    Http(http::HttpClient),
-    Grpc(grpc::GrpcClient),
+    Http(Box<http::HttpClient>),
+    Grpc(Box<grpc::GrpcClient>),
 }
 
 impl Transport {
@@ -45,7 +45,7 @@ impl Transport {
         })
     }
 
-    pub(super) fn endpoint(&self) -> &Endpoint {
+    pub(crate) fn endpoint(&self) -> &Endpoint {
         &self.endpoint
     }
 
@@ -78,17 +78,14 @@ impl Transport {
 }
 
 fn client(endpoint: &Endpoint, headers: &HeaderMap) -> anyhow::Result<Client> {
+    let connector = connector(endpoint)?;
     Ok(match endpoint.protocol {
-        Protocol::HttpProtobuf => Client::Http(http::HttpClient::new(
-            connector(endpoint)?,
-            endpoint,
-            headers,
-        )),
-        Protocol::Grpc => Client::Grpc(grpc::GrpcClient::new(
-            connector(endpoint)?,
-            endpoint,
-            headers,
-        )),
+        Protocol::HttpProtobuf => Client::Http(Box::new(http::HttpClient::new(
+            connector, endpoint, headers,
+        ))),
+        Protocol::Grpc => Client::Grpc(Box::new(grpc::GrpcClient::new(
+            connector, endpoint, headers,
+        ))),
     })
 }
 

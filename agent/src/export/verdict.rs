@@ -5,7 +5,7 @@ use std::time::Duration;
 use tonic::Code;
 
 /// The longest wait that a collector may ask for.
-pub(super) const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
+pub(crate) const RETRY_AFTER_MAX: Duration = Duration::from_mins(5);
 const BACKOFF_FIRST: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// Bytes of a collector's text that are kept.
@@ -13,7 +13,7 @@ const MESSAGE_BYTES_MAX: usize = 256;
 
 /// What became of one attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Reply {
+pub(crate) enum Reply {
     /// Accepted, but for so many items.
     Accepted { rejected: i64, message: String },
     /// An HTTP answer other than 2xx.
@@ -38,7 +38,7 @@ pub(super) enum Reply {
 
 /// What to do next.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(crate) enum Verdict {
     /// Done; so many items were turned away for good.
     Accepted { rejected: u64 },
     /// Send it again, after the collector's own time if it gave one.
@@ -55,14 +55,14 @@ pub(super) enum Verdict {
 
 /// What is known when deciding.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Attempt {
+pub(crate) struct Attempt {
     /// Items sent.
-    pub(super) items: u64,
+    pub(crate) items: u64,
     /// Compressed, and this collector has never yet accepted that.
-    pub(super) gzip_unproven: bool,
+    pub(crate) gzip_unproven: bool,
 }
 
-pub(super) fn decide(reply: &Reply, attempt: Attempt) -> Verdict {
+pub(crate) fn decide(reply: &Reply, attempt: Attempt) -> Verdict {
     match reply {
         Reply::Accepted { rejected, .. } => Verdict::Accepted {
             rejected: u64::try_from(*rejected).unwrap_or(0).min(attempt.items),
@@ -117,7 +117,7 @@ fn decide_grpc(code: Code, retry_info: Option<Duration>, attempt: Attempt) -> Ve
 
 impl Reply {
     /// For a person; what the collector said is cut and its control characters are escaped.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match self {
             Self::Accepted { rejected, message } => {
                 format!("{rejected} rejected: {}", harmless(message))
@@ -157,7 +157,7 @@ fn harmless(message: &str) -> String {
 }
 
 /// `Retry-After`: seconds, or an HTTP date. Garbage, the past and negative numbers count as absent.
-pub(super) fn retry_after(header: &str, now_unix: Duration) -> Option<Duration> {
+pub(crate) fn retry_after(header: &str, now_unix: Duration) -> Option<Duration> {
     let header = header.trim();
     let wait = match header.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
@@ -173,7 +173,7 @@ pub(super) fn retry_after(header: &str, now_unix: Duration) -> Option<Duration> 
 
 /// How long to wait before attempt number `failures` + 1: full jitter below a bound that doubles from 1 s to 30 s, added
 /// to what the collector asked for, since that is the earliest it wants to hear from us.
-pub(super) fn backoff(failures: u32, asked: Option<Duration>, random: u64) -> Duration {
+pub(crate) fn backoff(failures: u32, asked: Option<Duration>, random: u64) -> Duration {
     let bound = BACKOFF_FIRST
         .saturating_mul(1 << failures.saturating_sub(1).min(5))
         .min(BACKOFF_MAX);
