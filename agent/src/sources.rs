@@ -7,6 +7,7 @@ pub mod ebpf;
 pub mod kube;
 pub mod manifests;
 pub mod objects;
+pub mod processes;
 pub mod sockets;
 
 use std::sync::Arc;

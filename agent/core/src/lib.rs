@@ -8,6 +8,7 @@
 //! - [`observation`]: everything that may enter.
 //! - [`attribution`]: cgroup path -> container -> pod.
 //! - [`declared`]: what Kubernetes objects promise.
+//! - [`peers`]: an address -> a name that may leave.
 //! - [`observed`]: bounded tables of what the kernel did.
 //! - [`node`]: [`node::NodeState`], the one writer, and the [`snapshot::Snapshot`] it gives.
 //! - [`rules`]: pure functions from a snapshot to conditions.
@@ -20,6 +21,7 @@ pub mod settings;
 pub mod observation;
 pub mod attribution;
 pub mod declared;
+pub mod peers;
 pub mod observed;
 pub mod node;
 pub mod snapshot;

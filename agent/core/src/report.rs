@@ -5,6 +5,7 @@ use serde::Serialize;
 use crate::finding::{Finding, Subject};
 use crate::metric::Metric;
 use crate::settings::NodeIdentity;
+use crate::snapshot::Snapshot;
 use crate::time::UnixNanos;
 
 /// Everything there is to say at one moment.
@@ -64,4 +65,15 @@ pub enum Number {
     Int(i64),
     /// A measure; finite.
     Float(f64),
+}
+
+/// Everything there is to say about a snapshot. The order of what comes in does not change what leaves.
+#[must_use]
+pub fn build(snapshot: &Snapshot, findings: &[Finding]) -> Report {
+    Report {
+        at: snapshot.wall,
+        node: snapshot.node.clone(),
+        resources: Vec::new(),
+        findings: findings.to_vec(),
+    }
 }

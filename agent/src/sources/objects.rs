@@ -1,1 +1,1 @@
-//! .
+//! Kubernetes objects to what the core calls declared. Pure: no files, no network.
