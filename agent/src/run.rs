@@ -219,11 +219,10 @@ fn declared(
     match &config.declared {
         DeclaredSource::Files(path) => {
             let manifests = manifests::Manifests::open(path)?;
-            Ok(Some(manifests::spawn(
-                manifests,
-                sink.clone(),
-                Arc::clone(stop),
-            )))
+            let thread = manifests::spawn(manifests, sink.clone(), Arc::clone(stop));
+            thread
+                .map(Some)
+                .context("start the thread that reads declarations")
         }
         DeclaredSource::Kube(kubeconfig) => {
             let node_name = config

@@ -9,7 +9,7 @@ use crate::snapshot::{CpuView, WindowView};
 use crate::time::Timestamp;
 
 /// Windows kept at most; older ones fall out.
-const WINDOWS_MAX: u64 = CPU_MEAN_WINDOW_MAX.as_nanos() as u64 / CPU_WINDOW_NS;
+const WINDOWS_MAX: u64 = CPU_MEAN_WINDOW_MAX.as_secs() * 1_000_000_000 / CPU_WINDOW_NS;
 
 /// CPU of one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
