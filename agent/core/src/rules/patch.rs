@@ -98,31 +98,76 @@ mod tests {
             ("Deployment", "web"),
             ContainerKind::Regular,
             "app",
-            &expect![[""]],
+            &expect![[r##"
+                # kubectl --namespace shop patch deployment/web --patch-file FILE
+                spec:
+                  template:
+                    spec:
+                      containers:
+                        - name: "app"
+                          ports:
+                            - containerPort: 9999
+            "##]],
         );
         check(
             ("CronJob", "night.ly"),
             ContainerKind::Regular,
             "123",
-            &expect![[""]],
+            &expect![[r##"
+                # kubectl --namespace shop patch cronjob/night.ly --patch-file FILE
+                spec:
+                  jobTemplate:
+                    spec:
+                      template:
+                        spec:
+                          containers:
+                            - name: "123"
+                              ports:
+                                - containerPort: 9999
+            "##]],
         );
         check(
             ("StatefulSet", "db"),
             ContainerKind::Sidecar,
             "proxy",
-            &expect![[""]],
+            &expect![[r##"
+                # kubectl --namespace shop patch statefulset/db --patch-file FILE
+                spec:
+                  template:
+                    spec:
+                      initContainers:
+                        - name: "proxy"
+                          ports:
+                            - containerPort: 9999
+            "##]],
         );
         check(
             ("Job", "once"),
             ContainerKind::Regular,
             "app",
-            &expect![[""]],
+            &expect![[r##"
+                # Merge into the manifest of Job once and create its pods anew: those that run cannot be changed.
+                spec:
+                  template:
+                    spec:
+                      containers:
+                        - name: "app"
+                          ports:
+                            - containerPort: 9999
+            "##]],
         );
         check(
             ("Pod", "alone"),
             ContainerKind::Init,
             "prepare",
-            &expect![[""]],
+            &expect![[r##"
+                # Merge into the manifest of Pod alone and create its pods anew: those that run cannot be changed.
+                spec:
+                  initContainers:
+                    - name: "prepare"
+                      ports:
+                        - containerPort: 9999
+            "##]],
         );
     }
 

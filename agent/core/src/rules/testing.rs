@@ -1,6 +1,5 @@
 //! A small node to test rules and the report on: an hour after boot, ten scans done, everything seen in full.
 
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -208,7 +207,7 @@ pub(crate) fn status(probe: &str, health: Health, reason: Option<&str>) -> Probe
 
 /// What the rules say about a snapshot, a line each: rule, severity, workload and container, key.
 pub(crate) fn said(snapshot: &Snapshot) -> String {
-    lines(&evaluate(snapshot), |condition| {
+    let line = |condition: &Condition| {
         let name = condition
             .subject
             .owner
@@ -224,7 +223,12 @@ pub(crate) fn said(snapshot: &Snapshot) -> String {
             "{} {} {subject} {}",
             condition.rule.id, condition.severity, condition.key
         )
-    })
+    };
+    evaluate(snapshot)
+        .iter()
+        .map(line)
+        .collect::<Vec<_>>()
+        .join("\n")
 }
 
 /// The only condition of a snapshot, in full.
@@ -247,14 +251,4 @@ pub(crate) fn in_full(snapshot: &Snapshot) -> String {
         said(snapshot),
         patch.as_deref().unwrap_or("no patch")
     )
-}
-
-fn lines<T>(items: &[T], line: impl Fn(&T) -> String) -> String {
-    items.iter().fold(String::new(), |mut text, item| {
-        if !text.is_empty() {
-            text.push('\n');
-        }
-        write!(text, "{}", line(item)).unwrap();
-        text
-    })
 }

@@ -50,30 +50,31 @@ pub(super) fn conditions(
         container,
         wording,
     };
-    let undeclared = || {
-        container
-            .listeners
-            .iter()
-            .filter(|listener| about.is_undeclared(listener))
-    };
+    let mut undeclared: Vec<&ListenerView> = container
+        .listeners
+        .iter()
+        .filter(|listener| about.is_undeclared(listener))
+        .collect();
+    undeclared.sort_by_key(|listener| listener.port);
     if container
         .declared()
         .is_some_and(|container| container.kind == ContainerKind::Ephemeral)
     {
         return about
-            .condition(Group::Debug, &undeclared().collect::<Vec<_>>())
+            .condition(Group::Debug, &undeclared)
             .into_iter()
             .collect();
     }
     if !declares_any(declared, pod) {
         return about
-            .condition(Group::NoneDeclared, &undeclared().collect::<Vec<_>>())
+            .condition(Group::NoneDeclared, &undeclared)
             .into_iter()
             .collect();
     }
     let (first, last) = snapshot.settings.ephemeral_ports;
-    let (dynamic, fixed): (Vec<_>, Vec<_>) =
-        undeclared().partition(|listener| (first..=last).contains(&listener.port));
+    let (dynamic, fixed): (Vec<_>, Vec<_>) = undeclared
+        .into_iter()
+        .partition(|listener| (first..=last).contains(&listener.port));
     let fixed = fixed
         .into_iter()
         .filter_map(|listener| about.condition(Group::Port(listener.port), &[listener]));
