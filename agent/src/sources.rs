@@ -32,7 +32,13 @@ impl Sink {
     #[must_use]
     pub fn new() -> (Self, mpsc::Receiver<Observation>) {
         let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
-        (Self { sender, dropped: Arc::default() }, receiver)
+        (
+            Self {
+                sender,
+                dropped: Arc::default(),
+            },
+            receiver,
+        )
     }
 
     /// Sends a fact. `false` when it was dropped: counts must then be kept and sent again with the next ones.

@@ -41,7 +41,11 @@ impl Findings {
     /// Open findings, worst first, then by rule, subject and fingerprint.
     #[must_use]
     pub fn open(&self) -> Vec<Finding> {
-        let mut findings: Vec<Finding> = self.open.values().map(|open| open.finding.clone()).collect();
+        let mut findings: Vec<Finding> = self
+            .open
+            .values()
+            .map(|open| open.finding.clone())
+            .collect();
         findings.sort_by(order);
         findings
     }
@@ -52,11 +56,21 @@ impl Findings {
         self.dropped
     }
 
-    fn seen(&mut self, fingerprint: &str, new: &Condition, replicas: u64, snapshot: &Snapshot) -> Option<Finding> {
+    fn seen(
+        &mut self,
+        fingerprint: &str,
+        new: &Condition,
+        replicas: u64,
+        snapshot: &Snapshot,
+    ) -> Option<Finding> {
         if let Some(open) = self.open.get_mut(fingerprint) {
             let worse_or_better = open.finding.severity != new.severity;
             let (first_seen, occurrences) = (open.finding.first_seen, open.finding.occurrences + 1);
-            open.finding = Finding { first_seen, occurrences, ..finding(fingerprint, new, replicas, snapshot) };
+            open.finding = Finding {
+                first_seen,
+                occurrences,
+                ..finding(fingerprint, new, replicas, snapshot)
+            };
             open.absent = None;
             return worse_or_better.then(|| open.finding.clone());
         }
@@ -65,7 +79,13 @@ impl Findings {
             return None;
         }
         let opened = finding(fingerprint, new, replicas, snapshot);
-        self.open.insert(fingerprint.to_owned(), Open { finding: opened.clone(), absent: None });
+        self.open.insert(
+            fingerprint.to_owned(),
+            Open {
+                finding: opened.clone(),
+                absent: None,
+            },
+        );
         Some(opened)
     }
 
@@ -85,7 +105,10 @@ impl Findings {
                 Grace::Scans(scans) => snapshot.scans.saturating_sub(scan) >= scans,
             };
             if over {
-                transitions.push(Finding { state: FindingState::Resolved, ..open.finding.clone() });
+                transitions.push(Finding {
+                    state: FindingState::Resolved,
+                    ..open.finding.clone()
+                });
             }
             !over
         });
@@ -113,7 +136,12 @@ fn merged(conditions: Vec<Condition>, snapshot: &Snapshot) -> BTreeMap<String, (
     merged
 }
 
-fn finding(fingerprint: &str, condition: &Condition, replicas: u64, snapshot: &Snapshot) -> Finding {
+fn finding(
+    fingerprint: &str,
+    condition: &Condition,
+    replicas: u64,
+    snapshot: &Snapshot,
+) -> Finding {
     let mut evidence = condition.evidence.clone();
     if replicas > 1 {
         evidence.insert("replicas", Evidence::Count(replicas));
@@ -145,4 +173,128 @@ fn order(a: &Finding, b: &Finding) -> std::cmp::Ordering {
         .cmp(&key(b))
         .then_with(|| a.resource.cmp(&b.resource))
         .then_with(|| a.fingerprint.cmp(&b.fingerprint))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+    use std::time::Duration;
+
+    use super::Findings;
+    use crate::declared::Declared;
+    use crate::finding::{Condition, Coverage, Evidence, FindingState, Rule, Severity, Subject};
+    use crate::node::NodeState;
+    use crate::settings::{CoreSettings, FINDINGS_MAX, Grace, NodeIdentity};
+    use crate::snapshot::Snapshot;
+    use crate::time::Timestamp;
+
+    static RULE: Rule = Rule {
+        id: "P001",
+        title: "test",
+        category: "ports",
+    };
+
+    fn at(seconds: u64) -> Snapshot {
+        let settings = CoreSettings {
+            grace: Grace::Time(Duration::from_secs(30)),
+            ..CoreSettings::default()
+        };
+        let node = NodeState::new(NodeIdentity::default(), settings);
+        let mut snapshot = node.snapshot(Timestamp(seconds * 1_000_000_000));
+        snapshot.declared = Some(Arc::new(Declared::default()));
+        snapshot
+    }
+
+    fn condition(pod: &str, key: &str) -> Condition {
+        Condition {
+            rule: &RULE,
+            severity: Severity::Medium,
+            subject: Subject {
+                namespace: Some("shop".into()),
+                pod: Some(pod.into()),
+                ..Subject::default()
+            },
+            key: key.into(),
+            declared: String::new(),
+            observed: String::new(),
+            evidence: BTreeMap::new(),
+            coverage: Coverage::Full,
+            remediation: String::new(),
+            patch: None,
+        }
+    }
+
+    #[test]
+    fn a_finding_opens_once_and_resolves_after_the_grace() {
+        let mut findings = Findings::default();
+        assert_eq!(
+            findings.update(vec![condition("a", "tcp/1")], &at(0)).len(),
+            1
+        );
+        assert_eq!(
+            findings.update(vec![condition("a", "tcp/1")], &at(1)).len(),
+            0
+        );
+        assert_eq!(findings.open()[0].occurrences, 2);
+        assert_eq!(findings.update(vec![], &at(2)).len(), 0);
+        assert_eq!(
+            findings.update(vec![], &at(31)).len(),
+            0,
+            "absent for 29 s only"
+        );
+        let resolved = findings.update(vec![], &at(32));
+        assert_eq!(resolved[0].state, FindingState::Resolved);
+        assert_eq!(findings.open(), []);
+    }
+
+    #[test]
+    fn flapping_within_the_grace_is_one_finding() {
+        let mut findings = Findings::default();
+        findings.update(vec![condition("a", "tcp/1")], &at(0));
+        for second in 1..100 {
+            let conditions = if second % 20 == 0 {
+                vec![condition("a", "tcp/1")]
+            } else {
+                vec![]
+            };
+            assert_eq!(findings.update(conditions, &at(second)), []);
+        }
+    }
+
+    #[test]
+    fn replicas_are_one_finding() {
+        let mut findings = Findings::default();
+        let opened = findings.update(
+            vec![condition("b", "tcp/1"), condition("a", "tcp/1")],
+            &at(0),
+        );
+        assert_eq!(opened.len(), 1);
+        assert_eq!(opened[0].resource.pod.as_deref(), Some("a"));
+        assert_eq!(opened[0].evidence["replicas"], Evidence::Count(2));
+    }
+
+    #[test]
+    fn nothing_resolves_while_there_is_no_declared_side() {
+        let mut findings = Findings::default();
+        findings.update(vec![condition("a", "tcp/1")], &at(0));
+        for second in [1, 100] {
+            let unknown = Snapshot {
+                declared: None,
+                ..at(second)
+            };
+            assert_eq!(findings.update(vec![], &unknown), []);
+        }
+        assert_eq!(findings.open().len(), 1);
+    }
+
+    #[test]
+    fn open_findings_are_bounded() {
+        let mut findings = Findings::default();
+        let conditions = (0..FINDINGS_MAX + 5)
+            .map(|n| condition("a", &format!("tcp/{n}")))
+            .collect();
+        assert_eq!(findings.update(conditions, &at(0)).len(), FINDINGS_MAX);
+        assert_eq!(findings.dropped(), 5);
+    }
 }

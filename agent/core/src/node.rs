@@ -13,8 +13,8 @@ use crate::id::CgroupId;
 use crate::node::containers::Container;
 use crate::node::joined::DeclaredIndex;
 use crate::observation::{
-    CPU_WINDOW_NS, CgroupRow, CpuWindowRow, Fact, FlowRow, ListenerEvent, ListenerRow, Observation, ProbeStatus, Role,
-    ScanScope,
+    CPU_WINDOW_NS, CgroupRow, CpuStatRow, CpuWindowRow, Fact, FlowRow, ListenerEvent, ListenerRow,
+    Observation, ProbeStatus, Role, ScanScope,
 };
 use crate::observed::flows::{FlowKey, Flows};
 use crate::observed::listeners::Scanned;
@@ -62,7 +62,10 @@ impl NodeState {
         Self {
             identity,
             settings,
-            clock: ClockAnchor { monotonic: Timestamp(0), unix_ns: 0 },
+            clock: ClockAnchor {
+                monotonic: Timestamp(0),
+                unix_ns: 0,
+            },
             cgroups: BTreeMap::new(),
             container_paths: BTreeMap::new(),
             containers: BTreeMap::new(),
@@ -83,11 +86,20 @@ impl NodeState {
     pub fn apply(&mut self, observation: Observation) {
         let at = observation.at;
         match observation.fact {
-            Fact::Clock { unix_ns } => self.clock = ClockAnchor { monotonic: at, unix_ns },
+            Fact::Clock { unix_ns } => {
+                self.clock = ClockAnchor {
+                    monotonic: at,
+                    unix_ns,
+                }
+            }
             Fact::CgroupSeen(row) => self.cgroup_seen(row, at),
             Fact::CgroupGone { cgroup } => self.cgroup_gone(cgroup, at),
             Fact::CgroupTree { rows } => self.cgroup_tree(rows, at),
-            Fact::Attached { cgroup, error, pre_existing } => {
+            Fact::Attached {
+                cgroup,
+                error,
+                pre_existing,
+            } => {
                 if let Some(container) = self.containers.get_mut(&cgroup) {
                     container.attached = Some(error.map_or(Ok(()), Err));
                     container.pre_existing = pre_existing;
@@ -95,39 +107,45 @@ impl NodeState {
             }
             Fact::ListenerOpened(event) => self.listener(&event, at, true),
             Fact::ListenerClosed(event) => self.listener(&event, at, false),
-            Fact::Listeners { scope, rows, errors } => {
+            Fact::Listeners {
+                scope,
+                rows,
+                errors,
+            } => {
                 if errors > 0 {
                     self.count("listener_scan", "unreadable", u64::from(errors));
                 }
                 self.listeners_scanned(scope, rows, at);
             }
             Fact::Flows { rows } => rows.iter().for_each(|row| self.flow(row, at)),
-            Fact::CpuStat { rows } => {
-                for row in rows {
-                    if let Some(container) = self.containers.get_mut(&row.cgroup) {
-                        container.cpu.read(at, row);
-                    }
-                }
-            }
-            Fact::CpuWindows { start, windows, lost, rows } => {
+            Fact::CpuStat { rows } => rows.into_iter().for_each(|row| self.cpu_stat(row, at)),
+            Fact::CpuWindows {
+                start,
+                windows,
+                lost,
+                rows,
+            } => {
                 if lost > 0 {
                     self.count("cpu_windows", "overwritten", u64::from(lost));
                 }
                 self.cpu_windows(start, windows, &rows);
             }
-            Fact::Declared(declared) => {
-                let declared = Arc::new(declared);
-                self.index = DeclaredIndex::new(&declared);
-                self.peers = PeerTable::new(&declared);
-                self.declared = Some(declared);
-            }
+            Fact::Declared(declared) => self.declared(declared),
             Fact::Probe(status) => {
                 self.probes.insert(status.probe.clone(), status);
             }
-            Fact::Dropped { place, reason, count } => {
+            Fact::Dropped {
+                place,
+                reason,
+                count,
+            } => {
                 self.dropped.insert((place, reason), count);
             }
-            Fact::Occupancy { place, entries, capacity } => {
+            Fact::Occupancy {
+                place,
+                entries,
+                capacity,
+            } => {
                 self.occupancy.insert(place, (entries, capacity));
             }
             Fact::SelfCgroup { cgroup } => self.self_cgroup = Some(cgroup),
@@ -153,7 +171,11 @@ impl NodeState {
     #[must_use]
     pub fn snapshot(&self, now: Timestamp) -> Snapshot {
         let ids = self.sorted_containers();
-        let position: BTreeMap<CgroupId, usize> = ids.iter().enumerate().map(|(index, id)| (*id, index)).collect();
+        let position: BTreeMap<CgroupId, usize> = ids
+            .iter()
+            .enumerate()
+            .map(|(index, id)| (*id, index))
+            .collect();
         let views = ids.iter().map(|id| self.view(*id)).collect();
         Snapshot {
             now,
@@ -173,22 +195,46 @@ impl NodeState {
     fn dropped_views(&self) -> Vec<Dropped> {
         let mut counts = self.dropped.clone();
         counts.insert(("flows".into(), "overflow".into()), self.flows.overflowed());
-        let view = |((place, reason), count)| Dropped { place, reason, count };
-        counts.into_iter().filter(|(_, count)| *count > 0).map(view).collect()
+        let view = |((place, reason), count)| Dropped {
+            place,
+            reason,
+            count,
+        };
+        counts
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(view)
+            .collect()
     }
 
     fn occupancy_views(&self) -> Vec<Occupancy> {
         let mut places = self.occupancy.clone();
-        places.insert("containers".into(), (self.containers.len() as u64, CONTAINERS_MAX as u64));
-        places.insert("cgroups".into(), (self.cgroups.len() as u64, CGROUPS_MAX as u64));
-        let series = (self.flows.named() as u64, crate::settings::FLOW_SERIES_MAX as u64);
+        places.insert(
+            "containers".into(),
+            (self.containers.len() as u64, CONTAINERS_MAX as u64),
+        );
+        places.insert(
+            "cgroups".into(),
+            (self.cgroups.len() as u64, CGROUPS_MAX as u64),
+        );
+        let series = (
+            self.flows.named() as u64,
+            crate::settings::FLOW_SERIES_MAX as u64,
+        );
         places.insert("flow_series".into(), series);
-        let view = |(place, (entries, capacity))| Occupancy { place, entries, capacity };
+        let view = |(place, (entries, capacity))| Occupancy {
+            place,
+            entries,
+            capacity,
+        };
         places.into_iter().map(view).collect()
     }
 
     fn count(&mut self, place: &str, reason: &str, more: u64) {
-        let count = self.dropped.entry((place.to_owned(), reason.to_owned())).or_default();
+        let count = self
+            .dropped
+            .entry((place.to_owned(), reason.to_owned()))
+            .or_default();
         *count = count.saturating_add(more);
     }
 
@@ -222,7 +268,8 @@ impl NodeState {
     }
 
     fn cgroup_tree(&mut self, rows: Vec<CgroupRow>, at: Timestamp) {
-        let alive: std::collections::BTreeSet<CgroupId> = rows.iter().map(|row| row.cgroup).collect();
+        let alive: std::collections::BTreeSet<CgroupId> =
+            rows.iter().map(|row| row.cgroup).collect();
         let gone: Vec<CgroupId> = self
             .cgroups
             .iter()
@@ -258,23 +305,36 @@ impl NodeState {
         let complete = scope == ScanScope::Node;
         let first = complete && self.scans == 0;
         let mut found: BTreeMap<CgroupId, BTreeMap<_, Scanned>> = match scope {
-            ScanScope::Node => self.containers.keys().map(|id| (*id, BTreeMap::new())).collect(),
+            ScanScope::Node => self
+                .containers
+                .keys()
+                .map(|id| (*id, BTreeMap::new()))
+                .collect(),
             ScanScope::Container(id) => BTreeMap::from([(id, BTreeMap::new())]),
         };
         for row in rows {
-            let Some(holder) = self.container_above(row.owner) else { continue };
+            let Some(holder) = self.container_above(row.owner) else {
+                continue;
+            };
             let owner = self.creator(holder, &row);
-            let Some(rows) = found.get_mut(&owner) else { continue };
+            let Some(rows) = found.get_mut(&owner) else {
+                continue;
+            };
             let scanned: &mut Scanned = rows.entry((row.port, row.address)).or_default();
             scanned.sockets += 1;
             scanned.held_by_owner |= owner == holder
-                || row.holders.iter().any(|holder| self.container_above(holder.cgroup) == Some(owner));
+                || row
+                    .holders
+                    .iter()
+                    .any(|holder| self.container_above(holder.cgroup) == Some(owner));
             scanned.host_netns |= row.host_netns;
             scanned.holders.extend(row.holders);
         }
         for (id, rows) in found {
             if let Some(container) = self.containers.get_mut(&id) {
-                container.listeners.scanned(at, rows, complete, first && container.pre_existing);
+                container
+                    .listeners
+                    .scanned(at, rows, complete, first && container.pre_existing);
             }
         }
         self.scans += u32::from(complete);
@@ -285,14 +345,27 @@ impl NodeState {
     /// from the creator's.
     fn creator(&self, holder: CgroupId, row: &ListenerRow) -> CgroupId {
         let knows = |id: CgroupId| {
-            self.containers.get(&id).is_some_and(|container| container.listeners.contains(row.address, row.port))
+            self.containers
+                .get(&id)
+                .is_some_and(|container| container.listeners.contains(row.address, row.port))
         };
-        let Some(pod) = self.containers.get(&holder).map(|container| &container.pod_uid) else { return holder };
+        let Some(pod) = self
+            .containers
+            .get(&holder)
+            .map(|container| &container.pod_uid)
+        else {
+            return holder;
+        };
         if knows(holder) {
             return holder;
         }
-        let mut others = self.containers.iter().filter(|(id, other)| **id != holder && other.pod_uid == *pod);
-        others.find(|(id, _)| knows(**id)).map_or(holder, |(id, _)| *id)
+        let mut others = self
+            .containers
+            .iter()
+            .filter(|(id, other)| **id != holder && other.pod_uid == *pod);
+        others
+            .find(|(id, _)| knows(**id))
+            .map_or(holder, |(id, _)| *id)
     }
 
     fn flow(&mut self, row: &FlowRow, at: Timestamp) {
@@ -315,17 +388,37 @@ impl NodeState {
         self.flows.add(key, &row.counts, at);
     }
 
+    fn cpu_stat(&mut self, row: CpuStatRow, at: Timestamp) {
+        if let Some(container) = self.containers.get_mut(&row.cgroup) {
+            container.cpu.read(at, row);
+        }
+    }
+
+    fn declared(&mut self, declared: Declared) {
+        self.index = DeclaredIndex::new(&declared);
+        self.peers = PeerTable::new(&declared);
+        self.declared = Some(Arc::new(declared));
+    }
+
     fn cpu_windows(&mut self, start: Timestamp, windows: u16, rows: &[CpuWindowRow]) {
         let mut sums: BTreeMap<CgroupId, Vec<u32>> = BTreeMap::new();
         for row in rows {
-            let Some(id) = self.container_above(row.cgroup) else { continue };
-            let sum = sums.entry(id).or_insert_with(|| vec![0; usize::from(windows)]);
+            let Some(id) = self.container_above(row.cgroup) else {
+                continue;
+            };
+            let sum = sums
+                .entry(id)
+                .or_insert_with(|| vec![0; usize::from(windows)]);
             for (sum, busy_us) in sum.iter_mut().zip(&row.busy_us) {
                 *sum = sum.saturating_add(*busy_us);
             }
         }
         let idle = vec![0; usize::from(windows)];
-        for (id, container) in self.containers.iter_mut().filter(|(_, container)| container.gone.is_none()) {
+        for (id, container) in self
+            .containers
+            .iter_mut()
+            .filter(|(_, container)| container.gone.is_none())
+        {
             let busy = sums.get(id).unwrap_or(&idle);
             for (index, busy_us) in (0_u64..).zip(busy) {
                 let window = Timestamp(start.0.saturating_add(index * CPU_WINDOW_NS));

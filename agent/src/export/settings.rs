@@ -5,6 +5,13 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+mod read;
+
+/// How often reports are sent unless `OTEL_METRIC_EXPORT_INTERVAL` says otherwise.
+pub const METRIC_INTERVAL: Duration = Duration::from_mins(1);
+/// Deadline of one request unless `OTEL_EXPORTER_OTLP_TIMEOUT` says otherwise.
+pub const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// What is exported, where to, and how often.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExportSettings {
@@ -126,7 +133,7 @@ impl ExportSettings {
         Self {
             metrics: None,
             findings: None,
-            metric_interval: Duration::from_mins(1),
+            metric_interval: METRIC_INTERVAL,
             event_name_attribute: false,
             own: OwnResource {
                 service_name: "plumbline".to_owned(),
@@ -141,12 +148,12 @@ impl ExportSettings {
         self.metrics.is_none() && self.findings.is_none()
     }
 
-    /// Reads the `OTEL_*` variables through `get`.
+    /// Reads the `OTEL_*` variables through `get`. An empty value counts as unset, as the specification says.
     ///
     /// # Errors
     ///
     /// All that is wrong, at once.
-    pub fn from_env(_get: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<Problem>> {
-        Ok(Self::off())
+    pub fn from_env(get: impl Fn(&str) -> Option<String>) -> Result<Self, Vec<Problem>> {
+        read::all(&get)
     }
 }

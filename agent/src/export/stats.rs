@@ -12,8 +12,7 @@ use serde::Serialize;
 pub struct LaneStats {
     /// `metrics` or `findings`.
     pub lane: &'static str,
-    /// `off` (no endpoint), `idle` (nothing sent yet), `ok`, `retrying` or `refused` (the collector's configuration or
-    /// ours is wrong; tried again every 30 s).
+    /// How it fares.
     pub state: LaneState,
     /// Scheme, host and port; absent when off. Never a path, a query or a header: those may carry secrets.
     pub endpoint: Option<String>,
@@ -44,9 +43,9 @@ pub enum LaneState {
     Idle,
     /// The last attempt succeeded.
     Ok,
-    /// The last attempt failed in a way that may pass.
-    Retrying,
-    /// The last attempt failed in a way that only a person can mend.
+    /// The last attempt failed in a way that may pass, or that concerns that request alone.
+    Failing,
+    /// The last attempt failed in a way that only a person can mend; tried again every 30 s.
     Refused,
 }
 
@@ -65,8 +64,11 @@ impl LaneStats {
 }
 
 /// [`LaneStats`] that the lane writes and others read.
-#[derive(Debug, Default)]
-pub(super) struct SharedStats(Mutex<LaneStats>);
+#[derive(Debug)]
+pub(super) struct SharedStats {
+    lane: &'static str,
+    stats: Mutex<LaneStats>,
+}
 
 impl SharedStats {
     pub(super) fn new(lane: &'static str, endpoint: Option<String>) -> Self {
@@ -75,12 +77,19 @@ impl SharedStats {
         } else {
             LaneState::Off
         };
-        Self(Mutex::new(LaneStats {
+        Self {
             lane,
-            state,
-            endpoint,
-            ..LaneStats::default()
-        }))
+            stats: Mutex::new(LaneStats {
+                lane,
+                state,
+                endpoint,
+                ..LaneStats::default()
+            }),
+        }
+    }
+
+    pub(super) fn lane(&self) -> &'static str {
+        self.lane
     }
 
     pub(super) fn read(&self) -> LaneStats {
@@ -91,14 +100,29 @@ impl SharedStats {
         change(&mut self.lock());
     }
 
-    pub(super) fn drop_items(&self, reason: &'static str, count: u64) {
-        if count > 0 {
-            self.change(|stats| *stats.dropped.entry(reason).or_default() += count);
+    /// So many items wait from now on.
+    pub(super) fn wait_for(&self, items: u64) {
+        self.change(|stats| stats.pending += items);
+    }
+
+    /// So many items that waited are lost.
+    pub(super) fn lose(&self, reason: &'static str, items: u64) {
+        if items > 0 {
+            self.change(|stats| {
+                *stats.dropped.entry(reason).or_default() += items;
+                stats.pending = stats.pending.saturating_sub(items);
+            });
         }
+    }
+
+    /// Whatever still waits is lost.
+    pub(super) fn lose_pending(&self, reason: &'static str) {
+        let pending = self.read().pending;
+        self.lose(reason, pending);
     }
 
     fn lock(&self) -> MutexGuard<'_, LaneStats> {
         // Numbers stay readable after a panic in the lane; it is counted and the lane restarted.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

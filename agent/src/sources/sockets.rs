@@ -18,6 +18,7 @@ use plumbline_core::observation::{CgroupRow, Fact, Health, ProbeStatus, ScanScop
 
 use crate::clock;
 use crate::sources::Sink;
+use crate::sources::cgroups::CgroupRoot;
 use crate::sources::processes::CgroupResolver;
 use scan::Scan;
 
@@ -37,7 +38,7 @@ pub struct Settings {
     /// Where procfs of the node is mounted.
     pub proc_root: PathBuf,
     /// The cgroup directory that the agent watches.
-    pub cgroup_root: PathBuf,
+    pub cgroup_root: CgroupRoot,
     /// Time between two scans of the whole node.
     pub interval: Duration,
 }
@@ -81,7 +82,7 @@ impl Scanner {
 }
 
 fn work(settings: &Settings, sink: &Sink, requests: &Receiver<CgroupRow>, stop: &AtomicBool) {
-    let mut resolver = CgroupResolver::new(&settings.cgroup_root);
+    let mut resolver = CgroupResolver::new(settings.cgroup_root.clone());
     if let Some(cgroup) = resolver.own() {
         sink.send(clock::monotonic(), Fact::SelfCgroup { cgroup });
     }
@@ -99,8 +100,10 @@ fn work(settings: &Settings, sink: &Sink, requests: &Receiver<CgroupRow>, stop: 
             match requests.recv_timeout(left.min(STOP_POLL)) {
                 Ok(first) => {
                     std::thread::sleep(DEBOUNCE);
-                    let asked: BTreeMap<_, _> =
-                        std::iter::once(first).chain(requests.try_iter()).map(|row| (row.cgroup, row)).collect();
+                    let asked: BTreeMap<_, _> = std::iter::once(first)
+                        .chain(requests.try_iter())
+                        .map(|row| (row.cgroup, row))
+                        .collect();
                     for container in asked.values() {
                         send(settings, sink, &mut resolver, Some(container));
                     }
@@ -114,11 +117,27 @@ fn work(settings: &Settings, sink: &Sink, requests: &Receiver<CgroupRow>, stop: 
 }
 
 /// Scans one container or the node, and sends. Returns how much could not be read.
-fn send(settings: &Settings, sink: &Sink, resolver: &mut CgroupResolver, container: Option<&CgroupRow>) -> u32 {
+fn send(
+    settings: &Settings,
+    sink: &Sink,
+    resolver: &mut CgroupResolver,
+    container: Option<&CgroupRow>,
+) -> u32 {
     let at = clock::monotonic();
-    let Scan { rows, errors } = scan::scan(&settings.proc_root, resolver, container.map(|row| row.path.as_str()));
+    let Scan { rows, errors } = scan::scan(
+        &settings.proc_root,
+        resolver,
+        container.map(|row| row.path.as_str()),
+    );
     let scope = container.map_or(ScanScope::Node, |row| ScanScope::Container(row.cgroup));
-    sink.send(at, Fact::Listeners { scope, rows, errors });
+    sink.send(
+        at,
+        Fact::Listeners {
+            scope,
+            rows,
+            errors,
+        },
+    );
     errors
 }
 
@@ -135,8 +154,19 @@ fn report_health(sink: &Sink, last: &mut Option<bool>, errors: u32) {
             "{errors} processes or tables could not be read: CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH are missing, or the \
              number of sockets is over the limit; new listeners are still seen by the tcp probe, without their process"
         );
-        tracing::warn!(probe = "listeners", reason, "listening sockets are not all attributed");
+        tracing::warn!(
+            probe = "listeners",
+            reason,
+            "listening sockets are not all attributed"
+        );
         (Health::Unsupported, Some(reason))
     };
-    sink.send(clock::monotonic(), Fact::Probe(ProbeStatus { probe: "listeners".into(), health, reason }));
+    sink.send(
+        clock::monotonic(),
+        Fact::Probe(ProbeStatus {
+            probe: "listeners".into(),
+            health,
+            reason,
+        }),
+    );
 }

@@ -1,12 +1,11 @@
 //! One container as [`super::NodeState`] keeps it, and how it becomes a view.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use crate::finding::{Coverage, Subject};
 use crate::id::{CgroupId, ContainerId, PodUid};
 use crate::node::NodeState;
-use crate::observation::Health;
+use crate::observation::{CgroupRow, Health};
 use crate::observed::cpu::Cpu;
 use crate::observed::listeners::{Listeners, ROWS_MAX};
 use crate::snapshot::{ContainerView, FlowView};
@@ -60,9 +59,19 @@ impl NodeState {
             .map(|(id, container)| {
                 let (pod, index) = self.index.find(&container.pod_uid, &container.container_id);
                 let name = pod.map(|pod| (pod.namespace.clone(), pod.name.clone()));
-                let of_pod = pod.zip(index).and_then(|(pod, index)| pod.containers.get(index));
+                let of_pod = pod
+                    .zip(index)
+                    .and_then(|(pod, index)| pod.containers.get(index));
                 let container_name = of_pod.map(|declared| declared.name.clone());
-                ((name, container.pod_uid.clone(), container_name, container.container_id.clone()), *id)
+                (
+                    (
+                        name,
+                        container.pod_uid.clone(),
+                        container_name,
+                        container.container_id.clone(),
+                    ),
+                    *id,
+                )
             })
             .collect();
         keyed.sort();
@@ -74,15 +83,23 @@ impl NodeState {
         let container = &self.containers[&id];
         let (pod, container_index) = self.index.find(&container.pod_uid, &container.container_id);
         let pod = pod.cloned();
-        let declared = pod.as_ref().zip(container_index).and_then(|(pod, index)| pod.containers.get(index));
-        let started = declared.and_then(|declared| declared.started_unix_ns).map(|unix_ns| {
-            let before = self.clock.unix_ns.saturating_sub(unix_ns);
-            Timestamp(self.clock.monotonic.0.saturating_sub(before))
-        });
+        let declared = pod
+            .as_ref()
+            .zip(container_index)
+            .and_then(|(pod, index)| pod.containers.get(index));
+        let started = declared
+            .and_then(|declared| declared.started_unix_ns)
+            .map(|unix_ns| {
+                let before = self.clock.unix_ns.saturating_sub(unix_ns);
+                Timestamp(self.clock.monotonic.0.saturating_sub(before))
+            });
         let started = started.or((!container.pre_existing).then_some(container.first_seen));
-        let judged_from = started.unwrap_or(container.first_seen).plus(self.settings.cpu_startup_exclusion);
+        let judged_from = started
+            .unwrap_or(container.first_seen)
+            .plus(self.settings.cpu_startup_exclusion);
         let host_network = pod.as_ref().is_some_and(|pod| pod.host_network);
-        let (listeners, listeners_overflow) = container.listeners.views(host_network, &container.accepted);
+        let (listeners, listeners_overflow) =
+            container.listeners.views(host_network, &container.accepted);
         let subject = Subject {
             namespace: pod.as_ref().map(|pod| pod.namespace.clone()),
             owner: pod.as_ref().map(|pod| pod.owner.clone()),
@@ -90,7 +107,9 @@ impl NodeState {
             pod_uid: Some(container.pod_uid.to_string()),
             container: declared.map(|declared| declared.name.clone()),
             container_id: Some(container.container_id.to_string()),
-            image: declared.map(|declared| declared.image.clone()).filter(|image| !image.is_empty()),
+            image: declared
+                .map(|declared| declared.image.clone())
+                .filter(|image| !image.is_empty()),
         };
         ContainerView {
             cgroup: id,
@@ -102,7 +121,9 @@ impl NodeState {
             first_seen: container.first_seen,
             started,
             gone: container.gone.is_some(),
-            is_self: self.self_cgroup.is_some_and(|own| self.container_above(own) == Some(id)),
+            is_self: self
+                .self_cgroup
+                .is_some_and(|own| self.container_above(own) == Some(id)),
             coverage: self.coverage(container),
             listeners,
             listeners_overflow,
@@ -119,9 +140,13 @@ impl NodeState {
             (Health::Unsupported | Health::Off, _) => {
                 Coverage::Blind(format!("tcp: {}", probe.reason.as_deref().unwrap_or("off")))
             }
-            (Health::Ok | Health::Broken, Some(Err(error))) => Coverage::Blind(format!("not attached: {error}")),
+            (Health::Ok | Health::Broken, Some(Err(error))) => {
+                Coverage::Blind(format!("not attached: {error}"))
+            }
             (Health::Ok | Health::Broken, None) => Coverage::Partial("not attached yet".into()),
-            (Health::Ok | Health::Broken, Some(Ok(()))) if container.pre_existing => Coverage::PreExisting,
+            (Health::Ok | Health::Broken, Some(Ok(()))) if container.pre_existing => {
+                Coverage::PreExisting
+            }
             (Health::Ok | Health::Broken, Some(Ok(()))) => Coverage::Full,
         }
     }
@@ -148,9 +173,22 @@ impl NodeState {
         views
     }
 
-    /// The declared side, for those who only ask whether there is one.
+    /// Where a container's cgroup is; `None` if it is not known or gone.
     #[must_use]
-    pub fn declared(&self) -> Option<&Arc<crate::declared::Declared>> {
-        self.declared.as_ref()
+    pub fn container_row(&self, id: CgroupId) -> Option<CgroupRow> {
+        self.containers
+            .get(&id)
+            .filter(|container| container.gone.is_none())?;
+        let path = self.cgroups.get(&id)?.path.clone();
+        Some(CgroupRow { cgroup: id, path })
+    }
+
+    /// The cgroups of all containers that are there.
+    #[must_use]
+    pub fn container_rows(&self) -> Vec<CgroupRow> {
+        self.containers
+            .keys()
+            .filter_map(|id| self.container_row(*id))
+            .collect()
     }
 }

@@ -23,7 +23,9 @@ impl DeclaredIndex {
             }
             for (position, container) in pod.containers.iter().enumerate() {
                 if let Some(id) = &container.container_id {
-                    index.by_container.insert(id.clone(), (Arc::clone(pod), position));
+                    index
+                        .by_container
+                        .insert(id.clone(), (Arc::clone(pod), position));
                 }
             }
         }
@@ -31,7 +33,11 @@ impl DeclaredIndex {
     }
 
     /// The pod, and which of its containers; the pod alone when the container's id is not declared.
-    pub(super) fn find(&self, pod: &PodUid, container: &ContainerId) -> (Option<&Arc<DeclaredPod>>, Option<usize>) {
+    pub(super) fn find(
+        &self,
+        pod: &PodUid,
+        container: &ContainerId,
+    ) -> (Option<&Arc<DeclaredPod>>, Option<usize>) {
         match self.by_container.get(container) {
             Some((pod, position)) => (Some(pod), Some(*position)),
             None => (self.by_pod.get(pod), None),

@@ -9,7 +9,7 @@ use crate::snapshot::{CpuView, WindowView};
 use crate::time::Timestamp;
 
 /// Windows kept at most; older ones fall out.
-const WINDOWS_MAX: u64 = CPU_MEAN_WINDOW_MAX.as_nanos() as u64 / CPU_WINDOW_NS;
+const WINDOWS_MAX: u64 = CPU_MEAN_WINDOW_MAX.as_secs() * 1_000_000_000 / CPU_WINDOW_NS;
 
 /// CPU of one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,7 +35,10 @@ impl Cpu {
         }
         let keep = settings.cpu_mean_window.min(CPU_MEAN_WINDOW_MAX);
         let oldest = Timestamp(start.0 + CPU_WINDOW_NS).minus(keep);
-        while self.windows.front().is_some_and(|(first, _)| *first < oldest)
+        while self
+            .windows
+            .front()
+            .is_some_and(|(first, _)| *first < oldest)
             || self.windows.len() as u64 >= WINDOWS_MAX
         {
             self.windows.pop_front();
@@ -65,9 +68,18 @@ impl Cpu {
     }
 
     fn window_view(&self, judged_from: Timestamp, exported: Timestamp) -> Option<WindowView> {
-        let judged = || self.windows.iter().filter(|(start, _)| *start >= judged_from);
+        let judged = || {
+            self.windows
+                .iter()
+                .filter(|(start, _)| *start >= judged_from)
+        };
         let (first, last) = (judged().next()?.0, judged().next_back()?.0);
-        let peak_us = self.windows.iter().filter(|(start, _)| *start >= exported).map(|(_, us)| *us).max();
+        let peak_us = self
+            .windows
+            .iter()
+            .filter(|(start, _)| *start >= exported)
+            .map(|(_, us)| *us)
+            .max();
         Some(WindowView {
             busy_us: judged().map(|(_, us)| *us).collect(),
             span: Timestamp(last.0 + CPU_WINDOW_NS).since(first),
@@ -86,35 +98,79 @@ mod tests {
     #[test]
     fn use_is_the_difference_of_two_readings() {
         let mut cpu = Cpu::default();
-        cpu.read(Timestamp(1_000_000_000), CpuStatRow { usage_us: 100, ..CpuStatRow::default() });
-        assert_eq!(cpu.view(Timestamp(0), Timestamp(0)).usage_cores, None, "one reading has no rate");
-        cpu.read(Timestamp(3_000_000_000), CpuStatRow { usage_us: 1_000_100, ..CpuStatRow::default() });
+        cpu.read(
+            Timestamp(1_000_000_000),
+            CpuStatRow {
+                usage_us: 100,
+                ..CpuStatRow::default()
+            },
+        );
+        assert_eq!(
+            cpu.view(Timestamp(0), Timestamp(0)).usage_cores,
+            None,
+            "one reading has no rate"
+        );
+        cpu.read(
+            Timestamp(3_000_000_000),
+            CpuStatRow {
+                usage_us: 1_000_100,
+                ..CpuStatRow::default()
+            },
+        );
         let view = cpu.view(Timestamp(0), Timestamp(0));
-        assert_eq!((view.usage_us, view.usage_cores), (Some(1_000_100), Some(0.5)));
-        assert_eq!(view.periods, None, "what the kernel does not have is absent");
+        assert_eq!(
+            (view.usage_us, view.usage_cores),
+            (Some(1_000_100), Some(0.5))
+        );
+        assert_eq!(
+            view.periods, None,
+            "what the kernel does not have is absent"
+        );
         assert_eq!(view.windows, None);
     }
 
     #[test]
     fn a_counter_that_went_back_has_no_rate() {
         let mut cpu = Cpu::default();
-        cpu.read(Timestamp(1), CpuStatRow { usage_us: 100, ..CpuStatRow::default() });
-        cpu.read(Timestamp(2), CpuStatRow { usage_us: 50, ..CpuStatRow::default() });
+        cpu.read(
+            Timestamp(1),
+            CpuStatRow {
+                usage_us: 100,
+                ..CpuStatRow::default()
+            },
+        );
+        cpu.read(
+            Timestamp(2),
+            CpuStatRow {
+                usage_us: 50,
+                ..CpuStatRow::default()
+            },
+        );
         assert_eq!(cpu.view(Timestamp(0), Timestamp(0)).usage_cores, None);
     }
 
     #[test]
     fn windows_are_bounded_and_start_after_the_exclusion() {
-        let settings = CoreSettings { cpu_mean_window: Duration::from_secs(1), ..CoreSettings::default() };
+        let settings = CoreSettings {
+            cpu_mean_window: Duration::from_secs(1),
+            ..CoreSettings::default()
+        };
         let mut cpu = Cpu::default();
         for index in 0..25_u32 {
-            cpu.window(Timestamp(u64::from(index) * CPU_WINDOW_NS), index, &settings);
+            cpu.window(
+                Timestamp(u64::from(index) * CPU_WINDOW_NS),
+                index,
+                &settings,
+            );
         }
         cpu.window(Timestamp(0), 99, &settings);
         let view = cpu.view(Timestamp(0), Timestamp(0)).windows.unwrap();
         assert_eq!(view.busy_us, (15..25).collect::<Vec<_>>());
         assert_eq!(view.span, Duration::from_secs(1));
-        let late = cpu.view(Timestamp(22 * CPU_WINDOW_NS), Timestamp(24 * CPU_WINDOW_NS)).windows.unwrap();
+        let late = cpu
+            .view(Timestamp(22 * CPU_WINDOW_NS), Timestamp(24 * CPU_WINDOW_NS))
+            .windows
+            .unwrap();
         assert_eq!(late.busy_us, [22, 23, 24]);
         assert!((late.peak_cores - 24.0 / 100_000.0).abs() < 1e-12);
     }

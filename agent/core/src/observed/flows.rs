@@ -30,8 +30,18 @@ impl FlowKey {
     /// The series that takes what finds no place of its own.
     #[must_use]
     pub fn overflow(container: CgroupId, role: Role) -> Self {
-        let peer = Peer { kind: PeerKind::Unresolved, namespace: None, name: None };
-        Self { container, role, peer, server_port: 0, overflow: true }
+        let peer = Peer {
+            kind: PeerKind::Unresolved,
+            namespace: None,
+            name: None,
+        };
+        Self {
+            container,
+            role,
+            peer,
+            server_port: 0,
+            overflow: true,
+        }
     }
 }
 
@@ -65,7 +75,14 @@ impl Flows {
             self.named += usize::from(new);
             key
         };
-        self.series.entry(key).or_insert(Series { counts: FlowCounts::default(), since: at }).counts.add(counts);
+        self.series
+            .entry(key)
+            .or_insert(Series {
+                counts: FlowCounts::default(),
+                since: at,
+            })
+            .counts
+            .add(counts);
     }
 
     /// Forgets the series of a container.
@@ -102,13 +119,27 @@ mod tests {
     use crate::time::Timestamp;
 
     fn key(container: u64, port: u16) -> FlowKey {
-        let peer = Peer { kind: PeerKind::External, namespace: None, name: Some("private".into()) };
-        FlowKey { container: CgroupId(container), role: Role::Client, peer, server_port: port, overflow: false }
+        let peer = Peer {
+            kind: PeerKind::External,
+            namespace: None,
+            name: Some("private".into()),
+        };
+        FlowKey {
+            container: CgroupId(container),
+            role: Role::Client,
+            peer,
+            server_port: port,
+            overflow: false,
+        }
     }
 
     #[test]
     fn nothing_is_lost_from_the_sum_when_the_table_is_full() {
-        let one = FlowCounts { connections: 1, sent_bytes: 10, ..FlowCounts::default() };
+        let one = FlowCounts {
+            connections: 1,
+            sent_bytes: 10,
+            ..FlowCounts::default()
+        };
         let mut flows = Flows::default();
         for round in 0..2 {
             for port in 0..3_000 {
@@ -116,12 +147,21 @@ mod tests {
             }
             flows.add(key(2, 1), &one, Timestamp(round));
         }
-        let sum: u64 = flows.iter().map(|(_, series)| series.counts.connections).sum();
+        let sum: u64 = flows
+            .iter()
+            .map(|(_, series)| series.counts.connections)
+            .sum();
         assert_eq!(sum, 6_002);
         assert_eq!(flows.named(), FLOW_SERIES_MAX);
         assert_eq!(flows.overflowed(), 2 * (1_000 + 1));
-        let kept = flows.iter().filter(|(key, _)| key.container == CgroupId(2)).count();
-        assert_eq!(kept, 1, "the other container has an overflow series of its own");
+        let kept = flows
+            .iter()
+            .filter(|(key, _)| key.container == CgroupId(2))
+            .count();
+        assert_eq!(
+            kept, 1,
+            "the other container has an overflow series of its own"
+        );
         flows.forget(CgroupId(1));
         assert_eq!((flows.iter().count(), flows.named()), (1, 0));
     }

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use crate::observation::{Holder, HOLDERS_MAX};
+use crate::observation::{HOLDERS_MAX, Holder};
 use crate::settings::PORTS_PER_CONTAINER_MAX;
 use crate::snapshot::{BindScope, ListenerView};
 use crate::time::Timestamp;
@@ -103,8 +103,16 @@ impl Listeners {
     /// A scan that began at `at` found exactly these. `complete` says that it covered the whole node, which counts for
     /// [`crate::settings::Grace::Scans`]; `first` that no scan came before it, so that what it finds is older than the
     /// agent.
-    pub fn scanned(&mut self, at: Timestamp, found: BTreeMap<Key, Scanned>, complete: bool, first: bool) {
-        self.rows.retain(|key, row| found.contains_key(key) || row.last_event.is_some_and(|event| event >= at));
+    pub fn scanned(
+        &mut self,
+        at: Timestamp,
+        found: BTreeMap<Key, Scanned>,
+        complete: bool,
+        first: bool,
+    ) {
+        self.rows.retain(|key, row| {
+            found.contains_key(key) || row.last_event.is_some_and(|event| event >= at)
+        });
         self.overflow = 0;
         self.last_scan = Some(at);
         for (key, scanned) in found {
@@ -147,7 +155,11 @@ impl Listeners {
 
     /// One view a port, at most [`PORTS_PER_CONTAINER_MAX`], and how many sockets are not among them.
     #[must_use]
-    pub fn views(&self, host_network: bool, accepted: &BTreeMap<u16, u64>) -> (Vec<ListenerView>, u64) {
+    pub fn views(
+        &self,
+        host_network: bool,
+        accepted: &BTreeMap<u16, u64>,
+    ) -> (Vec<ListenerView>, u64) {
         let mut views: Vec<ListenerView> = Vec::new();
         let mut overflow = self.overflow;
         for ((port, address), row) in &self.rows {
@@ -192,7 +204,9 @@ fn join(view: &mut ListenerView, address: IpAddr, row: &Row, host_network: bool)
     view.pre_existing |= row.pre_existing;
     if let Some(scanned) = &row.scanned {
         for holder in &scanned.holders {
-            if view.holders.len() < HOLDERS_MAX && view.holders.iter().all(|known| known.pid != holder.pid) {
+            if view.holders.len() < HOLDERS_MAX
+                && view.holders.iter().all(|known| known.pid != holder.pid)
+            {
                 view.holders.push(holder.clone());
             }
         }
@@ -230,13 +244,25 @@ mod tests {
     }
 
     fn ports(listeners: &Listeners) -> Vec<(u16, u64)> {
-        listeners.views(false, &BTreeMap::new()).0.iter().map(|view| (view.port, view.sockets)).collect()
+        listeners
+            .views(false, &BTreeMap::new())
+            .0
+            .iter()
+            .map(|view| (view.port, view.sockets))
+            .collect()
     }
 
     fn found(rows: &[(&str, u16, u64)]) -> BTreeMap<(u16, IpAddr), Scanned> {
         rows.iter()
             .map(|(address, port, sockets)| {
-                ((*port, ip(address)), Scanned { sockets: *sockets, held_by_owner: true, ..Scanned::default() })
+                (
+                    (*port, ip(address)),
+                    Scanned {
+                        sockets: *sockets,
+                        held_by_owner: true,
+                        ..Scanned::default()
+                    },
+                )
             })
             .collect()
     }
@@ -247,7 +273,11 @@ mod tests {
         listeners.opened(ip("0.0.0.0"), 80, Timestamp(1));
         listeners.opened(ip("0.0.0.0"), 80, Timestamp(2));
         listeners.closed(ip("0.0.0.0"), 80, Timestamp(3));
-        assert_eq!(ports(&listeners), [(80, 1)], "one of two SO_REUSEPORT sockets is left");
+        assert_eq!(
+            ports(&listeners),
+            [(80, 1)],
+            "one of two SO_REUSEPORT sockets is left"
+        );
         listeners.closed(ip("0.0.0.0"), 80, Timestamp(4));
         assert_eq!(ports(&listeners), []);
     }
@@ -258,7 +288,11 @@ mod tests {
         listeners.opened(ip("0.0.0.0"), 80, Timestamp(1));
         listeners.opened(ip("0.0.0.0"), 81, Timestamp(20));
         listeners.scanned(Timestamp(10), found(&[("0.0.0.0", 82, 1)]), true, true);
-        assert_eq!(ports(&listeners), [(81, 1), (82, 1)], "80 closed unseen, 81 opened after the scan began");
+        assert_eq!(
+            ports(&listeners),
+            [(81, 1), (82, 1)],
+            "80 closed unseen, 81 opened after the scan began"
+        );
         let (views, _) = listeners.views(false, &BTreeMap::new());
         assert!(!views[0].pre_existing && views[1].pre_existing);
     }

@@ -43,7 +43,11 @@ struct Socket {
 }
 
 /// Reads the sockets that processes of one container hold, given the path of its cgroup, or those of the whole node.
-pub(super) fn scan(proc_root: &Path, resolver: &mut CgroupResolver, container: Option<&str>) -> Scan {
+pub(super) fn scan(
+    proc_root: &Path,
+    resolver: &mut CgroupResolver,
+    container: Option<&str>,
+) -> Scan {
     let mut scan = Scan::default();
     let candidates = candidates(proc_root, resolver, container, &mut scan.errors);
     let host_netns = netns(&proc_root.join("1")).ok();
@@ -53,7 +57,9 @@ pub(super) fn scan(proc_root: &Path, resolver: &mut CgroupResolver, container: O
     }
     for (inode, socket) in sockets {
         // Held by nobody that was looked at: another container's in a shared namespace, or gone since.
-        let Some(first) = socket.holders.first() else { continue };
+        let Some(first) = socket.holders.first() else {
+            continue;
+        };
         if scan.rows.len() >= ROWS_MAX {
             scan.errors = scan.errors.saturating_add(1);
             continue;
@@ -82,19 +88,38 @@ fn candidates(
         *errors = errors.saturating_add(1);
         return Vec::new();
     };
-    let mut pids: Vec<u32> =
-        entries.flatten().filter_map(|entry| entry.file_name().to_str().and_then(|name| name.parse().ok())).collect();
+    let mut pids: Vec<u32> = entries
+        .flatten()
+        .filter_map(|entry| {
+            entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok())
+        })
+        .collect();
     pids.sort_unstable();
     let mut found = Vec::new();
     for pid in pids {
         let placed = resolver.of_process(proc_root, pid);
-        let within = |container| placed.as_ref().is_some_and(|placed| is_within(&placed.path, container));
+        let within = |container| {
+            placed
+                .as_ref()
+                .is_some_and(|placed| is_within(&placed.path, container))
+        };
         if !container.is_none_or(within) {
             continue;
         }
         let dir = proc_root.join(pid.to_string());
-        match netns(&dir).map_err(ProcError::from).and_then(|netns| Ok((netns, Process::new_with_root(dir)?))) {
-            Ok((netns, process)) => found.push(Candidate { pid, process, placed, netns }),
+        match netns(&dir)
+            .map_err(ProcError::from)
+            .and_then(|netns| Ok((netns, Process::new_with_root(dir)?)))
+        {
+            Ok((netns, process)) => found.push(Candidate {
+                pid,
+                process,
+                placed,
+                netns,
+            }),
             Err(error) => count(&error, errors),
         }
     }
@@ -102,7 +127,8 @@ fn candidates(
 }
 
 fn is_within(path: &str, container: &str) -> bool {
-    path.strip_prefix(container).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    path.strip_prefix(container)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Inode of the network namespace of a process.
@@ -114,19 +140,33 @@ fn netns(process: &Path) -> io::Result<u64> {
 fn listening(candidates: &[Candidate], errors: &mut u32) -> BTreeMap<u64, Socket> {
     let mut representatives: BTreeMap<u64, Vec<&Candidate>> = BTreeMap::new();
     for candidate in candidates {
-        representatives.entry(candidate.netns).or_default().push(candidate);
+        representatives
+            .entry(candidate.netns)
+            .or_default()
+            .push(candidate);
     }
     let mut sockets = BTreeMap::new();
     for (netns, members) in representatives {
         // A process may end while it is read; another one of the namespace will do.
-        let tables = members.iter().take(8).find_map(|member| tables(&member.process).ok());
+        let tables = members
+            .iter()
+            .take(8)
+            .find_map(|member| tables(&member.process).ok());
         let Some(entries) = tables else {
             *errors = errors.saturating_add(1);
             continue;
         };
-        for entry in entries.into_iter().filter(|entry| entry.state == TcpState::Listen && entry.inode != 0) {
+        for entry in entries
+            .into_iter()
+            .filter(|entry| entry.state == TcpState::Listen && entry.inode != 0)
+        {
             let address = entry.local_address.ip().to_canonical();
-            let socket = Socket { address, port: entry.local_address.port(), netns, holders: Vec::new() };
+            let socket = Socket {
+                address,
+                port: entry.local_address.port(),
+                netns,
+                holders: Vec::new(),
+            };
             sockets.insert(entry.inode, socket);
         }
     }
@@ -155,15 +195,35 @@ fn hold(candidate: &Candidate, sockets: &mut BTreeMap<u64, Socket>, errors: &mut
     };
     let mut executable = None;
     for descriptor in descriptors.flatten() {
-        let FDTarget::Socket(inode) = descriptor.target else { continue };
-        let Some(socket) = sockets.get_mut(&inode).filter(|socket| socket.holders.len() < HOLDERS_MAX) else { continue };
-        if socket.holders.last().is_some_and(|last| last.pid == candidate.pid) {
+        let FDTarget::Socket(inode) = descriptor.target else {
+            continue;
+        };
+        let Some(socket) = sockets
+            .get_mut(&inode)
+            .filter(|socket| socket.holders.len() < HOLDERS_MAX)
+        else {
+            continue;
+        };
+        if socket
+            .holders
+            .last()
+            .is_some_and(|last| last.pid == candidate.pid)
+        {
             continue;
         }
         let executable = executable.get_or_insert_with(|| candidate.process.exe().ok());
-        let executable = executable.as_ref().map(|path| path.to_string_lossy().into_owned());
-        let cgroup = candidate.placed.as_ref().map_or(CgroupId(0), |placed| placed.cgroup);
-        socket.holders.push(Holder { pid: candidate.pid, executable, cgroup });
+        let executable = executable
+            .as_ref()
+            .map(|path| path.to_string_lossy().into_owned());
+        let cgroup = candidate
+            .placed
+            .as_ref()
+            .map_or(CgroupId(0), |placed| placed.cgroup);
+        socket.holders.push(Holder {
+            pid: candidate.pid,
+            executable,
+            cgroup,
+        });
     }
 }
 
@@ -171,7 +231,9 @@ fn hold(candidate: &Candidate, sockets: &mut BTreeMap<u64, Socket>, errors: &mut
 fn count(error: &ProcError, errors: &mut u32) {
     let gone = match error {
         ProcError::NotFound(_) => true,
-        ProcError::Io(error, _) => matches!(error.kind(), io::ErrorKind::NotFound) || error.raw_os_error() == Some(3),
+        ProcError::Io(error, _) => {
+            matches!(error.kind(), io::ErrorKind::NotFound) || error.raw_os_error() == Some(3)
+        }
         ProcError::PermissionDenied(_)
         | ProcError::Incomplete(_)
         | ProcError::Other(_)
