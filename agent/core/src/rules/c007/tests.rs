@@ -54,7 +54,7 @@ fn bursts_at_the_limit_in_force_are_reported_with_all_there_is_to_say() {
         observed: peak of 0.49 CPUs in 100 ms, mean of 0.11; 120 of 600 windows reach the limit
         evidence: {"limit_cores":0.5,"mean_cores":0.106,"peak_cores":0.49,"periods":600,"share_over_limit":0.2,"throttled_periods":120,"windows":600,"windows_over_limit":120}
         coverage: Full
-        remediation: Smooth the work (fewer threads at once, such as GOMAXPROCS at the limit), or raise limits.cpu in steps: the limit cuts the peak off, so how much is wanted cannot be seen.
+        remediation: Smooth the work (fewer threads at once, such as GOMAXPROCS at the limit), or raise limits.cpu in steps: it cuts the peak off, so the true peak cannot be seen.
         no patch"#]].assert_eq(&in_full(&app));
 }
 
