@@ -15,18 +15,18 @@
 //! - [`findings`]: the life of a finding over time.
 //! - [`report`]: what leaves: points and findings, sorted.
 
-pub mod id;
-pub mod time;
-pub mod settings;
-pub mod observation;
 pub mod attribution;
 pub mod declared;
-pub mod peers;
-pub mod observed;
-pub mod node;
-pub mod snapshot;
 pub mod finding;
-pub mod rules;
 pub mod findings;
+pub mod id;
 pub mod metric;
+pub mod node;
+pub mod observation;
+pub mod observed;
+pub mod peers;
 pub mod report;
+pub mod rules;
+pub mod settings;
+pub mod snapshot;
+pub mod time;
