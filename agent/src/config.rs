@@ -7,7 +7,7 @@ use std::time::Duration;
 use plumbline_core::settings::{CPU_MEAN_WINDOW_MAX, CoreSettings, Grace, NodeIdentity};
 use serde::Deserialize;
 
-use crate::cli::{LogFormat, NodeArgs};
+use crate::cli::{LogFormat, NodeArgs, Probe};
 use crate::export::settings::ExportSettings;
 
 /// Everything the agent may be told, with defaults filled in.
@@ -166,6 +166,58 @@ pub fn resolve(
     get: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, Vec<Problem>> {
     let mut problems = Vec::new();
+    let core = core_settings(args, &file, &mut problems);
+    let scan_interval = args
+        .scan_interval
+        .or(file.scan_interval)
+        .map_or(SCAN_INTERVAL, |span| span.0);
+    if scan_interval < Duration::from_secs(1) || scan_interval > SCAN_INTERVAL_MAX {
+        let message = format!("must be between 1s and {}s", SCAN_INTERVAL_MAX.as_secs());
+        problems.push(Problem {
+            at: "--scan-interval".into(),
+            message,
+        });
+    }
+    let declared = declared_source(args, &file, &mut problems);
+    let export = ExportSettings::from_env(get).unwrap_or_else(|found| {
+        let problem = |from: crate::export::settings::Problem| Problem {
+            at: from.variable,
+            message: from.message,
+        };
+        problems.extend(found.into_iter().map(problem));
+        ExportSettings::off()
+    });
+    let node = NodeIdentity {
+        cluster: args.cluster_name.clone().or(file.cluster_name),
+        node: args.node_name.clone().or(file.node_name).or_else(hostname),
+        environment: args.environment.clone().or(file.environment),
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+    };
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(Config {
+        node,
+        core,
+        cgroup_root: args.cgroup_root.clone().or(file.cgroup_root),
+        proc_root: args
+            .proc_root
+            .clone()
+            .or(file.proc_root)
+            .unwrap_or_else(|| "/proc".into()),
+        declared,
+        tcp: !args.disable.contains(&Probe::Tcp) && file.probes.tcp.unwrap_or(true),
+        cpu_windows: !args.disable.contains(&Probe::CpuWindows)
+            && file.probes.cpu_windows.unwrap_or(true),
+        scan_interval,
+        socket: args.socket.clone().or(file.socket),
+        export,
+        log_format: args.log_format,
+    })
+}
+
+/// Windows and limits of the rules.
+fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> CoreSettings {
     let mut core = CoreSettings::default();
     if let Some(Span(grace)) = args.grace.or(file.grace) {
         core.grace = Grace::Time(grace);
@@ -186,69 +238,30 @@ pub fn resolve(
     if let Some(range) = ephemeral_ports() {
         core.ephemeral_ports = range;
     }
-    let scan_interval = args
-        .scan_interval
-        .or(file.scan_interval)
-        .map_or(SCAN_INTERVAL, |span| span.0);
-    if scan_interval < Duration::from_secs(1) || scan_interval > SCAN_INTERVAL_MAX {
-        let message = format!("must be between 1s and {}s", SCAN_INTERVAL_MAX.as_secs());
-        problems.push(Problem {
-            at: "--scan-interval".into(),
-            message,
-        });
-    }
-    let node = NodeIdentity {
-        cluster: args.cluster_name.clone().or(file.cluster_name),
-        node: args.node_name.clone().or(file.node_name).or_else(hostname),
-        environment: args.environment.clone().or(file.environment),
-        agent_version: env!("CARGO_PKG_VERSION").into(),
-    };
-    let declared = args.declared.clone().or(file.declared);
+    core
+}
+
+/// Where declarations come from. A flag for one source wins over the file's other.
+fn declared_source(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> DeclaredSource {
     let kube = args.kube || (file.kube.unwrap_or(false) && args.declared.is_none());
-    let kubeconfig = args.kubeconfig.clone().or(file.kubeconfig);
-    let declared = match (declared, kube) {
+    let path = args.declared.clone();
+    let path = path.or_else(|| file.declared.clone().filter(|_| !args.kube));
+    match (path, kube) {
         (Some(_), true) => {
-            let message =
-                "declarations come from files or from the API server, not from both".into();
+            let message = "declarations come from files or from the API server, not from both";
             problems.push(Problem {
                 at: "--declared and --kube".into(),
-                message,
+                message: message.into(),
             });
             DeclaredSource::None
         }
         (Some(path), false) => DeclaredSource::Files(path),
-        (None, true) => DeclaredSource::Kube(kubeconfig),
+        (None, true) => {
+            let kubeconfig = args.kubeconfig.clone();
+            DeclaredSource::Kube(kubeconfig.or_else(|| file.kubeconfig.clone()))
+        }
         (None, false) => DeclaredSource::None,
-    };
-    let export = ExportSettings::from_env(get).unwrap_or_else(|found| {
-        let problem = |from: crate::export::settings::Problem| Problem {
-            at: from.variable,
-            message: from.message,
-        };
-        problems.extend(found.into_iter().map(problem));
-        ExportSettings::off()
-    });
-    if !problems.is_empty() {
-        return Err(problems);
     }
-    Ok(Config {
-        node,
-        core,
-        cgroup_root: args.cgroup_root.clone().or(file.cgroup_root),
-        proc_root: args
-            .proc_root
-            .clone()
-            .or(file.proc_root)
-            .unwrap_or_else(|| "/proc".into()),
-        declared,
-        tcp: !args.disable.contains(&crate::cli::Probe::Tcp) && file.probes.tcp.unwrap_or(true),
-        cpu_windows: !args.disable.contains(&crate::cli::Probe::CpuWindows)
-            && file.probes.cpu_windows.unwrap_or(true),
-        scan_interval,
-        socket: args.socket.clone().or(file.socket),
-        export,
-        log_format: args.log_format,
-    })
 }
 
 /// Default of `--scan-interval`.
@@ -287,7 +300,9 @@ mod tests {
             .chain(line.split_whitespace());
         match Cli::try_parse_from(words).unwrap().command {
             Command::Run(run) => run.node,
-            other => panic!("{other:?}"),
+            Command::Check(_) | Command::Replay(_) | Command::Status(_) => {
+                unreachable!("`run` was given")
+            }
         }
     }
 

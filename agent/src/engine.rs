@@ -67,7 +67,11 @@ impl Engine {
         let transitions = self.findings.update(rules::evaluate(&snapshot), &snapshot);
         if self.findings.dropped() > 0 {
             let count = self.findings.dropped();
-            snapshot.dropped.push(Dropped { place: "findings".into(), reason: "full".into(), count });
+            snapshot.dropped.push(Dropped {
+                place: "findings".into(),
+                reason: "full".into(),
+                count,
+            });
         }
         let open = self.findings.open();
         let due = now.since(*self.reported.get_or_insert(now)) >= self.export_interval;

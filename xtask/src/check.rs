@@ -22,29 +22,31 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
 
 /// Runs every step, even after one failed.
 pub(crate) fn run(cargo: &setup::Cargo, online: bool) -> Result<()> {
-    let steps: [(&str, Box<dyn Fn() -> Result<()>>); 5] = [
-        (
-            "fmt",
-            Box::new(|| shell::run(cargo.command().args(["fmt", "--all", "--check"]))),
-        ),
-        ("clippy", Box::new(|| clippy(cargo))),
-        ("deny", Box::new(move || deny::run(online))),
-        ("tree", Box::new(deny::tree)),
-        ("tidy", Box::new(tidy::run)),
-    ];
-    let mut failed = Vec::new();
-    for (name, step) in steps {
-        shell::note(format_args!("check {name}"));
-        if let Err(error) = step() {
-            shell::note(format_args!("check {name}: {error:#}"));
-            failed.push(name);
-        }
-    }
+    let failed: Vec<&str> = [
+        step("fmt", || {
+            shell::run(cargo.command().args(["fmt", "--all", "--check"]))
+        }),
+        step("clippy", || clippy(cargo)),
+        step("deny", || deny::run(online)),
+        step("tree", deny::tree),
+        step("tidy", tidy::run),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     if !failed.is_empty() {
         bail!("check failed: {}", failed.join(", "));
     }
     shell::note("check: all is well");
     Ok(())
+}
+
+/// One step; its name if it failed.
+fn step(name: &'static str, check: impl FnOnce() -> Result<()>) -> Option<&'static str> {
+    shell::note(format_args!("check {name}"));
+    let error = check().err()?;
+    shell::note(format_args!("check {name}: {error:#}"));
+    Some(name)
 }
 
 /// All targets of all packages for the host; the eBPF package has a host side too. Function length is clippy's `too_many_lines`.

@@ -13,8 +13,8 @@ use crate::id::CgroupId;
 use crate::node::containers::Container;
 use crate::node::joined::DeclaredIndex;
 use crate::observation::{
-    CPU_WINDOW_NS, CgroupRow, CpuWindowRow, Fact, FlowRow, ListenerEvent, ListenerRow, Observation,
-    ProbeStatus, Role, ScanScope,
+    CPU_WINDOW_NS, CgroupRow, CpuStatRow, CpuWindowRow, Fact, FlowRow, ListenerEvent, ListenerRow,
+    Observation, ProbeStatus, Role, ScanScope,
 };
 use crate::observed::flows::{FlowKey, Flows};
 use crate::observed::listeners::Scanned;
@@ -118,13 +118,7 @@ impl NodeState {
                 self.listeners_scanned(scope, rows, at);
             }
             Fact::Flows { rows } => rows.iter().for_each(|row| self.flow(row, at)),
-            Fact::CpuStat { rows } => {
-                for row in rows {
-                    if let Some(container) = self.containers.get_mut(&row.cgroup) {
-                        container.cpu.read(at, row);
-                    }
-                }
-            }
+            Fact::CpuStat { rows } => rows.into_iter().for_each(|row| self.cpu_stat(row, at)),
             Fact::CpuWindows {
                 start,
                 windows,
@@ -136,12 +130,7 @@ impl NodeState {
                 }
                 self.cpu_windows(start, windows, &rows);
             }
-            Fact::Declared(declared) => {
-                let declared = Arc::new(declared);
-                self.index = DeclaredIndex::new(&declared);
-                self.peers = PeerTable::new(&declared);
-                self.declared = Some(declared);
-            }
+            Fact::Declared(declared) => self.declared(declared),
             Fact::Probe(status) => {
                 self.probes.insert(status.probe.clone(), status);
             }
@@ -397,6 +386,18 @@ impl NodeState {
             None => FlowKey::overflow(row.owner, row.role),
         };
         self.flows.add(key, &row.counts, at);
+    }
+
+    fn cpu_stat(&mut self, row: CpuStatRow, at: Timestamp) {
+        if let Some(container) = self.containers.get_mut(&row.cgroup) {
+            container.cpu.read(at, row);
+        }
+    }
+
+    fn declared(&mut self, declared: Declared) {
+        self.index = DeclaredIndex::new(&declared);
+        self.peers = PeerTable::new(&declared);
+        self.declared = Some(Arc::new(declared));
     }
 
     fn cpu_windows(&mut self, start: Timestamp, windows: u16, rows: &[CpuWindowRow]) {

@@ -115,3 +115,123 @@ fn peer(kind: PeerKind, name: Option<(&String, &String)>) -> Peer {
         name: name.map(|(_, name)| name.clone()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::sync::Arc;
+
+    use super::PeerTable;
+    use crate::declared::{Declared, DeclaredPod, DeclaredService, WorkloadRef};
+
+    fn pod(owner: &str, ips: &[&str]) -> DeclaredPod {
+        DeclaredPod {
+            namespace: "shop".into(),
+            name: format!("{owner}-1"),
+            owner: WorkloadRef {
+                kind: "Deployment".into(),
+                name: owner.into(),
+            },
+            ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            ..DeclaredPod::default()
+        }
+    }
+
+    fn service(name: &str, ips: &[&str]) -> DeclaredService {
+        DeclaredService {
+            namespace: "shop".into(),
+            name: name.into(),
+            cluster_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
+            ..DeclaredService::default()
+        }
+    }
+
+    fn table() -> PeerTable {
+        let pods = vec![
+            pod("web", &["10.0.0.9", "fd12::9"]),
+            // Two replicas may not share an address, but two owners of one must not name each other's traffic.
+            pod("old", &["10.0.0.10"]),
+            pod("new", &["10.0.0.10"]),
+            DeclaredPod {
+                finished: true,
+                ..pod("job", &["10.0.0.11"])
+            },
+            DeclaredPod {
+                host_network: true,
+                ..pod("proxy", &["192.0.2.10"])
+            },
+            DeclaredPod {
+                host_network: true,
+                ..pod("agent", &["192.0.2.10"])
+            },
+        ];
+        PeerTable::new(&Declared {
+            pods: pods.into_iter().map(Arc::new).collect(),
+            services: vec![
+                service("api", &["10.96.0.1", "fd96::1"]),
+                service("headless", &[]),
+            ],
+            ..Declared::default()
+        })
+    }
+
+    fn check(table: &PeerTable, address: &str, expected: &str) {
+        let peer = table.name(address.parse::<IpAddr>().unwrap());
+        let parts = [
+            Some(peer.kind.as_str().to_owned()),
+            peer.namespace,
+            peer.name,
+        ];
+        let text: Vec<String> = parts.into_iter().flatten().collect();
+        assert_eq!(text.join(" "), expected, "{address}");
+    }
+
+    #[test]
+    fn addresses_have_names() {
+        for (address, expected) in [
+            ("10.0.0.9", "workload shop web"),
+            ("::ffff:10.0.0.9", "workload shop web"),
+            ("fd12::9", "workload shop web"),
+            ("10.0.0.10", "unresolved"),
+            ("10.0.0.11", "external private"),
+            ("192.0.2.10", "unresolved"),
+            ("10.96.0.1", "service shop api"),
+            ("fd96::1", "service shop api"),
+            ("127.0.0.1", "loopback"),
+            ("127.9.9.9", "loopback"),
+            ("::1", "loopback"),
+            ("::ffff:127.0.0.1", "loopback"),
+            ("169.254.169.254", "external metadata"),
+            ("fd00:ec2::254", "external metadata"),
+            ("10.0.0.12", "external private"),
+            ("172.16.0.1", "external private"),
+            ("172.32.0.1", "external public"),
+            ("192.168.1.1", "external private"),
+            ("100.64.0.1", "external private"),
+            ("100.63.255.255", "external public"),
+            ("100.128.0.0", "external public"),
+            ("169.254.20.10", "external private"),
+            ("fe80::1", "external private"),
+            ("fd12::10", "external private"),
+            ("8.8.8.8", "external public"),
+            ("2001:4860:4860::8888", "external public"),
+            ("0.0.0.0", "unresolved"),
+            ("::", "unresolved"),
+        ] {
+            check(&table(), address, expected);
+        }
+    }
+
+    #[test]
+    fn without_a_declared_side_a_private_address_may_be_a_pod() {
+        for (address, expected) in [
+            ("10.0.0.9", "unresolved"),
+            ("fd12::9", "unresolved"),
+            ("8.8.8.8", "external public"),
+            ("169.254.169.254", "external metadata"),
+            ("127.0.0.1", "loopback"),
+        ] {
+            check(&PeerTable::default(), address, expected);
+        }
+    }
+}

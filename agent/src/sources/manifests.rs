@@ -79,8 +79,9 @@ impl Manifests {
             lost: None,
         };
         manifests.note_unseen(found.problems);
+        let mut room = OBJECTS_MAX;
         for (name, (path, _)) in &found.files {
-            manifests.read(name, path);
+            manifests.read(name, path, &mut room);
         }
         if let Some(reason) = manifests.nothing_read() {
             return Err(error(reason));
@@ -99,9 +100,11 @@ impl Manifests {
         };
         let mut changed = self.lost.take().is_some();
         changed |= self.forget_absent(&found);
+        let used = self.files.values().map(|file| file.objects.seen).sum();
+        let mut room = OBJECTS_MAX.saturating_sub(used);
         for (name, (path, stamp)) in &found.files {
             if self.stands_still(name, *stamp) {
-                self.read(name, path);
+                self.read(name, path, &mut room);
                 changed = true;
             }
         }
@@ -202,10 +205,11 @@ impl Manifests {
         false
     }
 
-    fn read(&mut self, name: &str, path: &Path) {
-        let others = self.files.iter().filter(|(other, _)| *other != name);
-        let used: usize = others.map(|(_, file)| file.objects.seen).sum();
-        let mut objects = Objects::new(OBJECTS_MAX.saturating_sub(used));
+    /// Reads one file; `room` is for how many objects beside those it held so far.
+    fn read(&mut self, name: &str, path: &Path, room: &mut usize) {
+        let former = self.files.remove(name);
+        let available = *room + former.as_ref().map_or(0, |former| former.objects.seen);
+        let mut objects = Objects::new(available);
         let (stamp, usable) = match scan::read(path) {
             Ok((bytes, stamp)) => (Some(stamp), documents::read(&bytes, name, &mut objects)),
             Err(message) => {
@@ -213,7 +217,6 @@ impl Manifests {
                 (None, false)
             }
         };
-        let former = self.files.remove(name);
         // A file that cannot be opened is tried again at every look; the same failure counts once.
         if former
             .as_ref()
@@ -235,6 +238,7 @@ impl Manifests {
                 failure: Some(objects),
             }
         };
+        *room = available.saturating_sub(file.objects.seen);
         self.files.insert(name.to_owned(), file);
     }
 
@@ -277,13 +281,10 @@ impl Manifests {
 }
 
 fn with_fix(error: &std::io::Error) -> String {
-    let fix = match error.kind() {
-        std::io::ErrorKind::PermissionDenied => {
-            "let the agent's user read it, or run the agent as root"
-        }
-        _ => {
-            "give a file or directory of manifests, or a dump: kubectl get pods,services -A -o json > dump.json"
-        }
+    let fix = if error.kind() == std::io::ErrorKind::PermissionDenied {
+        "let the agent's user read it, or run the agent as root"
+    } else {
+        "give a file or directory of manifests, or a dump: kubectl get pods,services -A -o json > dump.json"
     };
     format!("{error}: {fix}")
 }

@@ -253,12 +253,13 @@ fn workload(value: &mut Value, kind: &str, template_at: &[&str]) -> Result<Conve
     let meta: Option<ObjectMeta> =
         value::typed(metadata).map_err(|error| error.under("metadata"))?;
     let meta = meta.unwrap_or_default();
+    let name = pod::name(&meta)?;
     let scaled_to_zero = value.pointer("/spec/replicas").and_then(Value::as_i64) == Some(0);
     let owner = match owner::controller(&meta) {
         // What a Deployment leaves behind of its former revisions.
         Some(_) if scaled_to_zero => return Ok(Converted::NoPods),
         Some(controller) => owner::workload(&controller.kind, &controller.name),
-        None => owner::workload(kind, meta.name.as_deref().unwrap_or_default()),
+        None => owner::workload(kind, &name),
     };
     let mut template = Value::Null;
     if let Some(found) = template_at
@@ -272,7 +273,6 @@ fn workload(value: &mut Value, kind: &str, template_at: &[&str]) -> Result<Conve
     let template: Option<PodTemplateSpec> =
         value::typed(template).map_err(|error| error.under(&template_at))?;
     let template = template.ok_or_else(|| ObjectError::new(template_at.as_str(), "missing"))?;
-    let name = pod::name(&meta)?;
     let declared = pod::template(&template).map_err(|error| error.under(&template_at))?;
     Ok(Converted::Pod(DeclaredPod {
         name,

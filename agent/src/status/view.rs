@@ -151,12 +151,81 @@ fn coverage(published: &Published) -> Vec<CoverageRow> {
 
 /// The status for people.
 pub(super) fn table(status: &Status) -> String {
-    let or_none = |text: &Option<String>| text.as_deref().map_or("-".into(), plain);
+    let mut text = columns(&head(status));
+    let probes = status.probes.iter();
+    let probe = |probe: &ProbeStatus| {
+        let health = format!("{:?}", probe.health);
+        vec![plain(&probe.probe), health, or_none(probe.reason.as_ref())]
+    };
+    section(&mut text, ["PROBE", "HEALTH", "REASON"], probes.map(probe));
+    let unknown = status.unknown_rules.iter();
+    let unknown = unknown.map(|(rule, why)| vec![plain(rule), "Unknown".into(), plain(why)]);
+    section(&mut text, ["RULE", "VERDICT", "REASON"], unknown);
+    let tables = status.tables.iter();
+    let table = |row: &Table| {
+        vec![
+            plain(&row.place),
+            row.entries.to_string(),
+            row.capacity.to_string(),
+        ]
+    };
+    section(
+        &mut text,
+        ["TABLE", "ENTRIES", "CAPACITY"],
+        tables.map(table),
+    );
+    let dropped = status.dropped.iter();
+    let loss = |row: &Loss| vec![plain(&row.place), plain(&row.reason), row.count.to_string()];
+    section(
+        &mut text,
+        ["DROPPED BY", "REASON", "COUNT"],
+        dropped.map(loss),
+    );
+    let lanes = status.export.as_array().into_iter().flatten();
+    let word =
+        |lane: &serde_json::Value, key: &str| lane[key].as_str().map_or_else(|| "-".into(), plain);
+    let lane = |lane| {
+        vec![
+            word(lane, "lane"),
+            word(lane, "state"),
+            word(lane, "last_error"),
+        ]
+    };
+    section(
+        &mut text,
+        ["EXPORT", "STATE", "LAST ERROR"],
+        lanes.map(lane),
+    );
+    for problem in status
+        .declared
+        .iter()
+        .flat_map(|declared| &declared.problems)
+    {
+        text.push_str("\nnot used: ");
+        text.push_str(&plain(problem));
+    }
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+/// A titled table; nothing without rows.
+fn section(text: &mut String, title: [&str; 3], rows: impl Iterator<Item = Vec<String>>) {
+    let header = std::iter::once(title.map(str::to_owned).to_vec());
+    let rows: Vec<Vec<String>> = header.chain(rows).collect();
+    if rows.len() > 1 {
+        text.push('\n');
+        text.push_str(&columns(&rows));
+    }
+}
+
+fn head(status: &Status) -> Vec<Vec<String>> {
     let mut head = vec![
         vec!["version".into(), plain(&status.version)],
-        vec!["cluster".into(), or_none(&status.cluster)],
-        vec!["node".into(), or_none(&status.node)],
-        vec!["environment".into(), or_none(&status.environment)],
+        vec!["cluster".into(), or_none(status.cluster.as_ref())],
+        vec!["node".into(), or_none(status.node.as_ref())],
+        vec!["environment".into(), or_none(status.environment.as_ref())],
         vec!["declared".into(), declared_line(status.declared.as_ref())],
         vec!["containers".into(), status.containers.to_string()],
         vec!["socket scans".into(), status.scans.to_string()],
@@ -166,69 +235,18 @@ pub(super) fn table(status: &Status) -> String {
         let reason = row
             .reason
             .as_deref()
-            .map(|reason| format!(" ({})", plain(reason)))
-            .unwrap_or_default();
+            .map(|reason| format!(" ({})", plain(reason)));
+        let reason = reason.unwrap_or_default();
         head.push(vec![
             "coverage".into(),
             format!("{} {}{reason}", row.containers, row.state),
         ]);
     }
-    let mut text = columns(&head);
-    let mut section = |title: [&str; 3], rows: Vec<Vec<String>>| {
-        if !rows.is_empty() {
-            text.push('\n');
-            let header = vec![title.map(str::to_owned).to_vec()];
-            text.push_str(&columns(
-                &header.into_iter().chain(rows).collect::<Vec<_>>(),
-            ));
-        }
-    };
-    let health = |probe: &ProbeStatus| format!("{:?}", probe.health);
-    let probes = status
-        .probes
-        .iter()
-        .map(|probe| vec![plain(&probe.probe), health(probe), or_none(&probe.reason)]);
-    section(["PROBE", "HEALTH", "REASON"], probes.collect());
-    let unknown = status
-        .unknown_rules
-        .iter()
-        .map(|(rule, why)| vec![plain(rule), "Unknown".into(), plain(why)]);
-    section(["RULE", "VERDICT", "REASON"], unknown.collect());
-    let tables = status.tables.iter();
-    let tables = tables.map(|row| {
-        vec![
-            plain(&row.place),
-            row.entries.to_string(),
-            row.capacity.to_string(),
-        ]
-    });
-    section(["TABLE", "ENTRIES", "CAPACITY"], tables.collect());
-    let dropped = status.dropped.iter();
-    let dropped =
-        dropped.map(|row| vec![plain(&row.place), plain(&row.reason), row.count.to_string()]);
-    section(["DROPPED BY", "REASON", "COUNT"], dropped.collect());
-    let lanes = status.export.as_array().into_iter().flatten();
-    let word =
-        |lane: &serde_json::Value, key: &str| lane[key].as_str().map_or_else(|| "-".into(), plain);
-    let lanes = lanes.map(|lane| {
-        vec![
-            word(lane, "lane"),
-            word(lane, "state"),
-            word(lane, "last_error"),
-        ]
-    });
-    section(["EXPORT", "STATE", "LAST ERROR"], lanes.collect());
-    for problem in status
-        .declared
-        .iter()
-        .flat_map(|declared| &declared.problems)
-    {
-        text.push_str(&format!("\nnot used: {}", plain(problem)));
-    }
-    if !text.ends_with('\n') {
-        text.push('\n');
-    }
-    text
+    head
+}
+
+fn or_none(text: Option<&String>) -> String {
+    text.map_or_else(|| "-".into(), |text| plain(text))
 }
 
 fn declared_line(declared: Option<&DeclaredStatus>) -> String {
