@@ -81,6 +81,8 @@ pub struct ContainerView {
     pub first_seen: Timestamp,
     /// When the container started, as far as known: declared, else first seen unless it was there before the agent.
     pub started: Option<Timestamp>,
+    /// Its cgroup is gone. It stays in the snapshot for a while so that last counts leave; rules do not judge it.
+    pub gone: bool,
     /// The agent itself runs in it.
     pub is_self: bool,
     /// How much of its network activity is seen.
