@@ -1,6 +1,6 @@
 //! THE loop of a live node: starts the sources, feeds the engine, hands what it says to export and status, and ends in order.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -18,8 +18,9 @@ use crate::config::{Config, DeclaredSource};
 use crate::engine::{Engine, Evaluation};
 use crate::export::Exporter;
 use crate::record::{Header, Recorder};
+use crate::sources::cgroups::CgroupRoot;
 use crate::sources::sockets::Scanner;
-use crate::sources::{Sink, cgroups, cpu, ebpf, kube, manifests, sockets};
+use crate::sources::{Sink, cpu, ebpf, kube, manifests, sockets};
 use crate::status::{self, Published};
 use crate::telemetry::{SelfStats, SelfValues, Telemetry};
 
@@ -44,7 +45,7 @@ pub struct Node {
     kernel: Option<ebpf::Handle>,
     scanner: Scanner,
     files: Option<std::thread::JoinHandle<()>>,
-    cgroup_root: PathBuf,
+    cgroup_root: CgroupRoot,
     ticks: u64,
     dropped: Vec<Dropped>,
 }
@@ -61,7 +62,7 @@ impl Node {
         export_interval: Duration,
         record: Option<&Path>,
     ) -> anyhow::Result<Self> {
-        let cgroup_root = cgroups::root(config.cgroup_root.as_deref())?;
+        let cgroup_root = CgroupRoot::find(config.cgroup_root.as_deref())?;
         let header = Header::new(config.node.clone(), config.core.clone(), export_interval);
         let recorder = record
             .map(|path| Recorder::create(path, &header))
@@ -71,13 +72,13 @@ impl Node {
         let stop = Arc::new(AtomicBool::new(false));
         let files = declared(config, &sink, &stop)?;
         let settings = ebpf::Settings {
-            cgroup_root: cgroup_root.clone(),
             tcp: config.tcp,
             cpu_windows: config.cpu_windows,
             flow_interval: TICK,
             rescan_interval: config.scan_interval,
+            ..ebpf::Settings::new(cgroup_root.clone())
         };
-        let kernel = ebpf::spawn(settings, sink.clone(), Arc::clone(&stop))?;
+        let kernel = ebpf::spawn(settings, sink.clone())?;
         let settings = sockets::Settings {
             proc_root: config.proc_root.clone(),
             cgroup_root: cgroup_root.clone(),
@@ -318,7 +319,7 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
     let mut node = Node::start(&config, config.export.metric_interval, record)?;
     let (publish, published) = watch::channel(None);
     let server = socket.map(|socket| tokio::spawn(socket.serve(published)));
-    tracing::info!(version = env!("CARGO_PKG_VERSION"), cgroup_root = %node.cgroup_root.display(), "observing");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), cgroup_root = %node.cgroup_root.directory.display(), "observing");
 
     let mut ticks = ticks();
     loop {

@@ -2,20 +2,20 @@
 //! account. What a file does not have (no cpu controller) is absent, never zero.
 
 use std::fs;
-use std::path::Path;
 
 use plumbline_core::observation::{CgroupRow, CpuMax, CpuStatRow, Fact, Health, ProbeStatus};
 
 use crate::clock;
 use crate::sources::Sink;
+use crate::sources::cgroups::CgroupRoot;
 
 /// Reads the figures of containers and sends them as one observation. Returns the probe's health.
-pub fn read(cgroup_root: &Path, containers: &[CgroupRow], sink: &Sink) -> ProbeStatus {
+pub fn read(root: &CgroupRoot, containers: &[CgroupRow], sink: &Sink) -> ProbeStatus {
     let at = clock::monotonic();
     let mut rows = Vec::with_capacity(containers.len());
     let mut unreadable = None;
     for container in containers {
-        let dir = cgroup_root.join(container.path.trim_start_matches('/'));
+        let dir = root.directory_of(&container.path);
         match fs::read_to_string(dir.join("cpu.stat")) {
             Ok(stat) => {
                 let max = fs::read_to_string(dir.join("cpu.max")).ok();

@@ -6,10 +6,12 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use plumbline_core::id::CgroupId;
+
+use crate::sources::cgroups::{CgroupRoot, resolve, v2_path};
 
 /// Paths whose id is remembered between two scans; cleared when full.
 const CACHE_MAX: usize = 16_384;
@@ -20,8 +22,10 @@ const SEARCH_MAX: usize = 100_000;
 /// From the text of `/proc/<pid>/cgroup` to a cgroup id.
 #[derive(Debug)]
 pub struct CgroupResolver {
-    root: PathBuf,
-    frame: Frame,
+    root: CgroupRoot,
+    /// Path, below the root, of the directory that the kernel shows to us as `/`; `None` when that is not below it: then
+    /// what is shown is what the kernel calls it.
+    namespace: Option<String>,
     own: Option<CgroupId>,
     cache: BTreeMap<String, Option<Placed>>,
 }
@@ -35,63 +39,18 @@ pub struct Placed {
     pub path: Arc<str>,
 }
 
-/// How a path that the kernel shows relates to the watched root.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Frame {
-    /// Path, below the watched root, of the directory that the kernel shows as `/`; `None` when that is not below it.
-    pub(super) namespace: Option<String>,
-    /// Path of the watched root below the directory that the kernel shows as `/`, when it is below: `/plumbline-demo-7`.
-    pub(super) above: String,
-}
-
-impl Frame {
-    /// The path below the watched root, with a leading slash; `None` when it is not below it.
-    fn locate(&self, shown: &str) -> Option<String> {
-        let Some(namespace) = &self.namespace else {
-            let below = shown.strip_prefix(self.above.as_str())?;
-            return (below.is_empty() || below.starts_with('/')).then(|| below.to_owned());
-        };
-        let mut parts: Vec<&str> = namespace
-            .split('/')
-            .filter(|part| !part.is_empty())
-            .collect();
-        for part in shown.split('/').filter(|part| !part.is_empty()) {
-            if part == ".." {
-                parts.pop()?;
-            } else {
-                parts.push(part);
-            }
-        }
-        Some(parts.iter().map(|part| format!("/{part}")).collect())
-    }
-}
-
 impl CgroupResolver {
-    /// Finds the agent's own place. `root` is the watched cgroup directory.
+    /// Finds the agent's own place.
     #[must_use]
-    pub fn new(root: &Path) -> Self {
-        let own_shown = fs::read_to_string("/proc/self/cgroup")
-            .ok()
-            .as_deref()
-            .and_then(unified)
-            .map(str::to_owned);
-        let own = find_own(root);
-        let namespace = own
-            .as_ref()
-            .zip(own_shown.as_ref())
-            .and_then(|((path, _), shown)| {
-                let shown = shown.trim_end_matches('/');
-                path.strip_suffix(shown).map(str::to_owned)
-            });
-        let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-        let above = below_mount(&mounts, root).unwrap_or_default();
-        let frame = Frame { namespace, above };
-        Self {
-            root: root.to_owned(),
-            frame,
-            own: own.map(|(_, id)| id),
-            cache: BTreeMap::new(),
-        }
+    pub fn new(root: CgroupRoot) -> Self {
+        let own = find_own(&root.directory);
+        let text = fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        let namespace = own.as_ref().zip(v2_path(&text)).and_then(|(own, shown)| {
+            let base = own.path.strip_suffix(shown.trim_end_matches('/'));
+            base.map(str::to_owned)
+        });
+        let own = own.map(|own| own.cgroup);
+        Self { root, namespace, own, cache: BTreeMap::new() }
     }
 
     /// The agent's own cgroup, if it is below the watched root.
@@ -103,7 +62,7 @@ impl CgroupResolver {
     /// The cgroup of a process; `None` outside the watched root, and for a process that is gone.
     pub fn of_process(&mut self, proc_root: &Path, pid: u32) -> Option<Placed> {
         let text = fs::read_to_string(proc_root.join(pid.to_string()).join("cgroup")).ok()?;
-        let shown = unified(&text)?;
+        let shown = v2_path(&text)?;
         if let Some(known) = self.cache.get(shown) {
             return known.clone();
         }
@@ -121,21 +80,21 @@ impl CgroupResolver {
         placed
     }
 
+    fn below_root(&self, shown: &str) -> Option<String> {
+        match &self.namespace {
+            Some(base) => Some(resolve(base, shown)),
+            None => self.root.below(shown).map(str::to_owned),
+        }
+    }
+
     /// Forgets remembered paths: a directory may have been removed and made again under its old name.
     pub fn forget(&mut self) {
         self.cache.clear();
     }
 }
 
-/// The path in cgroup v2 of a `/proc/<pid>/cgroup`.
-fn unified(text: &str) -> Option<&str> {
-    text.lines()
-        .find_map(|line| line.strip_prefix("0::"))
-        .map(|path| path.trim_end_matches(" (deleted)"))
-}
-
-/// Path below `root` and id of the cgroup that the agent runs in.
-fn find_own(root: &Path) -> Option<(String, CgroupId)> {
+/// The cgroup that the agent runs in, with an empty path if that is the root.
+fn find_own(root: &Path) -> Option<Placed> {
     let own_pid = std::process::id().to_string();
     let mut left = vec![root.to_owned()];
     let mut searched = 0;
@@ -152,7 +111,7 @@ fn find_own(root: &Path) -> Option<(String, CgroupId)> {
             } else {
                 format!("/{below}")
             };
-            return Some((path, CgroupId(fs::metadata(&dir).ok()?.ino())));
+            return Some(Placed { cgroup: CgroupId(fs::metadata(&dir).ok()?.ino()), path: path.into() });
         }
         let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
         left.extend(
@@ -164,94 +123,35 @@ fn find_own(root: &Path) -> Option<(String, CgroupId)> {
     None
 }
 
-/// Path of `dir` below the root of the cgroup2 mount that it is in, as the kernel would show it.
-fn below_mount(mountinfo: &str, dir: &Path) -> Option<String> {
-    let mounts = mountinfo.lines().filter_map(|line| {
-        let (left, right) = line.split_once(" - ")?;
-        let mut fields = left.split(' ');
-        let (root, point) = (fields.nth(3)?, fields.next()?);
-        (right.split(' ').next() == Some("cgroup2")).then_some((root, point))
-    });
-    let (mount_root, point) = mounts
-        .filter(|(_, point)| dir.starts_with(point))
-        .max_by_key(|(_, point)| point.len())?;
-    let below = dir.strip_prefix(point).ok()?.to_str()?;
-    let mut path = mount_root.trim_end_matches('/').to_owned();
-    if !below.is_empty() {
-        path.push('/');
-        path.push_str(below);
-    }
-    Some(path)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
+    use std::collections::BTreeMap;
+    use std::path::PathBuf;
 
-    use super::{Frame, below_mount, unified};
+    use super::{CgroupResolver, CgroupRoot};
 
-    #[test]
-    fn the_unified_line_is_found_among_v1_hierarchies() {
-        assert_eq!(
-            unified("12:cpu:/x\n0::/kubepods/pod1/c1\n"),
-            Some("/kubepods/pod1/c1")
-        );
-        assert_eq!(unified("0::/gone (deleted)\n"), Some("/gone"));
-        assert_eq!(unified("12:cpu:/x\n"), None);
+    fn below(kernel_path: &str, namespace: Option<&str>, shown: &str) -> Option<String> {
+        let directory = PathBuf::from("/cgroup");
+        let root = CgroupRoot { directory, kernel_path: Some(kernel_path.to_owned()) };
+        let namespace = namespace.map(str::to_owned);
+        let resolver = CgroupResolver { root, namespace, own: None, cache: BTreeMap::new() };
+        resolver.below_root(shown)
     }
 
     #[test]
-    fn paths_are_located_from_inside_and_outside_a_cgroup_namespace() {
-        let host = Frame {
-            namespace: None,
-            above: String::new(),
-        };
-        assert_eq!(
-            host.locate("/kubepods/pod1/c1").as_deref(),
-            Some("/kubepods/pod1/c1")
-        );
-        let demo = Frame {
-            namespace: None,
-            above: "/plumbline-demo-7".into(),
-        };
-        assert_eq!(
-            demo.locate("/plumbline-demo-7/kubepods").as_deref(),
-            Some("/kubepods")
-        );
-        assert_eq!(demo.locate("/plumbline-demo-77/kubepods"), None);
-        assert_eq!(demo.locate("/system.slice/ssh.service"), None);
-        let namespaced = Frame {
-            namespace: Some("/kubepods/pod1/agent".into()),
-            above: String::new(),
-        };
-        assert_eq!(
-            namespaced.locate("/").as_deref(),
-            Some("/kubepods/pod1/agent")
-        );
-        assert_eq!(
-            namespaced.locate("/../../pod2/c2").as_deref(),
-            Some("/kubepods/pod2/c2")
-        );
-        assert_eq!(
-            namespaced.locate("/../../../system.slice").as_deref(),
-            Some("/system.slice")
-        );
-        assert_eq!(
-            namespaced.locate("/../../../../x"),
-            None,
-            "nothing is above the root"
-        );
+    fn on_the_host_a_process_is_where_the_kernel_says() {
+        assert_eq!(below("", None, "/kubepods/pod1/c1").as_deref(), Some("/kubepods/pod1/c1"));
+        let demo = |shown| below("/plumbline-demo-7", None, shown);
+        assert_eq!(demo("/plumbline-demo-7/kubepods").as_deref(), Some("/kubepods"));
+        assert_eq!(demo("/plumbline-demo-77/kubepods"), None);
+        assert_eq!(demo("/system.slice/ssh.service"), None);
     }
 
     #[test]
-    fn the_deepest_mount_tells_where_the_root_is() {
-        let mounts = "30 23 0:26 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n\
-                      31 23 0:26 /../.. /host/cgroup ro - cgroup2 cgroup2 rw\n\
-                      32 23 0:27 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n";
-        let below = |dir: &str| below_mount(mounts, Path::new(dir));
-        assert_eq!(below("/sys/fs/cgroup/unified").as_deref(), Some(""));
-        assert_eq!(below("/sys/fs/cgroup/unified/a/b").as_deref(), Some("/a/b"));
-        assert_eq!(below("/host/cgroup").as_deref(), Some("/../.."));
-        assert_eq!(below("/sys/fs/cgroup/cpu"), None);
+    fn in_a_cgroup_namespace_siblings_are_placed_beside_the_agent() {
+        let inside = |shown| below("", Some("/kubepods/pod1/agent"), shown);
+        assert_eq!(inside("/").as_deref(), Some("/kubepods/pod1/agent"));
+        assert_eq!(inside("/../../pod2/c2").as_deref(), Some("/kubepods/pod2/c2"));
+        assert_eq!(inside("/../../../system.slice").as_deref(), Some("/system.slice"));
     }
 }

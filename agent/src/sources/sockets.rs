@@ -18,6 +18,7 @@ use plumbline_core::observation::{CgroupRow, Fact, Health, ProbeStatus, ScanScop
 
 use crate::clock;
 use crate::sources::Sink;
+use crate::sources::cgroups::CgroupRoot;
 use crate::sources::processes::CgroupResolver;
 use scan::Scan;
 
@@ -37,7 +38,7 @@ pub struct Settings {
     /// Where procfs of the node is mounted.
     pub proc_root: PathBuf,
     /// The cgroup directory that the agent watches.
-    pub cgroup_root: PathBuf,
+    pub cgroup_root: CgroupRoot,
     /// Time between two scans of the whole node.
     pub interval: Duration,
 }
@@ -81,7 +82,7 @@ impl Scanner {
 }
 
 fn work(settings: &Settings, sink: &Sink, requests: &Receiver<CgroupRow>, stop: &AtomicBool) {
-    let mut resolver = CgroupResolver::new(&settings.cgroup_root);
+    let mut resolver = CgroupResolver::new(settings.cgroup_root.clone());
     if let Some(cgroup) = resolver.own() {
         sink.send(clock::monotonic(), Fact::SelfCgroup { cgroup });
     }

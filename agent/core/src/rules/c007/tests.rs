@@ -81,8 +81,14 @@ fn where_no_limit_is_enforced_the_peak_is_a_proposal() {
 
 #[test]
 fn a_mean_that_shows_it_hides_nothing() {
-    // Every second window full: mean 0.25 and a little of a limit of 0.5.
-    check(&app(quota(50_000, 0), minute(2, 50_000)), &expect![[""]]);
+    // Every second window full and the others idle: exactly half of the limit.
+    let half = [50_000, 0].repeat(300);
+    check(&app(quota(50_000, 0), half.clone()), &expect![[""]]);
+    let less = half.into_iter().map(|us| if us == 0 { 0 } else { us - 1 });
+    check(
+        &app(quota(50_000, 0), less.collect()),
+        &expect!["C007 info web/app limits.cpu"],
+    );
     check(
         &app(quota(50_000, 0), minute(3, 50_000)),
         &expect!["C007 info web/app limits.cpu"],
