@@ -10,9 +10,11 @@
 //! past the grace, so that short ones are not reported. The agent does not report itself.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::declared::{ContainerKind, DeclaredContainer, DeclaredPod};
 use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::rules::c007::ratio;
 use crate::rules::{grace, patch};
 use crate::snapshot::{ContainerView, Snapshot, WindowView};
 
@@ -39,38 +41,34 @@ pub(super) fn condition(snapshot: &Snapshot, container: &ContainerView) -> Optio
     {
         return None;
     }
-    let mut evidence = BTreeMap::new();
-    let usual = container.cpu.windows.as_ref().and_then(usual_millis);
-    let (observed, remediation) = match (usual, &container.cpu.windows) {
-        (Some(millis), Some(windows)) => {
-            let p95_cores = f64::from(u32::try_from(millis).unwrap_or(u32::MAX)) / 1_000.0;
-            evidence.insert("p95_cores", Evidence::Measure(p95_cores));
-            evidence.insert("windows", Evidence::Count(windows.busy_us.len() as u64));
-            if let Some(mean) = windows.mean_cores() {
-                evidence.insert("mean_cores", Evidence::Measure(mean));
-            }
-            (
-                format!("uses {millis}m or less in 95 % of the windows of 100 ms"),
-                format!(
-                    "Set requests.cpu; {}m would have covered 95 % of the last {} s.",
-                    proposal(millis),
-                    windows.span.as_secs()
-                ),
-            )
-        }
-        _ => (
-            "CPU use: not enough data".into(),
-            "Set requests.cpu to what the container usually needs. There is not enough data yet to propose a value."
-                .into(),
+    let usual = container.cpu.windows.as_ref().and_then(usual);
+    let (observed, remediation) = match &usual {
+        Some(usual) => (
+            format!(
+                "uses {}m or less in 95 % of the windows of 100 ms",
+                usual.p95_millis
+            ),
+            format!(
+                "Set requests.cpu; {}m would have covered 95 % of the last {} s.",
+                usual.proposal_millis(),
+                usual.span.as_secs()
+            ),
+        ),
+        None => (
+            format!("CPU use: {NOT_ENOUGH}"),
+            format!(
+                "Set requests.cpu to what the container usually needs. There is {NOT_ENOUGH} \
+                 to propose a value."
+            ),
         ),
     };
-    let patch = usual.and_then(|millis| {
-        let body = [
-            "resources:".into(),
-            "  requests:".into(),
-            format!("    cpu: {}m", proposal(millis)),
-        ];
-        patch::for_container(pod, declared, &body)
+    let patch = usual.as_ref().and_then(|usual| {
+        let request = format!("    cpu: {}m", usual.proposal_millis());
+        patch::for_container(
+            pod,
+            declared,
+            &["resources:".into(), "  requests:".into(), request],
+        )
     });
     Some(Condition {
         rule: &RULE,
@@ -79,12 +77,56 @@ pub(super) fn condition(snapshot: &Snapshot, container: &ContainerView) -> Optio
         key: "requests.cpu".into(),
         declared: declared_text(declared),
         observed,
-        evidence,
+        evidence: usual.map(evidence).unwrap_or_default(),
         // A matter of the declaration alone.
         coverage: Coverage::Full,
         remediation,
         patch,
     })
+}
+
+/// Said instead of a value.
+const NOT_ENOUGH: &str = "not enough data yet";
+
+/// What a container usually uses.
+struct Usual {
+    /// 95th percentile (nearest rank) of the CPUs in use in a window, in thousandths, rounded up.
+    p95_millis: u64,
+    mean_cores: f64,
+    windows: u64,
+    span: Duration,
+}
+
+impl Usual {
+    fn proposal_millis(&self) -> u64 {
+        self.p95_millis.div_ceil(STEP_MILLIS).max(1) * STEP_MILLIS
+    }
+}
+
+/// `None` with fewer windows than [`WINDOWS_MIN`].
+fn usual(windows: &WindowView) -> Option<Usual> {
+    let mut busy_us = windows.busy_us.clone();
+    if busy_us.len() < WINDOWS_MIN {
+        return None;
+    }
+    busy_us.sort_unstable();
+    let rank = (busy_us.len() * 95).div_ceil(100);
+    Some(Usual {
+        // 100,000 us in a window are one CPU.
+        p95_millis: u64::from(*busy_us.get(rank - 1)?).div_ceil(100),
+        mean_cores: windows.mean_cores()?,
+        windows: busy_us.len() as u64,
+        span: windows.span,
+    })
+}
+
+fn evidence(usual: Usual) -> BTreeMap<&'static str, Evidence> {
+    let p95_cores = ratio(usual.p95_millis, 1_000).unwrap_or_default();
+    BTreeMap::from([
+        ("p95_cores", Evidence::Measure(p95_cores)),
+        ("mean_cores", Evidence::Measure(usual.mean_cores)),
+        ("windows", Evidence::Count(usual.windows)),
+    ])
 }
 
 fn has_request(pod: &DeclaredPod, container: &DeclaredContainer) -> bool {
@@ -101,23 +143,6 @@ fn declared_text(container: &DeclaredContainer) -> String {
         Some(_) => "requests.cpu is 0".into(),
         None => "no requests.cpu, neither for the container nor for its pod".into(),
     }
-}
-
-/// 95th percentile (nearest rank) of the CPUs in use, in thousandths, rounded up; `None` with fewer windows than
-/// [`WINDOWS_MIN`].
-fn usual_millis(windows: &WindowView) -> Option<u64> {
-    if windows.busy_us.len() < WINDOWS_MIN {
-        return None;
-    }
-    let mut busy_us = windows.busy_us.clone();
-    busy_us.sort_unstable();
-    let rank = (busy_us.len() * 95).div_ceil(100);
-    // 100,000 us in a window are one CPU.
-    Some(u64::from(*busy_us.get(rank - 1)?).div_ceil(100))
-}
-
-fn proposal(millis: u64) -> u64 {
-    millis.div_ceil(STEP_MILLIS).max(1) * STEP_MILLIS
 }
 
 #[cfg(test)]

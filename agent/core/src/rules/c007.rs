@@ -40,7 +40,7 @@ pub const HIDDEN: f64 = 0.5;
 pub const SLACK_MAX: Duration = Duration::from_secs(2);
 
 /// Microseconds of CPU time in a window that are one CPU.
-const WINDOW_US: f64 = 100_000.0;
+const WINDOW_US: u64 = CPU_WINDOW_NS / 1_000;
 /// Proposed limits are rounded up to this.
 const STEP_MILLIS: u64 = 100;
 
@@ -101,15 +101,11 @@ pub(super) fn condition(snapshot: &Snapshot, container: &ContainerView) -> Optio
 
 /// The limit in force, else the declared one; `None` where there is none.
 fn limit(container: &ContainerView) -> Option<Limit> {
-    let limit = match container.cpu.max {
-        Some(CpuMax {
-            quota_us,
-            period_us,
-            burst_us,
-        }) => Limit {
-            cores: ratio(quota_us?, period_us)?,
+    let limit = match &container.cpu.max {
+        Some(max) => Limit {
+            cores: quota_cores(max)?,
             // A burst is spent at once, however long the period is.
-            burst_cores: f64::from(u32::try_from(burst_us).unwrap_or(u32::MAX)) / WINDOW_US,
+            burst_cores: ratio(max.burst_us, WINDOW_US)?,
             enforced: true,
         },
         None => Limit {
@@ -121,8 +117,13 @@ fn limit(container: &ContainerView) -> Option<Limit> {
     (limit.cores > 0.0).then_some(limit)
 }
 
+/// The number of CPUs that `cpu.max` allows; `None` if it sets no limit.
+pub(crate) fn quota_cores(max: &CpuMax) -> Option<f64> {
+    ratio(max.quota_us?, max.period_us)
+}
+
 /// `None` for a division by zero. What exceeds 32 bits (an hour of CPU time) is cut to that.
-fn ratio(above: u64, below: u64) -> Option<f64> {
+pub(crate) fn ratio(above: u64, below: u64) -> Option<f64> {
     let [above, below] =
         [above, below].map(|value| f64::from(u32::try_from(value).unwrap_or(u32::MAX)));
     (below > 0.0).then(|| above / below)
@@ -139,15 +140,14 @@ fn measured(windows: &WindowView) -> Duration {
 }
 
 fn bursts(windows: &WindowView, limit: &Limit) -> Option<Bursts> {
-    let reached_us = REACHED * (limit.cores + limit.burst_cores) * WINDOW_US;
+    let cores = |busy_us: u32| ratio(busy_us.into(), WINDOW_US);
+    let reached = |busy_us: &&u32| {
+        cores(**busy_us).is_some_and(|cores| cores >= REACHED * (limit.cores + limit.burst_cores))
+    };
     Some(Bursts {
-        peak_cores: f64::from(windows.busy_us.iter().copied().max()?) / WINDOW_US,
+        peak_cores: cores(windows.busy_us.iter().copied().max()?)?,
         mean_cores: windows.mean_cores()?,
-        over: windows
-            .busy_us
-            .iter()
-            .filter(|us| f64::from(**us) >= reached_us)
-            .count() as u64,
+        over: windows.busy_us.iter().filter(reached).count() as u64,
         windows: windows.busy_us.len() as u64,
     })
 }
@@ -195,7 +195,8 @@ fn coverage(windows: &WindowView) -> Coverage {
 fn remediation(limit: &Limit, peak_cores: f64) -> String {
     let size = match proposal(limit, peak_cores) {
         Some(millis) => format!("raise limits.cpu to the peak ({millis}m)"),
-        None => "raise limits.cpu in steps: the limit cuts the peak off, so how much is wanted cannot be seen".into(),
+        None => "raise limits.cpu in steps: it cuts the peak off, so the true peak cannot be seen"
+            .into(),
     };
     format!("Smooth the work (fewer threads at once, such as GOMAXPROCS at the limit), or {size}.")
 }

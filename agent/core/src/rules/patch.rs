@@ -41,7 +41,8 @@ pub(super) fn for_container(
         )
     } else {
         format!(
-            "# Merge into the manifest of {kind} {name} and create its pods anew: those that run cannot be changed."
+            "# Merge into the manifest of {kind} {name} and create its pods anew: \
+             those that run cannot be changed."
         )
     }];
     for (depth, key) in nesting.iter().chain([&list]).enumerate() {
@@ -93,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn each_owner_nests_its_containers_in_its_own_way() {
+    fn those_whose_template_can_change_are_patched() {
         check(
             ("Deployment", "web"),
             ContainerKind::Regular,
@@ -105,6 +106,21 @@ mod tests {
                     spec:
                       containers:
                         - name: "app"
+                          ports:
+                            - containerPort: 9999
+            "##]],
+        );
+        check(
+            ("StatefulSet", "db"),
+            ContainerKind::Sidecar,
+            "proxy",
+            &expect![[r##"
+                # kubectl --namespace shop patch statefulset/db --patch-file FILE
+                spec:
+                  template:
+                    spec:
+                      initContainers:
+                        - name: "proxy"
                           ports:
                             - containerPort: 9999
             "##]],
@@ -126,21 +142,10 @@ mod tests {
                                 - containerPort: 9999
             "##]],
         );
-        check(
-            ("StatefulSet", "db"),
-            ContainerKind::Sidecar,
-            "proxy",
-            &expect![[r##"
-                # kubectl --namespace shop patch statefulset/db --patch-file FILE
-                spec:
-                  template:
-                    spec:
-                      initContainers:
-                        - name: "proxy"
-                          ports:
-                            - containerPort: 9999
-            "##]],
-        );
+    }
+
+    #[test]
+    fn those_that_cannot_change_get_a_piece_of_manifest() {
         check(
             ("Job", "once"),
             ContainerKind::Regular,

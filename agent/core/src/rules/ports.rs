@@ -153,3 +153,6 @@ fn selects(service: &DeclaredService, pod: &DeclaredPod) -> bool {
             .iter()
             .all(|(key, value)| pod.labels.get(key) == Some(value))
 }
+
+#[cfg(test)]
+mod tests;

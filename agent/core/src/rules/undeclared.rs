@@ -204,19 +204,21 @@ impl About<'_> {
         let container = self.container.subject.container.as_deref();
         let on = container.map_or(String::new(), |name| format!(" on container {name}"));
         match group {
-            Group::Debug => "An ephemeral container cannot declare ports. If the debugging is over, delete the pod: \
-                             ephemeral containers stay until then."
-                .into(),
+            Group::Debug => {
+                "An ephemeral container cannot declare ports. If the debugging is over, delete \
+                             the pod: ephemeral containers stay until then."
+                    .into()
+            }
             Group::Dynamic => format!(
-                "The ports are from the range that the kernel gives out by itself. Configure fixed ports and declare \
-                 them{on}, or {instead}"
+                "The ports are from the range that the kernel gives out by itself. Configure fixed \
+                 ports and declare them{on}, or {instead}"
             ),
             Group::Port(_) | Group::NoneDeclared => {
                 let ports = listeners.iter().map(|listener| listener.port.to_string());
                 let ports = ports.take(NAMED_MAX).collect::<Vec<_>>().join(", ");
                 let unsure = if self.clashes(listeners) {
-                    " The port is declared with another protocol already: add the TCP entry by hand, a strategic \
-                     merge would replace the other."
+                    " The port is declared with another protocol already: add the TCP entry by \
+                     hand, a strategic merge would replace the other."
                 } else {
                     ""
                 };

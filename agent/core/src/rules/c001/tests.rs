@@ -60,7 +60,7 @@ fn without_enough_windows_no_value_is_made_up() {
     expect![[r#"
         C001 low web/app requests.cpu
         declared: no requests.cpu, neither for the container nor for its pod
-        observed: CPU use: not enough data
+        observed: CPU use: not enough data yet
         evidence: {}
         coverage: Full
         remediation: Set requests.cpu to what the container usually needs. There is not enough data yet to propose a value.
@@ -69,7 +69,7 @@ fn without_enough_windows_no_value_is_made_up() {
     expect![[r#"
         C001 low web/app requests.cpu
         declared: no requests.cpu, neither for the container nor for its pod
-        observed: CPU use: not enough data
+        observed: CPU use: not enough data yet
         evidence: {}
         coverage: Full
         remediation: Set requests.cpu to what the container usually needs. There is not enough data yet to propose a value.

@@ -54,7 +54,7 @@ fn bursts_at_the_limit_in_force_are_reported_with_all_there_is_to_say() {
         observed: peak of 0.49 CPUs in 100 ms, mean of 0.11; 120 of 600 windows reach the limit
         evidence: {"limit_cores":0.5,"mean_cores":0.106,"peak_cores":0.49,"periods":600,"share_over_limit":0.2,"throttled_periods":120,"windows":600,"windows_over_limit":120}
         coverage: Full
-        remediation: Smooth the work (fewer threads at once, such as GOMAXPROCS at the limit), or raise limits.cpu in steps: the limit cuts the peak off, so how much is wanted cannot be seen.
+        remediation: Smooth the work (fewer threads at once, such as GOMAXPROCS at the limit), or raise limits.cpu in steps: it cuts the peak off, so the true peak cannot be seen.
         no patch"#]].assert_eq(&in_full(&app));
 }
 
@@ -81,8 +81,14 @@ fn where_no_limit_is_enforced_the_peak_is_a_proposal() {
 
 #[test]
 fn a_mean_that_shows_it_hides_nothing() {
-    // Every second window full: mean 0.25 and a little of a limit of 0.5.
-    check(&app(quota(50_000, 0), minute(2, 50_000)), &expect![[""]]);
+    // Every second window full and the others idle: exactly half of the limit.
+    let half = [50_000, 0].repeat(300);
+    check(&app(quota(50_000, 0), half.clone()), &expect![[""]]);
+    let less = half.into_iter().map(|us| if us == 0 { 0 } else { us - 1 });
+    check(
+        &app(quota(50_000, 0), less.collect()),
+        &expect!["C007 info web/app limits.cpu"],
+    );
     check(
         &app(quota(50_000, 0), minute(3, 50_000)),
         &expect!["C007 info web/app limits.cpu"],

@@ -2,10 +2,10 @@ use std::time::Duration;
 
 use expect_test::{Expect, expect};
 
-use crate::declared::{ContainerKind, Declared, DeclaredPod, TargetPort, Transport};
+use crate::declared::{ContainerKind, Declared, DeclaredPod, Transport};
 use crate::finding::Coverage;
 use crate::rules::testing::{
-    NOW, container, declared, in_full, listener, pod, port_entry, said, service, snapshot, view,
+    NOW, container, declared, in_full, listener, pod, port_entry, said, snapshot, view,
 };
 use crate::settings::Grace;
 use crate::snapshot::{BindScope, ListenerView, Snapshot};
@@ -344,59 +344,6 @@ fn trap_22_the_agent_does_not_report_itself() {
     let mut own = app(vec![listener(9999, &["0.0.0.0"])]);
     own.containers[0].is_self = true;
     check(&own, &expect![[""]]);
-}
-
-#[test]
-fn services_declare_their_targets() {
-    let pod = pod(vec![container("app", ContainerKind::Regular, &[8080])]);
-    let with = |service| {
-        let listeners = vec![listener(9000, &["0.0.0.0"]), listener(80, &["0.0.0.0"])];
-        snapshot(
-            Some(declared(&pod, vec![service])),
-            vec![view(&pod, Some(0), listeners)],
-        )
-    };
-    let number = || service(TargetPort::Number(9000), Transport::Tcp, Some(80));
-    check(&with(number()), &expect!["P001 medium web/app tcp/80"]);
-    let neither = "P001 medium web/app tcp/80\nP001 medium web/app tcp/9000";
-    assert_eq!(
-        said(&with(service(
-            TargetPort::Name("http".into()),
-            Transport::Tcp,
-            None,
-        ))),
-        neither
-    );
-    assert_eq!(
-        said(&with(service(
-            TargetPort::Number(9000),
-            Transport::Udp,
-            None
-        ))),
-        neither
-    );
-    let mut other = number();
-    other.namespace = "other".into();
-    assert_eq!(said(&with(other)), neither);
-    let mut other = number();
-    other.selector.insert("tier".into(), "front".into());
-    assert_eq!(said(&with(other)), neither);
-    let mut other = number();
-    other.selector.clear();
-    assert_eq!(said(&with(other)), neither);
-    let mut other = number();
-    other.service_type = "ExternalName".into();
-    assert_eq!(said(&with(other)), neither);
-}
-
-#[test]
-fn host_ports_are_declared() {
-    let mut pod = pod(vec![container("app", ContainerKind::Regular, &[8080])]);
-    pod.containers[0].ports[0].host_port = Some(18_080);
-    check(
-        &one(&pod, vec![listener(18_080, &["0.0.0.0"])]),
-        &expect![[""]],
-    );
 }
 
 #[test]
