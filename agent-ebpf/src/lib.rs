@@ -1,2 +1,16 @@
-//! The ABI between the kernel side and the agent.
+//! The ABI between the kernel side and the agent. Builds for bpf (without std) and for the host.
+//!
+//! - [`names`]: programs and maps, spelled once.
+//! - [`event`]: records of the ring: listeners and cgroup directories.
+//! - [`flow`]: keys and counts of the flow tables.
+//! - [`cpu`]: CPU time in 100 ms windows.
+//! - [`drops`]: why something was not recorded.
+//!
+//! Every type is `#[repr(C)]`, has no implicit padding, and decodes totally: bytes that make no sense give `None`.
 #![cfg_attr(target_arch = "bpf", no_std)]
+
+pub mod cpu;
+pub mod drops;
+pub mod event;
+pub mod flow;
+pub mod names;

@@ -1,9 +1,25 @@
-//! The eBPF object.
+//! The eBPF object: programs and their maps. One file per hook family; each map is private to the file that owns it.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(
+    target_arch = "bpf",
+    feature(asm_experimental_arch),
+    expect(unstable_features, reason = "atomic addition; the toolchain of the object is a nightly, or told to be one")
+)]
+
+#[cfg(target_arch = "bpf")]
+mod probes {
+    pub(crate) mod atomic;
+    pub(crate) mod cgroups;
+    pub(crate) mod cpu;
+    pub(crate) mod drops;
+    pub(crate) mod events;
+    pub(crate) mod tcp;
+}
 
 #[cfg(not(target_arch = "bpf"))]
 fn main() {}
 
+/// The verifier refuses a program that could get here.
 #[cfg(target_arch = "bpf")]
 #[panic_handler]
 fn panic(_: &core::panic::PanicInfo<'_>) -> ! {

@@ -18,7 +18,9 @@ pub fn monotonic() -> Timestamp {
 /// Nanoseconds since 1970 by the wall clock; 0 for a clock set before that.
 #[must_use]
 pub fn unix_ns() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or(Duration::ZERO);
     u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
 }
 

@@ -1,1 +1,354 @@
-//! .
+//! Settings: flags > environment > file > defaults. All problems are reported at once.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use plumbline_core::settings::{CPU_MEAN_WINDOW_MAX, CoreSettings, Grace, NodeIdentity};
+use serde::Deserialize;
+
+use crate::cli::{LogFormat, NodeArgs, Probe};
+use crate::export::settings::ExportSettings;
+
+/// Everything the agent may be told, with defaults filled in.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Who this node is.
+    pub node: NodeIdentity,
+    /// Windows and limits of the rules.
+    pub core: CoreSettings,
+    /// The cgroup directory to watch; `None`: found in mountinfo.
+    pub cgroup_root: Option<PathBuf>,
+    /// Where procfs of the node is mounted.
+    pub proc_root: PathBuf,
+    /// Where declarations come from.
+    pub declared: DeclaredSource,
+    /// Attach the TCP program to containers.
+    pub tcp: bool,
+    /// Measure CPU in 100 ms windows.
+    pub cpu_windows: bool,
+    /// Time between two scans of the node's sockets, and two walks of its cgroups.
+    pub scan_interval: Duration,
+    /// The Unix socket for status; `None`: none.
+    pub socket: Option<PathBuf>,
+    /// OTLP.
+    pub export: ExportSettings,
+    /// How log lines look.
+    pub log_format: LogFormat,
+}
+
+/// Where declarations come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeclaredSource {
+    /// Nowhere: comparison rules are silent, and M001 says so.
+    None,
+    /// Manifests or dumps.
+    Files(PathBuf),
+    /// The API server; with a kubeconfig, or from inside the cluster.
+    Kube(Option<PathBuf>),
+}
+
+/// One thing that is wrong with the configuration.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Flag, variable, or file and key.
+    pub at: String,
+    /// What is wrong, and what would be right.
+    pub message: String,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.at, self.message)
+    }
+}
+
+/// A span of time as people write it: `500ms`, `30s`, `5m`, `1h 30m`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub struct Span(pub Duration);
+
+impl std::str::FromStr for Span {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        humantime::parse_duration(text).map(Self).map_err(|error| {
+            format!("`{text}` is no span of time ({error}); write it like 500ms, 30s or 5m")
+        })
+    }
+}
+
+impl TryFrom<String> for Span {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+/// The configuration file (YAML). Keys are those of the flags; unknown ones are refused.
+#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct File {
+    /// `k8s.cluster.name`.
+    pub cluster_name: Option<String>,
+    /// `k8s.node.name`.
+    pub node_name: Option<String>,
+    /// `deployment.environment.name`.
+    pub environment: Option<String>,
+    /// File or directory of manifests or dumps.
+    pub declared: Option<PathBuf>,
+    /// Watch the API server.
+    pub kube: Option<bool>,
+    /// For the watch; in-cluster configuration when absent.
+    pub kubeconfig: Option<PathBuf>,
+    /// The cgroup directory to watch.
+    pub cgroup_root: Option<PathBuf>,
+    /// Where procfs of the node is mounted.
+    pub proc_root: Option<PathBuf>,
+    /// Before a finding opens.
+    pub grace: Option<Span>,
+    /// Windows of the CPU rules.
+    pub cpu: CpuFile,
+    /// Which probes run.
+    pub probes: ProbesFile,
+    /// Between two scans.
+    pub scan_interval: Option<Span>,
+    /// The Unix socket.
+    pub socket: Option<PathBuf>,
+}
+
+/// `cpu` in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct CpuFile {
+    /// Windows this soon after a start are not judged.
+    pub startup_exclusion: Option<Span>,
+    /// The span over which C007 takes its mean.
+    pub mean_window: Option<Span>,
+}
+
+/// `probes` in the file.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ProbesFile {
+    /// TCP.
+    pub tcp: Option<bool>,
+    /// 100 ms windows.
+    pub cpu_windows: Option<bool>,
+}
+
+/// Reads a configuration file.
+///
+/// # Errors
+///
+/// The file cannot be read, is no YAML, or has a key or value that is not allowed: with line and column.
+pub fn read_file(path: &Path) -> Result<File, Problem> {
+    let problem = |message| Problem {
+        at: format!("--config {}", path.display()),
+        message,
+    };
+    let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
+    if text.trim().is_empty() {
+        return Ok(File::default());
+    }
+    serde_saphyr::from_str(&text).map_err(|error| problem(error.to_string()))
+}
+
+/// Fills defaults in, and says everything that is wrong.
+///
+/// # Errors
+///
+/// All problems of flags, file and `OTEL_*` variables.
+pub fn resolve(
+    args: &NodeArgs,
+    file: File,
+    get: impl Fn(&str) -> Option<String>,
+) -> Result<Config, Vec<Problem>> {
+    let mut problems = Vec::new();
+    let core = core_settings(args, &file, &mut problems);
+    let scan_interval = args
+        .scan_interval
+        .or(file.scan_interval)
+        .map_or(SCAN_INTERVAL, |span| span.0);
+    if scan_interval < Duration::from_secs(1) || scan_interval > SCAN_INTERVAL_MAX {
+        let message = format!("must be between 1s and {}s", SCAN_INTERVAL_MAX.as_secs());
+        problems.push(Problem {
+            at: "--scan-interval".into(),
+            message,
+        });
+    }
+    let declared = declared_source(args, &file, &mut problems);
+    let export = ExportSettings::from_env(get).unwrap_or_else(|found| {
+        let problem = |from: crate::export::settings::Problem| Problem {
+            at: from.variable,
+            message: from.message,
+        };
+        problems.extend(found.into_iter().map(problem));
+        ExportSettings::off()
+    });
+    let node = NodeIdentity {
+        cluster: args.cluster_name.clone().or(file.cluster_name),
+        node: args.node_name.clone().or(file.node_name).or_else(hostname),
+        environment: args.environment.clone().or(file.environment),
+        agent_version: env!("CARGO_PKG_VERSION").into(),
+    };
+    if !problems.is_empty() {
+        return Err(problems);
+    }
+    Ok(Config {
+        node,
+        core,
+        cgroup_root: args.cgroup_root.clone().or(file.cgroup_root),
+        proc_root: args
+            .proc_root
+            .clone()
+            .or(file.proc_root)
+            .unwrap_or_else(|| "/proc".into()),
+        declared,
+        tcp: !args.disable.contains(&Probe::Tcp) && file.probes.tcp.unwrap_or(true),
+        cpu_windows: !args.disable.contains(&Probe::CpuWindows)
+            && file.probes.cpu_windows.unwrap_or(true),
+        scan_interval,
+        socket: args.socket.clone().or(file.socket),
+        export,
+        log_format: args.log_format,
+    })
+}
+
+/// Windows and limits of the rules.
+fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> CoreSettings {
+    let mut core = CoreSettings::default();
+    if let Some(Span(grace)) = args.grace.or(file.grace) {
+        core.grace = Grace::Time(grace);
+    }
+    if let Some(Span(span)) = args.cpu_startup_exclusion.or(file.cpu.startup_exclusion) {
+        core.cpu_startup_exclusion = span;
+    }
+    if let Some(Span(span)) = args.cpu_mean_window.or(file.cpu.mean_window) {
+        core.cpu_mean_window = span;
+    }
+    if core.cpu_mean_window < Duration::from_secs(1) || core.cpu_mean_window > CPU_MEAN_WINDOW_MAX {
+        let message = format!("must be between 1s and {}s", CPU_MEAN_WINDOW_MAX.as_secs());
+        problems.push(Problem {
+            at: "--cpu-mean-window".into(),
+            message,
+        });
+    }
+    if let Some(range) = ephemeral_ports() {
+        core.ephemeral_ports = range;
+    }
+    core
+}
+
+/// Where declarations come from. A flag for one source wins over the file's other.
+fn declared_source(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> DeclaredSource {
+    let kube = args.kube || (file.kube.unwrap_or(false) && args.declared.is_none());
+    let path = args.declared.clone();
+    let path = path.or_else(|| file.declared.clone().filter(|_| !args.kube));
+    match (path, kube) {
+        (Some(_), true) => {
+            let message = "declarations come from files or from the API server, not from both";
+            problems.push(Problem {
+                at: "--declared and --kube".into(),
+                message: message.into(),
+            });
+            DeclaredSource::None
+        }
+        (Some(path), false) => DeclaredSource::Files(path),
+        (None, true) => {
+            let kubeconfig = args.kubeconfig.clone();
+            DeclaredSource::Kube(kubeconfig.or_else(|| file.kubeconfig.clone()))
+        }
+        (None, false) => DeclaredSource::None,
+    }
+}
+
+/// Default of `--scan-interval`.
+const SCAN_INTERVAL: Duration = Duration::from_secs(30);
+/// An event that was lost must heal within this.
+const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(30);
+
+/// The node's name for itself, for want of a better one.
+fn hostname() -> Option<String> {
+    let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
+    (!name.is_empty()).then_some(name)
+}
+
+/// `net.ipv4.ip_local_port_range` of the agent's network namespace: pods inherit the kernel's default, which nodes rarely
+/// change. Reading another namespace's would need `CAP_SYS_ADMIN`.
+fn ephemeral_ports() -> Option<(u16, u16)> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let (first, last) = text.trim().split_once(char::is_whitespace)?;
+    Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::time::Duration;
+
+    use clap::Parser as _;
+    use plumbline_core::settings::Grace;
+
+    use super::{DeclaredSource, File, resolve};
+    use crate::cli::{Cli, Command, NodeArgs};
+
+    fn args(line: &str) -> NodeArgs {
+        let words = ["plumbline", "run"]
+            .into_iter()
+            .chain(line.split_whitespace());
+        match Cli::try_parse_from(words).unwrap().command {
+            Command::Run(run) => run.node,
+            Command::Check(_) | Command::Replay(_) | Command::Status(_) => {
+                unreachable!("`run` was given")
+            }
+        }
+    }
+
+    fn file(yaml: &str) -> File {
+        serde_saphyr::from_str(yaml).unwrap()
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
+        let yaml = "grace: 7s\ncpu: {mean_window: 10s}\nenvironment: test\n";
+        let config = resolve(&args("--grace 3s"), file(yaml), |_| None).unwrap();
+        assert_eq!(config.core.grace, Grace::Time(Duration::from_secs(3)));
+        assert_eq!(config.core.cpu_mean_window, Duration::from_secs(10));
+        assert_eq!(config.core.cpu_startup_exclusion, Duration::from_secs(300));
+        assert_eq!(config.node.environment.as_deref(), Some("test"));
+    }
+
+    #[test]
+    fn unknown_keys_and_bad_spans_are_refused_with_their_line() {
+        for (yaml, words) in [
+            ("grace: 3s\ngrase: 4s\n", "grase"),
+            ("grace: soon\n", "soon"),
+            ("cpu: {mean: 3s}\n", "mean"),
+        ] {
+            let error = serde_saphyr::from_str::<File>(yaml)
+                .unwrap_err()
+                .to_string();
+            assert!(error.contains(words), "{error}");
+            assert!(error.contains("line"), "{error}");
+        }
+    }
+
+    #[test]
+    fn all_problems_are_told_at_once() {
+        let problems = resolve(
+            &args("--cpu-mean-window 1h --scan-interval 5m --declared /x --kube"),
+            File::default(),
+            |_| None,
+        )
+        .unwrap_err();
+        assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+
+    #[test]
+    fn a_declared_flag_wins_over_kube_in_the_file() {
+        let config = resolve(&args("--declared /x"), file("kube: true"), |_| None).unwrap();
+        assert_eq!(config.declared, DeclaredSource::Files(PathBuf::from("/x")));
+    }
+}

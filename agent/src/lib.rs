@@ -3,16 +3,24 @@
 //! - [`cli`], [`config`]: arguments, environment, file.
 //! - [`clock`]: the only place that reads a clock.
 //! - [`sources`]: each turns one part of the world into observations.
-//! - [`run`]: THE loop: observations in, reports out.
-//! - [`export`]: OTLP.
+//! - [`engine`]: the core with its recording: observations in, evaluations out; the same for a node and for a recording.
+//! - [`run`]: THE loop of a live node.
+//! - [`check`]: the same for a limited time.
+//! - [`export`]: what leaves, by OTLP.
 //! - [`telemetry`]: the agent's own metrics.
 //! - [`record`]: observations to and from JSON lines.
 //! - [`status`]: health and status over a Unix socket.
+//! - [`present`]: tables for people.
+//! - [`logging`]: the agent's own log.
 
+pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod engine;
 pub mod export;
+pub mod logging;
+pub mod present;
 pub mod record;
 pub mod run;
 pub mod sources;

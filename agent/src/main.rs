@@ -1,2 +1,148 @@
-//! x
-fn main() {}
+//! `plumbline`: arguments in, exit code out.
+
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Parser as _;
+use plumbline::cli::{CheckArgs, Cli, Command, NodeArgs, Output, ReplayArgs, RunArgs};
+use plumbline::config::{self, Config, File, Problem};
+use plumbline::{check, cli, logging, present, record, run, status};
+use plumbline_core::finding::Severity;
+
+/// Bad usage or input.
+const USAGE: u8 = 2;
+/// Findings at or above `--fail-on`.
+const FINDINGS: u8 = 3;
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(args) => run_node(&args),
+        Command::Check(args) => check_node(&args),
+        Command::Replay(args) => replay(&args),
+        Command::Status(args) => {
+            status::print(&args.socket, args.output == Output::Json, args.ready)
+        }
+    };
+    result.unwrap_or_else(|error| {
+        say(&format!("plumbline: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// The configuration of a node, or all that is wrong with it, already printed.
+fn configure(args: &NodeArgs) -> Result<(Config, File), ExitCode> {
+    let file = args.config.as_deref().map(config::read_file).transpose();
+    let found = file.map_err(|problem| vec![problem]).and_then(|file| {
+        let file = file.unwrap_or_default();
+        let config = config::resolve(args, file.clone(), |name| std::env::var(name).ok())?;
+        Ok((config, file))
+    });
+    found.map_err(|problems| refuse(&problems))
+}
+
+fn refuse(problems: &[Problem]) -> ExitCode {
+    for problem in problems {
+        say(&format!("plumbline: {problem}"));
+    }
+    ExitCode::from(USAGE)
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?)
+}
+
+fn run_node(args: &RunArgs) -> anyhow::Result<ExitCode> {
+    let mut config = match configure(&args.node) {
+        Ok((config, _)) => config,
+        Err(code) => return Ok(code),
+    };
+    logging::start(config.log_format);
+    config
+        .socket
+        .get_or_insert_with(|| cli::DEFAULT_SOCKET.into());
+    let runtime = runtime()?;
+    runtime.block_on(run::run(config, args.record.as_deref()))?;
+    // A resolver or connection that hangs must not keep the process.
+    runtime.shutdown_background();
+    Ok(ExitCode::SUCCESS)
+}
+
+fn check_node(args: &CheckArgs) -> anyhow::Result<ExitCode> {
+    let config = configure(&args.node).and_then(|(mut config, file)| {
+        check::adapt(&mut config, args, &file).map_err(|problems| refuse(&problems))?;
+        Ok(config)
+    });
+    let config = match config {
+        Ok(config) => config,
+        Err(code) => return Ok(code),
+    };
+    logging::start(config.log_format);
+    let checked = match runtime()?.block_on(check::check(
+        &config,
+        args.duration.0,
+        args.record.as_deref(),
+    )) {
+        Ok(checked) => checked,
+        Err(error) if error.is::<plumbline::sources::manifests::LoadError>() => {
+            say(&format!("plumbline: {error:#}"));
+            return Ok(ExitCode::from(USAGE));
+        }
+        Err(error) => return Err(error),
+    };
+    print(&match args.output {
+        Output::Table => present::findings(&checked.findings),
+        Output::Json => serde_json::to_string_pretty(&checked.findings)? + "\n",
+    })?;
+    for probe in &checked.missing {
+        let reason = probe.reason.as_deref().unwrap_or("no reason given");
+        say(&format!(
+            "plumbline: probe {} does not measure: {reason}",
+            probe.probe
+        ));
+    }
+    let limit = Severity::from(args.fail_on);
+    Ok(if !checked.missing.is_empty() {
+        ExitCode::FAILURE
+    } else if checked
+        .findings
+        .iter()
+        .any(|finding| finding.severity >= limit)
+    {
+        ExitCode::from(FINDINGS)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
+    let replayed = record::replay(&args.file, |evaluation| {
+        for finding in &evaluation.transitions {
+            print(&(serde_json::to_string(finding)? + "\n"))?;
+        }
+        Ok(())
+    })?;
+    let report = replayed.engine.last_report(replayed.last);
+    print(&(serde_json::to_string(&report)? + "\n"))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Data, to stdout.
+fn print(text: &str) -> anyhow::Result<()> {
+    use std::io::Write as _;
+    let mut stdout = std::io::stdout().lock();
+    stdout
+        .write_all(text.as_bytes())
+        .and_then(|()| stdout.flush())
+        .context("write to stdout")
+}
+
+/// A message, to stderr.
+#[expect(
+    clippy::print_stderr,
+    reason = "what a command line tool says before and after its log"
+)]
+fn say(text: &str) {
+    eprintln!("{text}");
+}

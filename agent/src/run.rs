@@ -1,1 +1,410 @@
-//! .
+//! THE loop of a live node: starts the sources, feeds the engine, hands what it says to export and status, and ends in order.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use plumbline_core::finding::Finding;
+use plumbline_core::observation::{Fact, Health, Observation, ProbeStatus};
+use plumbline_core::snapshot::Dropped;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+use tokio::time::MissedTickBehavior;
+
+use crate::clock;
+use crate::config::{Config, DeclaredSource};
+use crate::engine::{Engine, Evaluation};
+use crate::export::Exporter;
+use crate::record::{Header, Recorder};
+use crate::sources::cgroups::CgroupRoot;
+use crate::sources::sockets::Scanner;
+use crate::sources::{Sink, cpu, ebpf, kube, manifests, sockets};
+use crate::status::{self, Published};
+use crate::telemetry::{SelfStats, SelfValues, Telemetry};
+
+/// Rules are evaluated this often: a listener is in a finding's way within 2 s.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Ticks between two readings of `cpu.stat`.
+const CPU_STAT_TICKS: u64 = 5;
+
+/// The last export may take this long.
+const LAST_EXPORT: Duration = Duration::from_secs(3);
+
+/// Observations taken before the loop looks at its clock and signals again.
+const BATCH: usize = 512;
+
+/// The running sources of a node.
+pub struct Node {
+    engine: Engine,
+    receiver: mpsc::Receiver<Observation>,
+    sink: Sink,
+    stop: Arc<AtomicBool>,
+    kernel: Option<ebpf::Handle>,
+    scanner: Scanner,
+    files: Option<std::thread::JoinHandle<()>>,
+    cgroup_root: CgroupRoot,
+    ticks: u64,
+    dropped: Vec<Dropped>,
+}
+
+impl Node {
+    /// Starts every source that the configuration asks for. Must be called inside a tokio runtime.
+    ///
+    /// # Errors
+    ///
+    /// There is no cgroup v2, the declarations cannot be read, or the recording cannot be created. A probe that cannot
+    /// attach is no error: it says so in its health.
+    pub fn start(
+        config: &Config,
+        export_interval: Duration,
+        record: Option<&Path>,
+    ) -> anyhow::Result<Self> {
+        let cgroup_root = CgroupRoot::find(config.cgroup_root.as_deref())?;
+        let header = Header::new(config.node.clone(), config.core.clone(), export_interval);
+        let recorder = record
+            .map(|path| Recorder::create(path, &header))
+            .transpose()?;
+        let engine = Engine::new(&header, recorder);
+        let (sink, receiver) = Sink::new();
+        let stop = Arc::new(AtomicBool::new(false));
+        let files = declared(config, &sink, &stop)?;
+        let settings = ebpf::Settings {
+            tcp: config.tcp,
+            cpu_windows: config.cpu_windows,
+            flow_interval: TICK,
+            rescan_interval: config.scan_interval,
+            ..ebpf::Settings::new(cgroup_root.clone())
+        };
+        let kernel = ebpf::spawn(settings, sink.clone())?;
+        let settings = sockets::Settings {
+            proc_root: config.proc_root.clone(),
+            cgroup_root: cgroup_root.clone(),
+            interval: config.scan_interval,
+        };
+        let scanner = Scanner::spawn(settings, sink.clone(), Arc::clone(&stop))?;
+        Ok(Self {
+            engine,
+            receiver,
+            sink,
+            stop,
+            kernel: Some(kernel),
+            scanner,
+            files,
+            cgroup_root,
+            ticks: 0,
+            dropped: Vec::new(),
+        })
+    }
+
+    /// Takes what has arrived, at most [`BATCH`] observations. Waits for the first.
+    async fn receive(&mut self) {
+        let mut batch = Vec::with_capacity(BATCH);
+        self.receiver.recv_many(&mut batch, BATCH).await;
+        for observation in batch {
+            self.take(observation);
+        }
+    }
+
+    fn take(&mut self, observation: Observation) {
+        if let Fact::ListenerOpened(event) = &observation.fact {
+            // The kernel's event names no process: a scan of the container does.
+            if let Some(container) = self.engine.container(event.owner) {
+                self.scanner.request(container);
+            }
+        }
+        self.engine.take(observation);
+    }
+
+    /// One clock tick: counts what was lost, reads what is read on a tick, and evaluates.
+    fn tick(&mut self, export: Option<&Exporter>) -> Evaluation {
+        if self.ticks.is_multiple_of(CPU_STAT_TICKS) {
+            let status = cpu::read(&self.cgroup_root, &self.engine.containers(), &self.sink);
+            self.take(Observation {
+                at: clock::monotonic(),
+                fact: Fact::Probe(status),
+            });
+        }
+        self.ticks += 1;
+        self.count_drops(export);
+        let now = Observation {
+            at: clock::monotonic(),
+            fact: Fact::Clock {
+                unix_ns: clock::unix_ns(),
+            },
+        };
+        let evaluation = self
+            .engine
+            .take(now)
+            .expect("a clock fact is what makes the engine evaluate");
+        self.engine.flush();
+        evaluation
+    }
+
+    /// Tells the engine what the shell itself lost, where that has changed.
+    fn count_drops(&mut self, export: Option<&Exporter>) {
+        let mut dropped = export.map(Exporter::dropped).unwrap_or_default();
+        let own = |place: &str, count| Dropped {
+            place: place.into(),
+            reason: "full".into(),
+            count,
+        };
+        dropped.push(own("observations", self.sink.dropped()));
+        dropped.push(own("recording", self.engine.unrecorded()));
+        for now in dropped
+            .iter()
+            .filter(|now| now.count > 0 && !self.dropped.contains(now))
+        {
+            let Dropped {
+                place,
+                reason,
+                count,
+            } = now.clone();
+            self.engine.take(Observation {
+                at: clock::monotonic(),
+                fact: Fact::Dropped {
+                    place,
+                    reason,
+                    count,
+                },
+            });
+        }
+        self.dropped = dropped;
+    }
+
+    /// Stops the sources, takes what they still had to say, and evaluates a last time.
+    pub fn finish(mut self) -> (Engine, Evaluation) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(kernel) = self.kernel.take() {
+            kernel.stop();
+        }
+        while let Ok(observation) = self.receiver.try_recv() {
+            self.take(observation);
+        }
+        let evaluation = self.tick(None);
+        self.scanner.join();
+        if self
+            .files
+            .take()
+            .is_some_and(|thread| thread.join().is_err())
+        {
+            tracing::error!("the thread that reads declarations panicked");
+        }
+        (self.engine, evaluation)
+    }
+
+    /// Observes for `duration`, with `progress` after each tick.
+    pub async fn observe(&mut self, duration: Duration, mut progress: impl FnMut(&Evaluation)) {
+        let end = tokio::time::sleep(duration);
+        tokio::pin!(end);
+        let mut ticks = ticks();
+        loop {
+            tokio::select! {
+                biased;
+                () = &mut end => return,
+                _ = ticks.tick() => progress(&self.tick(None)),
+                () = self.receive() => {}
+            }
+        }
+    }
+}
+
+/// Starts the source of declarations.
+fn declared(
+    config: &Config,
+    sink: &Sink,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<Option<std::thread::JoinHandle<()>>> {
+    match &config.declared {
+        DeclaredSource::Files(path) => {
+            let manifests = manifests::Manifests::open(path)?;
+            let thread = manifests::spawn(manifests, sink.clone(), Arc::clone(stop));
+            thread
+                .map(Some)
+                .context("start the thread that reads declarations")
+        }
+        DeclaredSource::Kube(kubeconfig) => {
+            let node_name = config
+                .node
+                .node
+                .clone()
+                .context("--kube needs the node's name: give --node-name")?;
+            let settings = kube::KubeSettings {
+                kubeconfig: kubeconfig.clone(),
+                node_name,
+            };
+            tokio::spawn(watch_api(settings, sink.clone(), Arc::clone(stop)));
+            Ok(None)
+        }
+        DeclaredSource::None => {
+            let reason = "no declarations were given: --declared or --kube would".to_owned();
+            let status = ProbeStatus {
+                probe: "declared".into(),
+                health: Health::Off,
+                reason: Some(reason),
+            };
+            sink.send(clock::monotonic(), Fact::Probe(status));
+            Ok(None)
+        }
+    }
+}
+
+/// Runs the watch until the agent ends. That it could not start is the probe's health, not the agent's end.
+async fn watch_api(settings: kube::KubeSettings, sink: Sink, stop: Arc<AtomicBool>) {
+    let stopped = async {
+        while !stop.load(Ordering::Relaxed) {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    if let Err(error) = kube::run(settings, sink.clone(), stopped).await {
+        let reason = Some(format!("{:#}", anyhow::Error::new(error)));
+        tracing::error!(reason, "the API server is not watched");
+        let status = ProbeStatus {
+            probe: "declared".into(),
+            health: Health::Broken,
+            reason,
+        };
+        sink.send(clock::monotonic(), Fact::Probe(status));
+    }
+}
+
+fn ticks() -> tokio::time::Interval {
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    ticks
+}
+
+/// Signals that end the agent.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
+        let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
+        Ok(Self {
+            terminate,
+            interrupt,
+        })
+    }
+
+    async fn any(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// `plumbline run`: until SIGTERM or SIGINT. A second signal ends it at once, without the last export.
+///
+/// # Errors
+///
+/// What [`Node::start`] says; the status socket is taken; a certificate cannot be used.
+pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
+    let mut signals = Signals::new()?;
+    let socket = status::Listener::bind(config.socket.as_deref())?;
+    if config.export.is_off() {
+        tracing::info!(
+            "no OTLP endpoint is set (OTEL_EXPORTER_OTLP_ENDPOINT): nothing is exported"
+        );
+    }
+    let export = Exporter::start(config.export.clone(), config.node.clone())?;
+    let own = Arc::new(SelfStats::default());
+    let telemetry = Telemetry::start(&config.export, &config.node, Arc::clone(&own))?;
+    let mut node = Node::start(&config, config.export.metric_interval, record)?;
+    let (publish, published) = watch::channel(None);
+    let server = socket.map(|socket| tokio::spawn(socket.serve(published)));
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), cgroup_root = %node.cgroup_root.directory.display(), "observing");
+
+    let mut ticks = ticks();
+    loop {
+        tokio::select! {
+            biased;
+            () = signals.any() => break,
+            _ = ticks.tick() => {
+                let evaluation = node.tick(Some(&export));
+                handle(evaluation, &export, &own, &publish);
+            }
+            () = node.receive() => {}
+        }
+    }
+    tracing::info!("ending: the last export takes at most 3 s; a second signal ends at once");
+    let ended = async {
+        let (engine, evaluation) = node.finish();
+        export.offer_report(Arc::new(engine.last_report(evaluation.snapshot.now)));
+        handle(evaluation, &export, &own, &publish);
+        let own_lane = async {
+            if let Some(telemetry) = telemetry {
+                telemetry.shutdown(LAST_EXPORT).await;
+            }
+        };
+        let (lanes, ()) = tokio::join!(export.shutdown(LAST_EXPORT), own_lane);
+        tracing::info!(?lanes, "ended");
+    };
+    tokio::select! {
+        () = ended => {}
+        () = signals.any() => tracing::warn!("ended by a second signal, without a last export"),
+    }
+    if let Some(server) = server {
+        server.abort();
+    }
+    Ok(())
+}
+
+/// Hands one evaluation to everyone who waits for it.
+fn handle(
+    evaluation: Evaluation,
+    export: &Exporter,
+    own: &SelfStats,
+    publish: &watch::Sender<Option<Arc<Published>>>,
+) {
+    let Evaluation {
+        snapshot,
+        transitions,
+        open,
+        report,
+    } = evaluation;
+    for finding in &transitions {
+        log_finding(finding);
+    }
+    if !transitions.is_empty() {
+        export.offer_findings(transitions);
+    }
+    if let Some(report) = report {
+        export.offer_report(Arc::new(report));
+    }
+    let is_kernel = |dropped: &&Dropped| dropped.place.starts_with("ebpf.");
+    own.update(SelfValues {
+        dropped: snapshot
+            .dropped
+            .iter()
+            .filter(|dropped| !is_kernel(dropped))
+            .cloned()
+            .collect(),
+        events_lost: snapshot.dropped.iter().filter(is_kernel).cloned().collect(),
+        lanes: export.stats(),
+    });
+    publish.send_replace(Some(Arc::new(Published {
+        snapshot,
+        open,
+        lanes: export.stats(),
+    })));
+}
+
+fn log_finding(finding: &Finding) {
+    tracing::info!(
+        rule = finding.rule_id,
+        state = finding.state.as_str(),
+        severity = finding.severity.as_str(),
+        namespace = finding.resource.namespace,
+        pod = finding.resource.pod,
+        container = finding.resource.container,
+        observed = finding.observed,
+        "finding"
+    );
+}

@@ -7,6 +7,7 @@ pub mod ebpf;
 pub mod kube;
 pub mod manifests;
 pub mod objects;
+pub mod processes;
 pub mod sockets;
 
 use std::sync::Arc;
@@ -31,7 +32,13 @@ impl Sink {
     #[must_use]
     pub fn new() -> (Self, mpsc::Receiver<Observation>) {
         let (sender, receiver) = mpsc::channel(CHANNEL_CAPACITY);
-        (Self { sender, dropped: Arc::default() }, receiver)
+        (
+            Self {
+                sender,
+                dropped: Arc::default(),
+            },
+            receiver,
+        )
     }
 
     /// Sends a fact. `false` when it was dropped: counts must then be kept and sent again with the next ones.

@@ -1,2 +1,69 @@
-//! x
-fn main() {}
+//! `cargo xtask`: every contributor command. Kept light, since it is compiled before anything else.
+
+mod build;
+mod check;
+mod setup;
+mod shell;
+mod test;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Every contributor command of Plumbline.
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    disable_help_subcommand = true
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what building the eBPF object needs; the other commands call it by themselves.
+    ///
+    /// Takes what is there. Otherwise installs a pinned nightly with rust-src by rustup, or Debian's rustc with its sources by
+    /// apt, and builds bpf-linker into target/tools against the LLVM of that toolchain.
+    #[command(
+        after_help = "Examples:\n  cargo xtask setup\n  PLUMBLINE_EBPF_TOOLCHAIN=nightly cargo xtask setup   use this toolchain and no other"
+    )]
+    Setup,
+    /// Build the agent with its eBPF object.
+    #[command(
+        after_help = "Examples:\n  cargo xtask build             target/debug/plumbline\n  cargo xtask build --release   target/release/plumbline"
+    )]
+    Build(build::Arguments),
+    /// Format, lints, licences and the workspace's own rules; changes nothing.
+    #[command(
+        after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --online   also known vulnerabilities (fetches their database)"
+    )]
+    Check(check::Arguments),
+    /// All tests, after `check`; those of the kernel side need root.
+    ///
+    /// The last line is always `N passed, N failed, N skipped`. Tests with real eBPF run as root, or through a sudo that asks no
+    /// password; elsewhere they are counted as skipped and the reason is printed.
+    #[command(
+        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --no-check\n  cargo xtask test --no-check ports   only tests whose name contains `ports`"
+    )]
+    Test(test::Arguments),
+}
+
+fn main() -> ExitCode {
+    let result = match Arguments::parse().command {
+        Task::Setup => setup::command(),
+        Task::Build(arguments) => build::command(&arguments),
+        Task::Check(arguments) => check::command(&arguments),
+        Task::Test(arguments) => test::command(&arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            shell::note(format_args!("error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -89,6 +89,15 @@ impl Coverage {
             Self::Blind(_) => "blind",
         }
     }
+
+    /// Why it is not complete, where that is known.
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Full | Self::PreExisting => None,
+            Self::Partial(reason) | Self::Blind(reason) => Some(reason),
+        }
+    }
 }
 
 /// One value of evidence.
@@ -204,7 +213,11 @@ impl Condition {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }
-        hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+        hash.finalize()
+            .iter()
+            .take(16)
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 }
 

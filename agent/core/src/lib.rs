@@ -8,23 +8,25 @@
 //! - [`observation`]: everything that may enter.
 //! - [`attribution`]: cgroup path -> container -> pod.
 //! - [`declared`]: what Kubernetes objects promise.
+//! - [`peers`]: an address -> a name that may leave.
 //! - [`observed`]: bounded tables of what the kernel did.
 //! - [`node`]: [`node::NodeState`], the one writer, and the [`snapshot::Snapshot`] it gives.
 //! - [`rules`]: pure functions from a snapshot to conditions.
 //! - [`findings`]: the life of a finding over time.
 //! - [`report`]: what leaves: points and findings, sorted.
 
-pub mod id;
-pub mod time;
-pub mod settings;
-pub mod observation;
 pub mod attribution;
 pub mod declared;
-pub mod observed;
-pub mod node;
-pub mod snapshot;
 pub mod finding;
-pub mod rules;
 pub mod findings;
+pub mod id;
 pub mod metric;
+pub mod node;
+pub mod observation;
+pub mod observed;
+pub mod peers;
 pub mod report;
+pub mod rules;
+pub mod settings;
+pub mod snapshot;
+pub mod time;

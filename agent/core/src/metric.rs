@@ -24,10 +24,314 @@ pub struct Metric {
     pub instrument: Instrument,
     /// One sentence.
     pub description: &'static str,
+    /// Keys of the attributes that its points may have, sorted. Any point may have fewer.
+    pub attributes: &'static [&'static str],
 }
 
 impl Serialize for Metric {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(self.name)
+    }
+}
+
+/// `container.cpu.time`.
+pub static CONTAINER_CPU_TIME: Metric = Metric {
+    name: "container.cpu.time",
+    unit: "s",
+    instrument: Instrument::Counter,
+    description: "CPU time of the container since it began, from its cgroup's own files.",
+    attributes: &[],
+};
+
+/// `container.cpu.usage`.
+pub static CONTAINER_CPU_USAGE: Metric = Metric {
+    name: "container.cpu.usage",
+    unit: "{cpu}",
+    instrument: Instrument::Gauge,
+    description: "Mean number of CPUs in use between the last two readings.",
+    attributes: &[],
+};
+
+/// `k8s.container.cpu.limit.desired`.
+pub static K8S_CPU_LIMIT_DESIRED: Metric = Metric {
+    name: "k8s.container.cpu.limit.desired",
+    unit: "{cpu}",
+    instrument: Instrument::UpDownCounter,
+    description: "CPU limit that the pod's spec declares for the container.",
+    attributes: &[],
+};
+
+/// `k8s.container.cpu.limit.utilization`.
+pub static K8S_CPU_LIMIT_UTILIZATION: Metric = Metric {
+    name: "k8s.container.cpu.limit.utilization",
+    unit: "1",
+    instrument: Instrument::Gauge,
+    description: "CPU use as a share of the declared limit. Absent without a limit.",
+    attributes: &[],
+};
+
+/// `k8s.container.cpu.request.desired`.
+pub static K8S_CPU_REQUEST_DESIRED: Metric = Metric {
+    name: "k8s.container.cpu.request.desired",
+    unit: "{cpu}",
+    instrument: Instrument::UpDownCounter,
+    description: "CPU request that the pod's spec declares for the container.",
+    attributes: &[],
+};
+
+/// `k8s.container.cpu.request.utilization`.
+pub static K8S_CPU_REQUEST_UTILIZATION: Metric = Metric {
+    name: "k8s.container.cpu.request.utilization",
+    unit: "1",
+    instrument: Instrument::Gauge,
+    description: "CPU use as a share of the declared request. Absent without a request.",
+    attributes: &[],
+};
+
+/// `plumbline.container.cpu.limit.effective`.
+pub static CPU_LIMIT_EFFECTIVE: Metric = Metric {
+    name: "plumbline.container.cpu.limit.effective",
+    unit: "{cpu}",
+    instrument: Instrument::Gauge,
+    description: "CPU limit in force (cpu.max). Absent where there is none.",
+    attributes: &[],
+};
+
+/// `plumbline.container.cpu.periods`.
+pub static CPU_PERIODS: Metric = Metric {
+    name: "plumbline.container.cpu.periods",
+    unit: "{period}",
+    instrument: Instrument::Counter,
+    description: "Bandwidth periods in which the container ran, throttled or not.",
+    attributes: &[attribute::CPU_THROTTLED],
+};
+
+/// `plumbline.container.cpu.throttled.time`.
+pub static CPU_THROTTLED_TIME: Metric = Metric {
+    name: "plumbline.container.cpu.throttled.time",
+    unit: "s",
+    instrument: Instrument::Counter,
+    description: "Time for which the container was throttled, summed over CPUs.",
+    attributes: &[],
+};
+
+/// `plumbline.container.cpu.usage.peak`.
+pub static CPU_USAGE_PEAK: Metric = Metric {
+    name: "plumbline.container.cpu.usage.peak",
+    unit: "{cpu}",
+    instrument: Instrument::Gauge,
+    description: "Highest number of CPUs in use in one window since the last export.",
+    attributes: &[attribute::WINDOW],
+};
+
+/// `plumbline.coverage.containers`.
+pub static COVERAGE_CONTAINERS: Metric = Metric {
+    name: "plumbline.coverage.containers",
+    unit: "{container}",
+    instrument: Instrument::Gauge,
+    description: "Running containers by how much of their network activity is seen.",
+    attributes: &[attribute::COVERAGE_STATE, attribute::REASON],
+};
+
+/// `plumbline.ebpf.events.lost`.
+pub static EBPF_EVENTS_LOST: Metric = Metric {
+    name: "plumbline.ebpf.events.lost",
+    unit: "{event}",
+    instrument: Instrument::Counter,
+    description: "What a bounded map, ring, queue or table lost.",
+    attributes: &[attribute::MAP, attribute::REASON],
+};
+
+/// `plumbline.ebpf.map.capacity`.
+pub static EBPF_MAP_CAPACITY: Metric = Metric {
+    name: "plumbline.ebpf.map.capacity",
+    unit: "{entry}",
+    instrument: Instrument::Gauge,
+    description: "Entries that a bounded map or table can hold.",
+    attributes: &[attribute::MAP],
+};
+
+/// `plumbline.ebpf.map.entries`.
+pub static EBPF_MAP_ENTRIES: Metric = Metric {
+    name: "plumbline.ebpf.map.entries",
+    unit: "{entry}",
+    instrument: Instrument::Gauge,
+    description: "Entries that a bounded map or table holds.",
+    attributes: &[attribute::MAP],
+};
+
+/// `plumbline.findings.open`.
+pub static FINDINGS_OPEN: Metric = Metric {
+    name: "plumbline.findings.open",
+    unit: "{finding}",
+    instrument: Instrument::Gauge,
+    description: "Open findings of this node.",
+    attributes: &[
+        attribute::K8S_NAMESPACE_NAME,
+        attribute::OVERFLOW,
+        attribute::SEVERITY,
+        attribute::SECURITY_RULE_NAME,
+    ],
+};
+
+/// `plumbline.network.connect.failures`.
+pub static NETWORK_CONNECT_FAILURES: Metric = Metric {
+    name: "plumbline.network.connect.failures",
+    unit: "{connection}",
+    instrument: Instrument::Counter,
+    description: "TCP connection attempts of the container that failed.",
+    attributes: &[
+        attribute::ERROR_TYPE,
+        attribute::NETWORK_TRANSPORT,
+        attribute::OVERFLOW,
+        attribute::PEER_KIND,
+        attribute::PEER_NAME,
+        attribute::PEER_NAMESPACE,
+        attribute::SERVER_PORT,
+    ],
+};
+
+/// `plumbline.network.connections`.
+pub static NETWORK_CONNECTIONS: Metric = Metric {
+    name: "plumbline.network.connections",
+    unit: "{connection}",
+    instrument: Instrument::Counter,
+    description: "TCP connections established, by role, server port and peer.",
+    attributes: &[
+        attribute::NETWORK_TRANSPORT,
+        attribute::OVERFLOW,
+        attribute::FLOW_ROLE,
+        attribute::PEER_KIND,
+        attribute::PEER_NAME,
+        attribute::PEER_NAMESPACE,
+        attribute::SERVER_PORT,
+    ],
+};
+
+/// `plumbline.network.io`.
+pub static NETWORK_IO: Metric = Metric {
+    name: "plumbline.network.io",
+    unit: "By",
+    instrument: Instrument::Counter,
+    description: "Payload bytes of closed TCP connections, by role, server port and peer.",
+    attributes: &[
+        attribute::NETWORK_TRANSPORT,
+        attribute::OVERFLOW,
+        attribute::FLOW_IO,
+        attribute::FLOW_ROLE,
+        attribute::PEER_KIND,
+        attribute::PEER_NAME,
+        attribute::PEER_NAMESPACE,
+        attribute::SERVER_PORT,
+    ],
+};
+
+/// `plumbline.port.listening`.
+pub static PORT_LISTENING: Metric = Metric {
+    name: "plumbline.port.listening",
+    unit: "{socket}",
+    instrument: Instrument::UpDownCounter,
+    description: "Listening TCP sockets, by port, reach and what declares the port.",
+    attributes: &[
+        attribute::NETWORK_LOCAL_PORT,
+        attribute::NETWORK_TRANSPORT,
+        attribute::OVERFLOW,
+        attribute::BIND_SCOPE,
+        attribute::DECLARED_BY,
+    ],
+};
+
+/// `plumbline.report.points.cut`.
+pub static REPORT_POINTS_CUT: Metric = Metric {
+    name: "plumbline.report.points.cut",
+    unit: "{point}",
+    instrument: Instrument::Gauge,
+    description: "Points left out of this report because it is full.",
+    attributes: &[],
+};
+
+/// Every metric that leaves, by name.
+pub const CATALOGUE: &[&Metric] = &[
+    &CONTAINER_CPU_TIME,
+    &CONTAINER_CPU_USAGE,
+    &K8S_CPU_LIMIT_DESIRED,
+    &K8S_CPU_LIMIT_UTILIZATION,
+    &K8S_CPU_REQUEST_DESIRED,
+    &K8S_CPU_REQUEST_UTILIZATION,
+    &CPU_LIMIT_EFFECTIVE,
+    &CPU_PERIODS,
+    &CPU_THROTTLED_TIME,
+    &CPU_USAGE_PEAK,
+    &COVERAGE_CONTAINERS,
+    &EBPF_EVENTS_LOST,
+    &EBPF_MAP_CAPACITY,
+    &EBPF_MAP_ENTRIES,
+    &FINDINGS_OPEN,
+    &NETWORK_CONNECT_FAILURES,
+    &NETWORK_CONNECTIONS,
+    &NETWORK_IO,
+    &PORT_LISTENING,
+    &REPORT_POINTS_CUT,
+];
+
+/// Names of the attributes of points.
+pub mod attribute {
+    /// Why a connection attempt failed: `timeout` or `_OTHER`.
+    pub const ERROR_TYPE: &str = "error.type";
+    /// Namespace of a finding's subject.
+    pub const K8S_NAMESPACE_NAME: &str = "k8s.namespace.name";
+    /// Listening port; 0 for those beyond the limit.
+    pub const NETWORK_LOCAL_PORT: &str = "network.local.port";
+    /// `tcp`.
+    pub const NETWORK_TRANSPORT: &str = "network.transport";
+    /// `true` on a point that takes what found no place of its own.
+    pub const OVERFLOW: &str = "otel.metric.overflow";
+    /// `loopback`, `pod`, `node` or `any`.
+    pub const BIND_SCOPE: &str = "plumbline.bind.scope";
+    /// `full`, `pre_existing`, `partial` or `blind`.
+    pub const COVERAGE_STATE: &str = "plumbline.coverage.state";
+    /// Whether the period was throttled.
+    pub const CPU_THROTTLED: &str = "plumbline.cpu.throttled";
+    /// What declares a port: the words of [`crate::rules::ports::DeclaredBy`].
+    pub const DECLARED_BY: &str = "plumbline.declared.by";
+    /// `sent` or `received`.
+    pub const FLOW_IO: &str = "plumbline.flow.io";
+    /// `client` or `server`.
+    pub const FLOW_ROLE: &str = "plumbline.flow.role";
+    /// Name of a map, ring, queue or table.
+    pub const MAP: &str = "plumbline.map";
+    /// The words of [`crate::snapshot::PeerKind`].
+    pub const PEER_KIND: &str = "plumbline.peer.kind";
+    /// Workload or Service, or the class of an external peer.
+    pub const PEER_NAME: &str = "plumbline.peer.name";
+    /// Namespace of a workload or Service.
+    pub const PEER_NAMESPACE: &str = "plumbline.peer.namespace";
+    /// Why something was lost or is not seen.
+    pub const REASON: &str = "plumbline.reason";
+    /// `info`, `low`, `medium` or `high`.
+    pub const SEVERITY: &str = "plumbline.severity";
+    /// Length of a CPU window.
+    pub const WINDOW: &str = "plumbline.window";
+    /// Id of a rule.
+    pub const SECURITY_RULE_NAME: &str = "security_rule.name";
+    /// The server's port.
+    pub const SERVER_PORT: &str = "server.port";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::CATALOGUE;
+
+    #[test]
+    fn metrics_are_sorted_and_named_once() {
+        let names: Vec<&str> = CATALOGUE.iter().map(|metric| metric.name).collect();
+        assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+    }
+
+    #[test]
+    fn attributes_are_sorted_and_named_once() {
+        for metric in CATALOGUE {
+            assert!(metric.attributes.is_sorted_by(|a, b| a < b), "{metric:?}");
+        }
     }
 }

@@ -1,1 +1,7 @@
-//! .
+//! Bounded tables of what the kernel did, one folder entry per kind: listeners, flows, CPU.
+//!
+//! Each table has a limit, says what it does when full, and counts what it left out.
+
+pub mod cpu;
+pub mod flows;
+pub mod listeners;

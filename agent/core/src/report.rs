@@ -1,11 +1,20 @@
 //! What leaves the core: points and findings, sorted, so that equal input gives equal bytes.
 
+mod container;
+mod flows;
+mod node;
+
+use std::cmp::{Ordering, Reverse};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde::Serialize;
 
-use crate::finding::{Finding, Subject};
-use crate::metric::Metric;
-use crate::settings::NodeIdentity;
-use crate::time::UnixNanos;
+use crate::finding::{Finding, FindingState, Subject};
+use crate::metric::{Instrument, Metric, REPORT_POINTS_CUT};
+use crate::settings::{NodeIdentity, SERIES_PER_NODE_MAX};
+use crate::snapshot::Snapshot;
+use crate::time::{Timestamp, UnixNanos};
 
 /// Everything there is to say at one moment.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -65,3 +74,162 @@ pub enum Number {
     /// A measure; finite.
     Float(f64),
 }
+
+impl Point {
+    /// A point as of now, its attributes in any order.
+    fn new(metric: &'static Metric, value: Number, mut attributes: Vec<Attribute>) -> Self {
+        attributes.sort();
+        Self {
+            metric,
+            attributes,
+            value,
+            start: None,
+        }
+    }
+
+    /// The zero point of a sum.
+    fn since(self, start: UnixNanos) -> Self {
+        Self {
+            start: Some(start),
+            ..self
+        }
+    }
+}
+
+/// Name and value of an attribute.
+type Attribute = (&'static str, AttributeValue);
+
+/// Everything there is to say about a snapshot. The order of what comes in does not change what leaves.
+///
+/// At most [`SERIES_PER_NODE_MAX`] points: what exceeds it is cut at the end of the sorted report and counted in
+/// `plumbline.report.points.cut`. The node's own points come first, so they stay.
+#[must_use]
+pub fn build(snapshot: &Snapshot, findings: &[Finding]) -> Report {
+    let mut points: BTreeMap<Subject, Vec<Point>> = BTreeMap::new();
+    points
+        .entry(Subject::default())
+        .or_default()
+        .extend(node::points(snapshot, findings));
+    for container in &snapshot.containers {
+        let of_container = points.entry(container.subject.clone()).or_default();
+        of_container.extend(container::points(snapshot, container));
+    }
+    for flow in &snapshot.flows {
+        if let Some(container) = snapshot.containers.get(flow.container) {
+            points
+                .entry(container.subject.clone())
+                .or_default()
+                .extend(flows::points(snapshot, flow));
+        }
+    }
+    let resources = points.into_iter().map(|(subject, points)| ResourceReport {
+        subject,
+        points: merged(points),
+    });
+    Report {
+        at: snapshot.wall,
+        node: snapshot.node.clone(),
+        resources: cut(resources.collect(), SERIES_PER_NODE_MAX),
+        findings: open(findings),
+    }
+}
+
+fn open(findings: &[Finding]) -> Vec<Finding> {
+    let mut open: Vec<Finding> = findings
+        .iter()
+        .filter(|finding| finding.state == FindingState::Open)
+        .cloned()
+        .collect();
+    open.sort_by(|a, b| {
+        let key = |of: &Finding| (Reverse(of.severity), of.rule_id);
+        key(a)
+            .cmp(&key(b))
+            .then_with(|| a.resource.cmp(&b.resource))
+            .then_with(|| a.fingerprint.cmp(&b.fingerprint))
+    });
+    open
+}
+
+/// Sorted, and one point a series: sums of one series that came apart (peers of one name) are added up. Of a gauge the
+/// highest stays.
+fn merged(mut points: Vec<Point>) -> Vec<Point> {
+    points.sort_by(|a, b| {
+        (a.metric.name, &a.attributes)
+            .cmp(&(b.metric.name, &b.attributes))
+            .then_with(|| a.value.order(b.value))
+            .then_with(|| a.start.cmp(&b.start))
+    });
+    let mut merged: Vec<Point> = Vec::with_capacity(points.len());
+    for point in points {
+        match merged.last_mut() {
+            Some(last) if last.metric == point.metric && last.attributes == point.attributes => {
+                last.value = match point.metric.instrument {
+                    Instrument::Counter | Instrument::UpDownCounter => last.value.plus(point.value),
+                    Instrument::Gauge => point.value,
+                };
+                last.start = last.start.min(point.start);
+            }
+            _ => merged.push(point),
+        }
+    }
+    merged
+}
+
+/// Leaves at most `max` points, of which the last says how many were left out.
+fn cut(mut resources: Vec<ResourceReport>, max: usize) -> Vec<ResourceReport> {
+    let all: usize = resources.iter().map(|resource| resource.points.len()).sum();
+    if all > max {
+        let mut room = max.saturating_sub(1);
+        let excess = Number::int((all - room) as u64);
+        for resource in &mut resources {
+            resource.points.truncate(room);
+            room -= resource.points.len();
+        }
+        if let Some(node) = resources.first_mut() {
+            node.points
+                .push(Point::new(&REPORT_POINTS_CUT, excess, Vec::new()));
+            node.points = merged(std::mem::take(&mut node.points));
+        }
+    }
+    resources.retain(|resource| !resource.points.is_empty());
+    resources
+}
+
+/// Wall time of an instant of the snapshot's clock; what lies in the future is now.
+fn unix(snapshot: &Snapshot, at: Timestamp) -> UnixNanos {
+    let age = u64::try_from(snapshot.now.since(at).as_nanos()).unwrap_or(u64::MAX);
+    UnixNanos(snapshot.wall.0.saturating_sub(age))
+}
+
+impl Number {
+    /// A count; what exceeds the range of OTLP stays at its end.
+    fn int(count: u64) -> Self {
+        Self::Int(i64::try_from(count).unwrap_or(i64::MAX))
+    }
+
+    /// Seconds.
+    fn seconds(microseconds: u64) -> Self {
+        Self::Float(Duration::from_micros(microseconds).as_secs_f64())
+    }
+
+    fn plus(self, other: Self) -> Self {
+        match (self, other) {
+            (Self::Int(a), Self::Int(b)) => Self::Int(a.saturating_add(b)),
+            (Self::Float(a), Self::Float(b)) => Self::Float(a + b),
+            // A metric has values of one kind only.
+            (a @ Self::Int(_), Self::Float(_)) | (a @ Self::Float(_), Self::Int(_)) => a,
+        }
+    }
+
+    fn order(self, other: Self) -> Ordering {
+        match (self, other) {
+            (Self::Int(a), Self::Int(b)) => a.cmp(&b),
+            (Self::Float(a), Self::Float(b)) => a.total_cmp(&b),
+            (Self::Int(_), Self::Float(_)) => Ordering::Less,
+            (Self::Float(_), Self::Int(_)) => Ordering::Greater,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -81,6 +81,8 @@ pub struct ContainerView {
     pub first_seen: Timestamp,
     /// When the container started, as far as known: declared, else first seen unless it was there before the agent.
     pub started: Option<Timestamp>,
+    /// Its cgroup is gone. It stays in the snapshot for a while so that last counts leave; rules do not judge it.
+    pub gone: bool,
     /// The agent itself runs in it.
     pub is_self: bool,
     /// How much of its network activity is seen.
@@ -239,8 +241,8 @@ pub struct WindowView {
     pub busy_us: Vec<u32>,
     /// Time from the first window's start to the last one's end.
     pub span: Duration,
-    /// Highest number of CPUs in use in a window since the last export.
-    pub peak_cores: f64,
+    /// Highest number of CPUs in use in a window since the last export; absent when none was measured since.
+    pub peak_cores: Option<f64>,
 }
 
 impl WindowView {

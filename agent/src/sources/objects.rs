@@ -1,1 +1,326 @@
-//! .
+//! Kubernetes objects to what the core calls declared. Pure: no files, no network, no clock.
+//!
+//! Both declared sources end here, so equal objects give equal results wherever they came from. An object that makes no
+//! sense is skipped as a whole and told with the path of the mistake: half a pod would make findings that nobody caused.
+
+mod container;
+mod error;
+mod owner;
+mod pod;
+mod quantity;
+mod service;
+mod value;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1::PodTemplateSpec;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use plumbline_core::declared::{Declared, DeclaredPod, DeclaredProblem, DeclaredService};
+use serde_json::Value;
+
+pub use error::ObjectError;
+pub use pod::pod;
+pub use service::service;
+
+/// Objects read from one source. Further ones are not used, and that is told once.
+pub const OBJECTS_MAX: usize = 100_000;
+/// Problems kept with their text. Further ones are counted only.
+pub const PROBLEMS_MAX: usize = 1_000;
+/// Kinds counted by name. Further ones are counted together.
+const IGNORED_KINDS_MAX: usize = 100;
+/// Lists inside lists. `kubectl` makes one.
+const LIST_DEPTH_MAX: usize = 4;
+
+/// What a set of objects says, and what could not be used of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// In the order of reading.
+    pub pods: Vec<Arc<DeclaredPod>>,
+    /// In the order of reading.
+    pub services: Vec<DeclaredService>,
+    /// The first [`PROBLEMS_MAX`].
+    pub problems: Vec<DeclaredProblem>,
+    /// All, those without text too.
+    pub problems_total: u64,
+    /// Objects of other kinds, by kind.
+    pub ignored: BTreeMap<String, u64>,
+    /// Objects of all kinds, usable or not; those over the room too.
+    pub seen: usize,
+    room: usize,
+}
+
+impl Objects {
+    /// Nothing yet, with room for this many objects.
+    #[must_use]
+    pub fn new(room: usize) -> Self {
+        Self {
+            room,
+            ..Self::default()
+        }
+    }
+
+    /// Takes in one document: an object, or a list of them. `at` names the document, `path` the place of `value` in it.
+    pub fn add(&mut self, at: &str, path: &str, value: Value) {
+        self.add_nested(at, path, value, 0);
+    }
+
+    /// Counts one object that could not be used.
+    pub fn problem(&mut self, at: &str, error: &ObjectError) {
+        self.problems_total += 1;
+        if self.problems.len() < PROBLEMS_MAX {
+            let at = if error.path.is_empty() {
+                at.to_owned()
+            } else {
+                format!("{at}: {}", error.path)
+            };
+            self.problems.push(DeclaredProblem {
+                at,
+                message: error.message.clone(),
+            });
+        }
+    }
+
+    fn add_nested(&mut self, at: &str, path: &str, mut value: Value, depth: usize) {
+        if let Some((item_kind, items)) = take_items(&mut value) {
+            let Some(items) = items else {
+                return self.problem(
+                    at,
+                    &ObjectError::new(error::join(path, "items"), "expected a list"),
+                );
+            };
+            if depth == LIST_DEPTH_MAX {
+                return self.problem(
+                    at,
+                    &ObjectError::new(path, "more than four lists inside each other"),
+                );
+            }
+            for (index, mut item) in items.into_iter().enumerate() {
+                item_kind.name(&mut item);
+                self.add_nested(
+                    at,
+                    &error::join(path, &format!("items[{index}]")),
+                    item,
+                    depth + 1,
+                );
+            }
+            return;
+        }
+        if value.is_null() {
+            return;
+        }
+        self.seen += 1;
+        if self.seen > self.room {
+            if self.seen == self.room + 1 {
+                let message = format!(
+                    "more than {OBJECTS_MAX} objects: the rest is not used; give a smaller dump"
+                );
+                self.problem(at, &ObjectError::new(path, message));
+            }
+            return;
+        }
+        match object(value) {
+            Ok(Converted::Pod(pod)) => self.pods.push(Arc::new(pod)),
+            Ok(Converted::Service(service)) => self.services.push(service),
+            Ok(Converted::OtherKind(kind)) => self.ignore(kind),
+            Ok(Converted::NoPods) => {}
+            Err(error) => self.problem(at, &error.under(path)),
+        }
+    }
+
+    fn ignore(&mut self, kind: String) {
+        let room = self.ignored.len() < IGNORED_KINDS_MAX || self.ignored.contains_key(&kind);
+        *self
+            .ignored
+            .entry(if room { kind } else { "other".to_owned() })
+            .or_default() += 1;
+    }
+
+    /// Takes in what another set says.
+    pub fn append(&mut self, other: &Self) {
+        self.pods.extend(other.pods.iter().cloned());
+        self.services.extend(other.services.iter().cloned());
+        let room = PROBLEMS_MAX.saturating_sub(self.problems.len());
+        self.problems
+            .extend(other.problems.iter().take(room).cloned());
+        self.problems_total += other.problems_total;
+        self.seen += other.seen;
+        for (kind, count) in &other.ignored {
+            *self.ignored.entry(kind.clone()).or_default() += count;
+        }
+    }
+
+    /// Everything in the order the core wants, each pod and Service once: of two with one identity the later stands.
+    #[must_use]
+    pub fn into_declared(mut self, source: String) -> Declared {
+        keep_last(&mut self.pods, |pod| {
+            (
+                pod.namespace.clone(),
+                pod.name.clone(),
+                pod.uid.clone(),
+                pod.owner.clone(),
+            )
+        });
+        keep_last(&mut self.services, |service| {
+            (service.namespace.clone(), service.name.clone())
+        });
+        let Self {
+            pods,
+            services,
+            problems,
+            problems_total,
+            ..
+        } = self;
+        Declared {
+            source,
+            pods,
+            services,
+            problems,
+            problems_total,
+        }
+    }
+}
+
+/// Sorts by `key`; of equal keys only the last one in the former order is kept.
+fn keep_last<T, K: Ord>(all: &mut Vec<T>, key: impl Fn(&T) -> K) {
+    all.reverse();
+    all.sort_by_cached_key(&key);
+    all.dedup_by(|later, earlier| key(later) == key(earlier));
+}
+
+enum Converted {
+    /// A pod, or the template of a workload's pods.
+    Pod(DeclaredPod),
+    Service(DeclaredService),
+    /// A workload from which no pod comes now.
+    NoPods,
+    OtherKind(String),
+}
+
+/// One object of any kind.
+fn object(mut value: Value) -> Result<Converted, ObjectError> {
+    let Value::Object(fields) = &value else {
+        return Err(ObjectError::new(
+            "",
+            "not a Kubernetes object: expected a mapping with apiVersion and kind",
+        ));
+    };
+    let missing = |field| ObjectError::new(field, "missing: not a Kubernetes object");
+    let kind = value::text(fields, "kind").ok_or_else(|| missing("kind"))?;
+    let version = value::text(fields, "apiVersion").ok_or_else(|| missing("apiVersion"))?;
+    let group = version.split_once('/').map_or("", |(group, _)| group);
+    match (group, kind) {
+        ("", "Pod") => pod_value(value).map(Converted::Pod),
+        ("", "Service") => service_value(value).map(Converted::Service),
+        ("apps" | "extensions", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
+        | ("batch", "Job") => {
+            let kind = kind.to_owned();
+            workload(&mut value, &kind, &["spec", "template"])
+        }
+        ("batch", "CronJob") => workload(
+            &mut value,
+            "CronJob",
+            &["spec", "jobTemplate", "spec", "template"],
+        ),
+        _ => Ok(Converted::OtherKind(kind.to_owned())),
+    }
+}
+
+/// A Pod as the API or a file gives it.
+///
+/// # Errors
+/// The path of the first mistake in a field that is used.
+pub fn pod_value(mut value: Value) -> Result<DeclaredPod, ObjectError> {
+    value::trim_pod(&mut value);
+    pod(&value::typed(value)?)
+}
+
+/// A Service as the API or a file gives it.
+///
+/// # Errors
+/// The path of the first mistake in a field that is used.
+pub fn service_value(mut value: Value) -> Result<DeclaredService, ObjectError> {
+    value::trim_service(&mut value);
+    service(&value::typed(value)?)
+}
+
+fn workload(value: &mut Value, kind: &str, template_at: &[&str]) -> Result<Converted, ObjectError> {
+    value::trim_meta(value);
+    let metadata = value
+        .get_mut("metadata")
+        .map(Value::take)
+        .unwrap_or_default();
+    let meta: Option<ObjectMeta> =
+        value::typed(metadata).map_err(|error| error.under("metadata"))?;
+    let meta = meta.unwrap_or_default();
+    let name = pod::name(&meta)?;
+    let scaled_to_zero = value.pointer("/spec/replicas").and_then(Value::as_i64) == Some(0);
+    let owner = match owner::controller(&meta) {
+        // What a Deployment leaves behind of its former revisions.
+        Some(_) if scaled_to_zero => return Ok(Converted::NoPods),
+        Some(controller) => owner::workload(&controller.kind, &controller.name),
+        None => owner::workload(kind, &name),
+    };
+    let mut template = Value::Null;
+    if let Some(found) = template_at
+        .iter()
+        .try_fold(value, |value, key| value.get_mut(key))
+    {
+        template = found.take();
+    }
+    value::trim_template(&mut template);
+    let template_at = template_at.join(".");
+    let template: Option<PodTemplateSpec> =
+        value::typed(template).map_err(|error| error.under(&template_at))?;
+    let template = template.ok_or_else(|| ObjectError::new(template_at.as_str(), "missing"))?;
+    let declared = pod::template(&template).map_err(|error| error.under(&template_at))?;
+    Ok(Converted::Pod(DeclaredPod {
+        name,
+        namespace: pod::namespace(&meta),
+        owner,
+        ..declared
+    }))
+}
+
+/// Kind and version that the items of a `PodList` do not repeat.
+pub(super) struct ItemKind {
+    kind: String,
+    version: Option<String>,
+}
+
+impl ItemKind {
+    /// For the items of a list of this kind; `None` when that is no kind of list.
+    pub(super) fn of(list_kind: &str, version: Option<&str>) -> Option<Self> {
+        let kind = list_kind.strip_suffix("List")?.to_owned();
+        Some(Self {
+            kind,
+            version: version.map(str::to_owned),
+        })
+    }
+
+    /// Names an item that does not name itself. The items of a plain `List` must.
+    pub(super) fn name(&self, item: &mut Value) {
+        if let Value::Object(item) = item
+            && !self.kind.is_empty()
+        {
+            item.entry("kind")
+                .or_insert_with(|| self.kind.as_str().into());
+            if let Some(version) = &self.version {
+                item.entry("apiVersion")
+                    .or_insert_with(|| version.as_str().into());
+            }
+        }
+    }
+}
+
+/// The items of a list; `None` inside when they are something else.
+fn take_items(value: &mut Value) -> Option<(ItemKind, Option<Vec<Value>>)> {
+    let list = value.as_object_mut()?;
+    let item_kind = ItemKind::of(value::text(list, "kind")?, value::text(list, "apiVersion"))?;
+    let items = match list.get_mut("items") {
+        Some(Value::Array(items)) => Some(std::mem::take(items)),
+        Some(Value::Null) | None => Some(Vec::new()),
+        Some(_) => None,
+    };
+    Some((item_kind, items))
+}

@@ -1,1 +1,172 @@
-//! .
+//! Listening sockets and who holds them, read from procfs: at start, every interval, and for one container right after the
+//! kernel told of a new listener in it (events carry no process).
+//!
+//! Needs `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH` for processes of other users, and never enters a foreign namespace.
+
+mod scan;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use plumbline_core::observation::{CgroupRow, Fact, Health, ProbeStatus, ScanScope};
+
+use crate::clock;
+use crate::sources::Sink;
+use crate::sources::cgroups::CgroupRoot;
+use crate::sources::processes::CgroupResolver;
+use scan::Scan;
+
+/// Containers waiting for a scan of their own. A request that finds the queue full is dropped: the next scan of the node
+/// covers it.
+const REQUESTS_MAX: usize = 256;
+
+/// New listeners are gathered for this long before their containers are scanned: a server often opens several at once.
+const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// How often a waiting thread looks whether it should end.
+const STOP_POLL: Duration = Duration::from_millis(200);
+
+/// What to scan and how often.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where procfs of the node is mounted.
+    pub proc_root: PathBuf,
+    /// The cgroup directory that the agent watches.
+    pub cgroup_root: CgroupRoot,
+    /// Time between two scans of the whole node.
+    pub interval: Duration,
+}
+
+/// The running scanner.
+#[derive(Debug)]
+pub struct Scanner {
+    requests: SyncSender<CgroupRow>,
+    thread: JoinHandle<()>,
+}
+
+impl Scanner {
+    /// Starts the thread. It ends soon after `stop` is set.
+    ///
+    /// # Errors
+    ///
+    /// The system gives no thread.
+    pub fn spawn(settings: Settings, sink: Sink, stop: Arc<AtomicBool>) -> anyhow::Result<Self> {
+        let (requests, receiver) = sync_channel(REQUESTS_MAX);
+        let thread = std::thread::Builder::new()
+            .name("sockets".into())
+            .spawn(move || work(&settings, &sink, &receiver, &stop))
+            .context("start the socket scanner's thread")?;
+        Ok(Self { requests, thread })
+    }
+
+    /// Asks for a scan of one container soon. Never waits.
+    pub fn request(&self, container: CgroupRow) {
+        if self.requests.try_send(container).is_err() {
+            tracing::debug!("socket scan requests are full; the next scan of the node will do");
+        }
+    }
+
+    /// Waits for the thread to end; `stop` must have been set.
+    pub fn join(self) {
+        drop(self.requests);
+        if self.thread.join().is_err() {
+            tracing::error!("the socket scanner's thread panicked");
+        }
+    }
+}
+
+fn work(settings: &Settings, sink: &Sink, requests: &Receiver<CgroupRow>, stop: &AtomicBool) {
+    let mut resolver = CgroupResolver::new(settings.cgroup_root.clone());
+    if let Some(cgroup) = resolver.own() {
+        sink.send(clock::monotonic(), Fact::SelfCgroup { cgroup });
+    }
+    let mut health = None;
+    while !stop.load(Ordering::Relaxed) {
+        resolver.forget();
+        let next = clock::instant() + settings.interval;
+        let errors = send(settings, sink, &mut resolver, None);
+        report_health(sink, &mut health, errors);
+        while !stop.load(Ordering::Relaxed) {
+            let left = next.saturating_duration_since(clock::instant());
+            if left.is_zero() {
+                break;
+            }
+            match requests.recv_timeout(left.min(STOP_POLL)) {
+                Ok(first) => {
+                    std::thread::sleep(DEBOUNCE);
+                    let asked: BTreeMap<_, _> = std::iter::once(first)
+                        .chain(requests.try_iter())
+                        .map(|row| (row.cgroup, row))
+                        .collect();
+                    for container in asked.values() {
+                        send(settings, sink, &mut resolver, Some(container));
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                // Nobody asks any more; `stop` follows.
+                Err(RecvTimeoutError::Disconnected) => return,
+            }
+        }
+    }
+}
+
+/// Scans one container or the node, and sends. Returns how much could not be read.
+fn send(
+    settings: &Settings,
+    sink: &Sink,
+    resolver: &mut CgroupResolver,
+    container: Option<&CgroupRow>,
+) -> u32 {
+    let at = clock::monotonic();
+    let Scan { rows, errors } = scan::scan(
+        &settings.proc_root,
+        resolver,
+        container.map(|row| row.path.as_str()),
+    );
+    let scope = container.map_or(ScanScope::Node, |row| ScanScope::Container(row.cgroup));
+    sink.send(
+        at,
+        Fact::Listeners {
+            scope,
+            rows,
+            errors,
+        },
+    );
+    errors
+}
+
+/// Says how the probe is, when that changes.
+fn report_health(sink: &Sink, last: &mut Option<bool>, errors: u32) {
+    let ok = errors == 0;
+    if last.replace(ok) == Some(ok) {
+        return;
+    }
+    let (health, reason) = if ok {
+        (Health::Ok, None)
+    } else {
+        let reason = format!(
+            "{errors} processes or tables could not be read: CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH are missing, or the \
+             number of sockets is over the limit; new listeners are still seen by the tcp probe, without their process"
+        );
+        tracing::warn!(
+            probe = "listeners",
+            reason,
+            "listening sockets are not all attributed"
+        );
+        (Health::Unsupported, Some(reason))
+    };
+    sink.send(
+        clock::monotonic(),
+        Fact::Probe(ProbeStatus {
+            probe: "listeners".into(),
+            health,
+            reason,
+        }),
+    );
+}

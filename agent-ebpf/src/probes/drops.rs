@@ -1,0 +1,27 @@
+//! Counters of what was not recorded, one per reason and CPU.
+//!
+//! Map: `PLUMB_DROPS`, cannot be full. Kernel: 4.6.
+
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::PerCpuArray;
+use plumbline_ebpf::drops::{CAPACITY, Reason};
+
+use super::atomic;
+
+#[map]
+static PLUMB_DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(CAPACITY, 0);
+
+/// Counts one.
+#[inline(always)]
+pub(crate) fn count(reason: Reason) {
+    count_many(reason, 1);
+}
+
+/// Counts several.
+#[inline(always)]
+pub(crate) fn count_many(reason: Reason, many: u64) {
+    if let Some(counter) = PLUMB_DROPS.get_ptr_mut(reason.index) {
+        // SAFETY: the map's value is one aligned u64. Atomic, since a softirq may interrupt a program on the same CPU.
+        unsafe { atomic::add(counter, many) };
+    }
+}

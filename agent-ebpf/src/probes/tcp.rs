@@ -1,0 +1,320 @@
+//! All of TCP, per container: listeners, connections, failed connects, bytes at close.
+//!
+//! Hook: `sock_ops`, attached to each container's cgroup. The kernel runs it in the cgroup of the socket's creator, also
+//! in softirq and for accepted sockets. Costs per connection, nothing per packet: callbacks that tell nothing return
+//! first. Kernel: 5.8 (ring), all else older. Fallback: the scans of listeners; no flows.
+//!
+//! Maps: `PLUMB_OWNER` (storage of the attachment; the agent fills it in right after each attach), `PLUMB_FLOWS` (full:
+//! counted in `PLUMB_OVERFLOW`, which the agent fills in before each attach), `PLUMB_FIN_WAIT`, and the ring.
+
+use core::ptr::{addr_of, addr_of_mut, read_volatile};
+
+use aya_ebpf::bindings::{
+    BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB_FLAG,
+    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+};
+#[expect(deprecated, reason = "its successor came with Linux 6.2, and we load on 5.10")]
+use aya_ebpf::btf_maps::CgroupStorage;
+use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set};
+use aya_ebpf::macros::{btf_map, map, sock_ops};
+use aya_ebpf::maps::{Array, HashMap};
+use aya_ebpf::programs::SockOpsContext;
+use plumbline_ebpf::drops::{FLOWS_FULL, OVERFLOW_MISSING, SOCKET_UNKNOWN, UNATTRIBUTED};
+use plumbline_ebpf::event::{LISTENER_CLOSED, LISTENER_OPENED, ListenerRecord};
+use plumbline_ebpf::flow::{
+    Closing, FAMILY_V4, FAMILY_V6, FIN_WAIT_SLOTS, FLOWS_MAX, FinWait, FlowCounts, FlowKey, OVERFLOW_MAX, ROLE_CLIENT,
+    ROLE_SERVER, state,
+};
+
+use super::{atomic, drops, events};
+
+#[btf_map]
+#[expect(deprecated, reason = "its successor came with Linux 6.2, and we load on 5.10")]
+static PLUMB_OWNER: CgroupStorage<u64> = CgroupStorage::new();
+
+#[map]
+static PLUMB_FLOWS: HashMap<FlowKey, FlowCounts> = HashMap::with_max_entries(FLOWS_MAX, 0);
+
+#[map]
+static PLUMB_OVERFLOW: HashMap<FlowKey, FlowCounts> = HashMap::with_max_entries(OVERFLOW_MAX, 0);
+
+#[map]
+static PLUMB_EPOCH: Array<u32> = Array::with_max_entries(1, 0);
+
+#[map]
+static PLUMB_FIN_WAIT: Array<FinWait> = Array::with_max_entries(FIN_WAIT_SLOTS, 0);
+
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// `::ffff:0:0/96` as the third word of an address in network byte order.
+const MAPPED: u32 = 0xffff_u32.to_be();
+
+/// Reads one field of the context. LLVM merges two adjacent reads of four bytes into one of eight, which the verifier
+/// refuses (`invalid bpf_context access off=48 size=8`): a volatile read is left alone.
+macro_rules! field {
+    ($ctx:expr, $($field:tt)+) => {{
+        // SAFETY: the kernel passes a whole context and translates reads of its fields.
+        unsafe { read_volatile(addr_of!((*$ctx.ops).$($field)+)) }
+    }};
+}
+
+/// An address and its family, as they stand in keys and records.
+struct Address {
+    family: u8,
+    bytes: [u8; 16],
+}
+
+/// A TCP callback of a socket of the container.
+#[sock_ops]
+pub(crate) fn plumb_tcp(ctx: SockOpsContext) -> u32 {
+    match field!(ctx, op) {
+        BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(&ctx, ROLE_CLIENT),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+            established(&ctx, ROLE_SERVER);
+        }
+        BPF_SOCK_OPS_TCP_LISTEN_CB => {
+            watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+            listener(&ctx, LISTENER_OPENED);
+        }
+        _ => {}
+    }
+    1
+}
+
+/// The container, or `None` (counted) while the agent has not filled in the attachment.
+#[inline(always)]
+fn owner() -> Option<u64> {
+    // SAFETY: the storage of an attachment is there as long as its program runs; the agent writes it in one word.
+    let owner = unsafe { read_volatile(PLUMB_OWNER.get_ptr_mut()) };
+    if owner == 0 {
+        drops::count(UNATTRIBUTED);
+        return None;
+    }
+    Some(owner)
+}
+
+/// Asks for callbacks, on top of what other programs asked for: the helper replaces all flags.
+///
+/// The role is kept in the flags, since nothing at close tells it: only clients get the RTO flag.
+#[inline(always)]
+fn watch(ctx: &SockOpsContext, flags: u32) {
+    if owner().is_none() {
+        return;
+    }
+    let all = field!(ctx, bpf_sock_ops_cb_flags) | flags;
+    // SAFETY: the context of this program.
+    if unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, all as i32) } != 0 {
+        drops::count(SOCKET_UNKNOWN);
+    }
+}
+
+#[inline(always)]
+fn state_changed(ctx: &SockOpsContext) {
+    let old = field!(ctx, __bindgen_anon_1.args[0]);
+    let new = field!(ctx, __bindgen_anon_1.args[1]);
+    match (old, new) {
+        (state::LISTEN, _) => listener(ctx, LISTENER_CLOSED),
+        (state::SYN_SENT, state::CLOSE) => failed(ctx),
+        (state::FIN_WAIT1, state::FIN_WAIT2) => note_fin_wait(ctx),
+        (
+            state::ESTABLISHED
+            | state::FIN_WAIT1
+            | state::FIN_WAIT2
+            | state::TIME_WAIT
+            | state::CLOSE_WAIT
+            | state::LAST_ACK
+            | state::CLOSING,
+            state::CLOSE,
+        ) => closed(ctx, old),
+        _ => {}
+    }
+}
+
+#[inline(always)]
+fn listener(ctx: &SockOpsContext, kind: u32) {
+    let Some(owner) = owner() else { return };
+    let Some(Address { family, bytes }) = local(ctx) else { return };
+    let Some(mut entry) = events::reserve::<ListenerRecord>() else { return };
+    entry.write(ListenerRecord {
+        kind,
+        port: field!(ctx, local_port) as u16,
+        family,
+        pad: 0,
+        address: bytes,
+        owner,
+        cookie: cookie(ctx),
+        // SAFETY: no arguments, no state.
+        at_ns: unsafe { bpf_ktime_get_ns() },
+    });
+    entry.submit(0);
+}
+
+#[inline(always)]
+fn established(ctx: &SockOpsContext, role: u8) {
+    if let Some(counts) = counts(ctx, role) {
+        // SAFETY: a value of the flow table.
+        add(unsafe { addr_of_mut!((*counts).connections) }, 1);
+    }
+}
+
+/// A connect came to nothing. Without any answer (`segs_in`) to a SYN that was sent again, it ran out of time.
+#[inline(always)]
+fn failed(ctx: &SockOpsContext) {
+    let timeout = field!(ctx, total_retrans) > 0 && field!(ctx, segs_in) == 0;
+    let Some(counts) = counts(ctx, ROLE_CLIENT) else { return };
+    // SAFETY: a value of the flow table.
+    add(unsafe { addr_of_mut!((*counts).failures) }, 1);
+    if timeout {
+        // SAFETY: as above.
+        add(unsafe { addr_of_mut!((*counts).timeouts) }, 1);
+    }
+}
+
+#[inline(always)]
+fn closed(ctx: &SockOpsContext, old_state: u32) {
+    let client = field!(ctx, bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_RTO_CB_FLAG != 0;
+    let bytes_received = field!(ctx, bytes_received);
+    let closing = Closing {
+        old_state,
+        client,
+        bytes_acked: field!(ctx, bytes_acked),
+        bytes_received,
+        all_acked: field!(ctx, snd_una) == field!(ctx, snd_nxt),
+        quiet_since_fin_wait2: if old_state == state::FIN_WAIT2 { quiet(ctx, bytes_received) } else { None },
+    };
+    // The kernel keeps eight times the smoothed round-trip time.
+    let srtt_us = field!(ctx, srtt_us) >> 3;
+    let retransmits = field!(ctx, total_retrans);
+    let Some(counts) = counts(ctx, if client { ROLE_CLIENT } else { ROLE_SERVER }) else { return };
+    // SAFETY: a value of the flow table; so are the others below.
+    add(unsafe { addr_of_mut!((*counts).closed) }, 1);
+    // SAFETY: as above.
+    add(unsafe { addr_of_mut!((*counts).sent_bytes) }, closing.sent());
+    // SAFETY: as above.
+    add(unsafe { addr_of_mut!((*counts).received_bytes) }, closing.received());
+    // SAFETY: as above.
+    add(unsafe { addr_of_mut!((*counts).retransmits) }, u64::from(retransmits));
+    // SAFETY: as above.
+    add(unsafe { addr_of_mut!((*counts).srtt_us_sum) }, u64::from(srtt_us));
+}
+
+/// Atomic, since sockets of one flow close on several CPUs. Nothing is spent on adding nothing.
+#[inline(always)]
+fn add(counter: *mut u64, many: u64) {
+    if many != 0 {
+        // SAFETY: callers pass an aligned counter in a map's value.
+        unsafe { atomic::add(counter, many) };
+    }
+}
+
+/// Keeps what was received when the peer acknowledged our FIN, to tell later whether its own FIN came.
+#[inline(always)]
+fn note_fin_wait(ctx: &SockOpsContext) {
+    let cookie = cookie(ctx);
+    let Some(slot) = PLUMB_FIN_WAIT.get_ptr_mut(slot(cookie)) else { return };
+    let note = FinWait { cookie, bytes_received: field!(ctx, bytes_received) };
+    // SAFETY: the map's value. Two CPUs may write at once; the reader checks the cookie.
+    unsafe { slot.write_volatile(note) };
+}
+
+/// Whether nothing came since; `None` when another socket took the slot.
+#[inline(always)]
+fn quiet(ctx: &SockOpsContext, bytes_received: u64) -> Option<bool> {
+    let cookie = cookie(ctx);
+    let slot = PLUMB_FIN_WAIT.get_ptr_mut(slot(cookie))?;
+    // SAFETY: the map's value.
+    let note = unsafe { slot.read_volatile() };
+    (note.cookie == cookie).then_some(note.bytes_received == bytes_received)
+}
+
+#[inline(always)]
+fn slot(cookie: u64) -> u32 {
+    cookie as u32 & (FIN_WAIT_SLOTS - 1)
+}
+
+/// The entry of the socket's flow; made if it is new; the owner's overflow entry if there is no room.
+#[inline(always)]
+fn counts(ctx: &SockOpsContext, role: u8) -> Option<*mut FlowCounts> {
+    let owner = owner()?;
+    let Some(Address { family, bytes }) = remote(ctx) else {
+        drops::count(SOCKET_UNKNOWN);
+        return None;
+    };
+    let server_port = if role == ROLE_CLIENT {
+        // Network byte order in the upper half: https://github.com/torvalds/linux/blob/v5.10/net/core/filter.c#L9007
+        u32::from_be(field!(ctx, remote_port)) as u16
+    } else {
+        field!(ctx, local_port) as u16
+    };
+    let epoch = PLUMB_EPOCH.get(0).copied().unwrap_or(0);
+    let key = FlowKey { owner, peer: bytes, server_port, family, role, epoch };
+    if let Some(counts) = PLUMB_FLOWS.get_ptr_mut(key) {
+        return Some(counts);
+    }
+    // Another CPU may be quicker, which is as good.
+    let _: Result<(), i32> = PLUMB_FLOWS.insert(key, FlowCounts::default(), u64::from(BPF_NOEXIST));
+    if let Some(counts) = PLUMB_FLOWS.get_ptr_mut(key) {
+        return Some(counts);
+    }
+    drops::count(FLOWS_FULL);
+    let counts = PLUMB_OVERFLOW.get_ptr_mut(FlowKey::overflow(owner, role));
+    if counts.is_none() {
+        drops::count(OVERFLOW_MISSING);
+    }
+    counts
+}
+
+#[inline(always)]
+fn cookie(ctx: &SockOpsContext) -> u64 {
+    // SAFETY: the context of this program.
+    unsafe { bpf_get_socket_cookie(ctx.ops.cast()) }
+}
+
+/// For family 10 only the ip6 fields hold anything.
+#[inline(always)]
+fn local(ctx: &SockOpsContext) -> Option<Address> {
+    match field!(ctx, family) {
+        AF_INET => Some(v4(field!(ctx, local_ip4))),
+        AF_INET6 => Some(v6([
+            field!(ctx, local_ip6[0]),
+            field!(ctx, local_ip6[1]),
+            field!(ctx, local_ip6[2]),
+            field!(ctx, local_ip6[3]),
+        ])),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn remote(ctx: &SockOpsContext) -> Option<Address> {
+    match field!(ctx, family) {
+        AF_INET => Some(v4(field!(ctx, remote_ip4))),
+        AF_INET6 => Some(v6([
+            field!(ctx, remote_ip6[0]),
+            field!(ctx, remote_ip6[1]),
+            field!(ctx, remote_ip6[2]),
+            field!(ctx, remote_ip6[3]),
+        ])),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn v4(word: u32) -> Address {
+    let [a, b, c, d] = word.to_ne_bytes();
+    Address { family: FAMILY_V4, bytes: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+}
+
+/// IPv4-mapped addresses are folded to IPv4.
+#[inline(always)]
+fn v6(words: [u32; 4]) -> Address {
+    if words[0] == 0 && words[1] == 0 && words[2] == MAPPED {
+        return v4(words[3]);
+    }
+    let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = words.map(u32::to_ne_bytes);
+    Address { family: FAMILY_V6, bytes: [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] }
+}

@@ -1,0 +1,194 @@
+//! One container as [`super::NodeState`] keeps it, and how it becomes a view.
+
+use std::collections::BTreeMap;
+
+use crate::finding::{Coverage, Subject};
+use crate::id::{CgroupId, ContainerId, PodUid};
+use crate::node::NodeState;
+use crate::observation::{CgroupRow, Health};
+use crate::observed::cpu::Cpu;
+use crate::observed::listeners::{Listeners, ROWS_MAX};
+use crate::snapshot::{ContainerView, FlowView};
+use crate::time::Timestamp;
+
+/// One container.
+#[derive(Clone, Debug)]
+pub(super) struct Container {
+    pub(super) pod_uid: PodUid,
+    pub(super) container_id: ContainerId,
+    pub(super) first_seen: Timestamp,
+    pub(super) pre_existing: bool,
+    pub(super) gone: Option<Timestamp>,
+    /// `None` until the kernel side has tried.
+    pub(super) attached: Option<Result<(), String>>,
+    pub(super) listeners: Listeners,
+    /// Connections accepted per port; at most [`ROWS_MAX`] ports.
+    accepted: BTreeMap<u16, u64>,
+    pub(super) cpu: Cpu,
+}
+
+impl Container {
+    pub(super) fn new(pod_uid: PodUid, container_id: ContainerId, first_seen: Timestamp) -> Self {
+        Self {
+            pod_uid,
+            container_id,
+            first_seen,
+            pre_existing: false,
+            gone: None,
+            attached: None,
+            listeners: Listeners::default(),
+            accepted: BTreeMap::new(),
+            cpu: Cpu::default(),
+        }
+    }
+
+    /// Counts accepted connections. A port that finds no place is not counted here; its flow series is.
+    pub(super) fn accepted(&mut self, port: u16, connections: u64) {
+        if self.accepted.len() < ROWS_MAX || self.accepted.contains_key(&port) {
+            *self.accepted.entry(port).or_default() += connections;
+        }
+    }
+}
+
+impl NodeState {
+    /// Container cgroups in the order of the snapshot.
+    pub(super) fn sorted_containers(&self) -> Vec<CgroupId> {
+        let mut keyed: Vec<_> = self
+            .containers
+            .iter()
+            .map(|(id, container)| {
+                let (pod, index) = self.index.find(&container.pod_uid, &container.container_id);
+                let name = pod.map(|pod| (pod.namespace.clone(), pod.name.clone()));
+                let of_pod = pod
+                    .zip(index)
+                    .and_then(|(pod, index)| pod.containers.get(index));
+                let container_name = of_pod.map(|declared| declared.name.clone());
+                (
+                    (
+                        name,
+                        container.pod_uid.clone(),
+                        container_name,
+                        container.container_id.clone(),
+                    ),
+                    *id,
+                )
+            })
+            .collect();
+        keyed.sort();
+        keyed.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// What is known about one container. `id` must be one of [`Self::sorted_containers`].
+    pub(super) fn view(&self, id: CgroupId) -> ContainerView {
+        let container = &self.containers[&id];
+        let (pod, container_index) = self.index.find(&container.pod_uid, &container.container_id);
+        let pod = pod.cloned();
+        let declared = pod
+            .as_ref()
+            .zip(container_index)
+            .and_then(|(pod, index)| pod.containers.get(index));
+        let started = declared
+            .and_then(|declared| declared.started_unix_ns)
+            .map(|unix_ns| {
+                let before = self.clock.unix_ns.saturating_sub(unix_ns);
+                Timestamp(self.clock.monotonic.0.saturating_sub(before))
+            });
+        let started = started.or((!container.pre_existing).then_some(container.first_seen));
+        let judged_from = started
+            .unwrap_or(container.first_seen)
+            .plus(self.settings.cpu_startup_exclusion);
+        let host_network = pod.as_ref().is_some_and(|pod| pod.host_network);
+        let (listeners, listeners_overflow) =
+            container.listeners.views(host_network, &container.accepted);
+        let subject = Subject {
+            namespace: pod.as_ref().map(|pod| pod.namespace.clone()),
+            owner: pod.as_ref().map(|pod| pod.owner.clone()),
+            pod: pod.as_ref().map(|pod| pod.name.clone()),
+            pod_uid: Some(container.pod_uid.to_string()),
+            container: declared.map(|declared| declared.name.clone()),
+            container_id: Some(container.container_id.to_string()),
+            image: declared
+                .map(|declared| declared.image.clone())
+                .filter(|image| !image.is_empty()),
+        };
+        ContainerView {
+            cgroup: id,
+            pod_uid: container.pod_uid.clone(),
+            container_id: container.container_id.clone(),
+            subject,
+            container_index,
+            pod,
+            first_seen: container.first_seen,
+            started,
+            gone: container.gone.is_some(),
+            is_self: self
+                .self_cgroup
+                .is_some_and(|own| self.container_above(own) == Some(id)),
+            coverage: self.coverage(container),
+            listeners,
+            listeners_overflow,
+            cpu: container.cpu.view(judged_from, self.exported),
+        }
+    }
+
+    /// How much of a container's network activity is seen.
+    fn coverage(&self, container: &Container) -> Coverage {
+        let Some(probe) = self.probes.get("tcp") else {
+            return Coverage::Blind("the tcp probe has not started".into());
+        };
+        match (probe.health, &container.attached) {
+            (Health::Unsupported | Health::Off, _) => {
+                Coverage::Blind(format!("tcp: {}", probe.reason.as_deref().unwrap_or("off")))
+            }
+            (Health::Ok | Health::Broken, Some(Err(error))) => {
+                Coverage::Blind(format!("not attached: {error}"))
+            }
+            (Health::Ok | Health::Broken, None) => Coverage::Partial("not attached yet".into()),
+            (Health::Ok | Health::Broken, Some(Ok(()))) if container.pre_existing => {
+                Coverage::PreExisting
+            }
+            (Health::Ok | Health::Broken, Some(Ok(()))) => Coverage::Full,
+        }
+    }
+
+    /// Flow series in the order of their containers.
+    pub(super) fn flow_views(&self, position: &BTreeMap<CgroupId, usize>) -> Vec<FlowView> {
+        let mut views: Vec<FlowView> = self
+            .flows
+            .iter()
+            .filter_map(|(key, series)| {
+                Some(FlowView {
+                    container: *position.get(&key.container)?,
+                    role: key.role,
+                    peer: key.peer.clone(),
+                    server_port: key.server_port,
+                    counts: series.counts,
+                    since: series.since,
+                    overflow: key.overflow,
+                })
+            })
+            .collect();
+        // Within a container the table's own order stands: the sort is stable.
+        views.sort_by_key(|view| view.container);
+        views
+    }
+
+    /// Where a container's cgroup is; `None` if it is not known or gone.
+    #[must_use]
+    pub fn container_row(&self, id: CgroupId) -> Option<CgroupRow> {
+        self.containers
+            .get(&id)
+            .filter(|container| container.gone.is_none())?;
+        let path = self.cgroups.get(&id)?.path.clone();
+        Some(CgroupRow { cgroup: id, path })
+    }
+
+    /// The cgroups of all containers that are there.
+    #[must_use]
+    pub fn container_rows(&self) -> Vec<CgroupRow> {
+        self.containers
+            .keys()
+            .filter_map(|id| self.container_row(*id))
+            .collect()
+    }
+}

@@ -1,0 +1,135 @@
+//! Points of one container: CPU and listening ports.
+
+use crate::metric::{
+    CONTAINER_CPU_TIME, CONTAINER_CPU_USAGE, CPU_LIMIT_EFFECTIVE, CPU_PERIODS, CPU_THROTTLED_TIME,
+    CPU_USAGE_PEAK, Instrument, K8S_CPU_LIMIT_DESIRED, K8S_CPU_LIMIT_UTILIZATION,
+    K8S_CPU_REQUEST_DESIRED, K8S_CPU_REQUEST_UTILIZATION, PORT_LISTENING, attribute,
+};
+use crate::report::{AttributeValue, Number, Point, unix};
+use crate::rules::c007::{quota_cores, ratio};
+use crate::rules::ports::declared_by;
+use crate::snapshot::{ContainerView, Snapshot};
+
+/// What there is to say about a container. Of one that is gone only the final counts: the rest is no longer true.
+pub(super) fn points(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
+    let mut points = use_of(snapshot, container);
+    points.extend(settings_of(snapshot, container));
+    points.extend(listeners_of(snapshot, container));
+    if container.gone {
+        points.retain(|point| point.metric.instrument == Instrument::Counter);
+    }
+    points
+}
+
+/// CPU that was used.
+fn use_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
+    let start = unix(snapshot, container.started.unwrap_or(container.first_seen));
+    let cpu = &container.cpu;
+    let mut points = Vec::new();
+    if let Some(usage_us) = cpu.usage_us {
+        points
+            .push(Point::new(&CONTAINER_CPU_TIME, Number::seconds(usage_us), vec![]).since(start));
+    }
+    if let Some(cores) = cpu.usage_cores {
+        points.push(Point::new(
+            &CONTAINER_CPU_USAGE,
+            Number::Float(cores),
+            vec![],
+        ));
+    }
+    if let Some((periods, throttled)) = cpu.periods {
+        for (is_throttled, count) in [
+            (true, throttled),
+            (false, periods.saturating_sub(throttled)),
+        ] {
+            let attributes = vec![(attribute::CPU_THROTTLED, AttributeValue::Bool(is_throttled))];
+            points.push(Point::new(&CPU_PERIODS, Number::int(count), attributes).since(start));
+        }
+    }
+    if let Some(throttled_us) = cpu.throttled_us {
+        points.push(
+            Point::new(&CPU_THROTTLED_TIME, Number::seconds(throttled_us), vec![]).since(start),
+        );
+    }
+    if let Some(peak_cores) = cpu.windows.as_ref().and_then(|windows| windows.peak_cores) {
+        let attributes = vec![(attribute::WINDOW, AttributeValue::Word("100ms"))];
+        points.push(Point::new(&CPU_USAGE_PEAK, Number::Float(peak_cores), attributes));
+    }
+    points
+}
+
+/// What was declared and what is in force, and the use as a share of it.
+fn settings_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
+    let start = unix(snapshot, container.started.unwrap_or(container.first_seen));
+    let (limit, request) = match container.declared() {
+        Some(declared) => (declared.cpu_limit_millis, declared.cpu_request_millis),
+        None => (None, None),
+    };
+    let mut points = Vec::new();
+    for (millis, desired, utilization) in [
+        (limit, &K8S_CPU_LIMIT_DESIRED, &K8S_CPU_LIMIT_UTILIZATION),
+        (
+            request,
+            &K8S_CPU_REQUEST_DESIRED,
+            &K8S_CPU_REQUEST_UTILIZATION,
+        ),
+    ] {
+        let Some(cores) = millis.and_then(|millis| ratio(millis, 1_000)) else {
+            continue;
+        };
+        points.push(Point::new(desired, Number::Float(cores), vec![]).since(start));
+        if let Some(usage) = container.cpu.usage_cores.filter(|_| cores > 0.0) {
+            points.push(Point::new(
+                utilization,
+                Number::Float(usage / cores),
+                vec![],
+            ));
+        }
+    }
+    if let Some(cores) = container.cpu.max.as_ref().and_then(quota_cores) {
+        points.push(Point::new(
+            &CPU_LIMIT_EFFECTIVE,
+            Number::Float(cores),
+            vec![],
+        ));
+    }
+    points
+}
+
+fn listeners_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
+    let mut points = Vec::new();
+    for listener in &container.listeners {
+        let declared_by = declared_by(snapshot, container, listener.port);
+        let attributes = vec![
+            (attribute::NETWORK_TRANSPORT, AttributeValue::Word("tcp")),
+            (
+                attribute::NETWORK_LOCAL_PORT,
+                AttributeValue::Int(listener.port.into()),
+            ),
+            (
+                attribute::BIND_SCOPE,
+                AttributeValue::Word(listener.scope.as_str()),
+            ),
+            (
+                attribute::DECLARED_BY,
+                AttributeValue::Word(declared_by.as_str()),
+            ),
+        ];
+        let point = Point::new(&PORT_LISTENING, Number::int(listener.sockets), attributes);
+        points.push(point.since(unix(snapshot, listener.first_seen)));
+    }
+    if container.listeners_overflow > 0 {
+        let attributes = vec![
+            (attribute::NETWORK_TRANSPORT, AttributeValue::Word("tcp")),
+            (attribute::NETWORK_LOCAL_PORT, AttributeValue::Int(0)),
+            (attribute::OVERFLOW, AttributeValue::Bool(true)),
+        ];
+        let point = Point::new(
+            &PORT_LISTENING,
+            Number::int(container.listeners_overflow),
+            attributes,
+        );
+        points.push(point.since(unix(snapshot, container.first_seen)));
+    }
+    points
+}

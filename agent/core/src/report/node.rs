@@ -1,0 +1,141 @@
+//! Points about the node and the agent's own view of it.
+
+use std::cmp::Reverse;
+use std::collections::BTreeMap;
+
+use crate::finding::{Coverage, Finding, FindingState, Severity};
+use crate::metric::{
+    COVERAGE_CONTAINERS, EBPF_EVENTS_LOST, EBPF_MAP_CAPACITY, EBPF_MAP_ENTRIES, FINDINGS_OPEN,
+    attribute,
+};
+use crate::report::{Attribute, AttributeValue, Number, Point};
+use crate::rules::ports::coverage;
+use crate::snapshot::Snapshot;
+
+/// Series of open findings; further ones go into one overflow series.
+const FINDING_SERIES_MAX: usize = 1_000;
+/// Reasons told apart in coverage, by number of containers; further ones are `other`.
+const REASONS_MAX: usize = 16;
+
+/// What there is to say about the node.
+pub(super) fn points(snapshot: &Snapshot, findings: &[Finding]) -> Vec<Point> {
+    let mut points = findings_of(findings);
+    points.extend(coverage_of(snapshot));
+    points.extend(tables_of(snapshot));
+    points
+}
+
+fn findings_of(findings: &[Finding]) -> Vec<Point> {
+    let mut counts: BTreeMap<(&str, Severity, Option<&str>), u64> = BTreeMap::new();
+    for finding in findings
+        .iter()
+        .filter(|finding| finding.state == FindingState::Open)
+    {
+        let namespace = finding.resource.namespace.as_deref();
+        *counts
+            .entry((finding.rule_id, finding.severity, namespace))
+            .or_default() += 1;
+    }
+    let mut points = Vec::new();
+    let mut overflow = 0;
+    for ((rule, severity, namespace), count) in counts {
+        if points.len() + 1 >= FINDING_SERIES_MAX {
+            overflow += count;
+            continue;
+        }
+        let mut attributes = vec![
+            (attribute::SECURITY_RULE_NAME, text(rule)),
+            (attribute::SEVERITY, AttributeValue::Word(severity.as_str())),
+        ];
+        attributes
+            .extend(namespace.map(|namespace| (attribute::K8S_NAMESPACE_NAME, text(namespace))));
+        points.push(Point::new(&FINDINGS_OPEN, Number::int(count), attributes));
+    }
+    if overflow > 0 {
+        let attributes = vec![(attribute::OVERFLOW, AttributeValue::Bool(true))];
+        points.push(Point::new(
+            &FINDINGS_OPEN,
+            Number::int(overflow),
+            attributes,
+        ));
+    }
+    points
+}
+
+fn coverage_of(snapshot: &Snapshot) -> Vec<Point> {
+    let mut counts: BTreeMap<(&'static str, Option<String>), u64> = BTreeMap::new();
+    for container in snapshot
+        .containers
+        .iter()
+        .filter(|container| !container.gone)
+    {
+        let coverage = coverage(container);
+        let state = coverage.as_str();
+        let reason = match coverage {
+            Coverage::Full | Coverage::PreExisting => None,
+            Coverage::Partial(reason) | Coverage::Blind(reason) => Some(reason),
+        };
+        *counts.entry((state, reason)).or_default() += 1;
+    }
+    let mut ranked: Vec<_> = counts.into_iter().collect();
+    ranked.sort_by_key(|(_, count)| Reverse(*count));
+    let points = ranked
+        .into_iter()
+        .enumerate()
+        .map(|(rank, ((state, reason), count))| {
+            let reason = reason.map(|reason| {
+                if rank < REASONS_MAX {
+                    reason
+                } else {
+                    "other".into()
+                }
+            });
+            let mut attributes = vec![(attribute::COVERAGE_STATE, AttributeValue::Word(state))];
+            attributes
+                .extend(reason.map(|reason| (attribute::REASON, AttributeValue::Text(reason))));
+            (attributes, count)
+        });
+    // Those that are now `other` are one series.
+    let mut series: BTreeMap<Vec<Attribute>, u64> = BTreeMap::new();
+    for (attributes, count) in points {
+        *series.entry(attributes).or_default() += count;
+    }
+    let point =
+        |(attributes, count)| Point::new(&COVERAGE_CONTAINERS, Number::int(count), attributes);
+    series.into_iter().map(point).collect()
+}
+
+/// Bounded things: how full they are, and what they lost. The counter began with the agent, whose start the core does
+/// not know: the exporter fills it in.
+fn tables_of(snapshot: &Snapshot) -> Vec<Point> {
+    let mut points = Vec::new();
+    for table in &snapshot.occupancy {
+        let attributes = || vec![(attribute::MAP, text(&table.place))];
+        points.push(Point::new(
+            &EBPF_MAP_ENTRIES,
+            Number::int(table.entries),
+            attributes(),
+        ));
+        points.push(Point::new(
+            &EBPF_MAP_CAPACITY,
+            Number::int(table.capacity),
+            attributes(),
+        ));
+    }
+    for lost in &snapshot.dropped {
+        let attributes = vec![
+            (attribute::MAP, text(&lost.place)),
+            (attribute::REASON, text(&lost.reason)),
+        ];
+        points.push(Point::new(
+            &EBPF_EVENTS_LOST,
+            Number::int(lost.count),
+            attributes,
+        ));
+    }
+    points
+}
+
+fn text(text: &str) -> AttributeValue {
+    AttributeValue::Text(text.to_owned())
+}

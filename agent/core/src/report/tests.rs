@@ -1,0 +1,487 @@
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use expect_test::expect;
+use proptest::prelude::{
+    Just, ProptestConfig, Strategy as _, prop_assert, prop_assert_eq, proptest,
+};
+
+use super::{Number, Report, ResourceReport, build, cut};
+use crate::declared::{ContainerKind, DeclaredContainer};
+use crate::finding::{Condition, Coverage, Finding, FindingState, Subject};
+use crate::metric::CATALOGUE;
+use crate::observation::{CpuMax, FlowCounts, Role};
+use crate::rules::evaluate;
+use crate::rules::testing::{NOW, container, declared, listener, pod, snapshot, view, windows};
+use crate::settings::SERIES_PER_NODE_MAX;
+use crate::snapshot::{CpuView, Dropped, FlowView, Occupancy, Peer, PeerKind, Snapshot};
+
+fn flow(container: usize, role: Role, name: &str, port: u16) -> FlowView {
+    FlowView {
+        container,
+        role,
+        peer: Peer {
+            kind: PeerKind::Workload,
+            namespace: Some("shop".into()),
+            name: Some(name.into()),
+        },
+        server_port: port,
+        counts: FlowCounts {
+            connections: 7,
+            failures: if role == Role::Client { 3 } else { 0 },
+            timeouts: u64::from(role == Role::Client),
+            sent_bytes: 100,
+            received_bytes: 200,
+            ..FlowCounts::default()
+        },
+        since: NOW.minus(Duration::from_secs(60)),
+        overflow: false,
+    }
+}
+
+fn overflow(container: usize) -> FlowView {
+    let peer = Peer {
+        kind: PeerKind::Unresolved,
+        namespace: None,
+        name: None,
+    };
+    FlowView {
+        peer,
+        server_port: 0,
+        overflow: true,
+        ..flow(container, Role::Client, "", 0)
+    }
+}
+
+/// Two containers with everything that can be measured.
+fn node() -> Snapshot {
+    let app = DeclaredContainer {
+        cpu_limit_millis: Some(500),
+        ..container("app", ContainerKind::Regular, &[8080])
+    };
+    let pod = pod(vec![
+        app.clone(),
+        DeclaredContainer {
+            name: "side".into(),
+            ..app
+        },
+    ]);
+    let listeners = vec![
+        listener(8080, &["0.0.0.0", "::"]),
+        listener(9999, &["10.0.0.9"]),
+    ];
+    let mut node = snapshot(
+        Some(declared(&pod, vec![])),
+        vec![
+            view(&pod, Some(0), listeners.clone()),
+            view(&pod, Some(1), listeners),
+        ],
+    );
+    for container in &mut node.containers {
+        container.listeners_overflow = 5;
+        container.cpu = CpuView {
+            usage_us: Some(90_000_000),
+            usage_cores: Some(0.25),
+            periods: Some((600, 120)),
+            throttled_us: Some(1_500_000),
+            max: Some(CpuMax {
+                quota_us: Some(50_000),
+                period_us: 100_000,
+                burst_us: 0,
+            }),
+            windows: Some(windows(vec![49_000, 1_000])),
+        };
+    }
+    node.containers[1].coverage = Coverage::Blind("not attached: EPERM".into());
+    node.flows = vec![
+        flow(0, Role::Client, "db", 5432),
+        flow(0, Role::Server, "front", 8080),
+        overflow(0),
+        overflow(1),
+    ];
+    node.dropped = vec![Dropped {
+        place: "flows".into(),
+        reason: "full".into(),
+        count: 3,
+    }];
+    node.occupancy = vec![Occupancy {
+        place: "flows".into(),
+        entries: 10,
+        capacity: 2_000,
+    }];
+    node
+}
+
+fn finding(condition: &Condition, snapshot: &Snapshot) -> Finding {
+    Finding {
+        rule_id: condition.rule.id,
+        title: condition.rule.title,
+        severity: condition.severity,
+        state: FindingState::Open,
+        fingerprint: condition.fingerprint(&snapshot.node),
+        first_seen: snapshot.wall,
+        last_seen: snapshot.wall,
+        occurrences: 1,
+        resource: condition.subject.clone(),
+        declared: condition.declared.clone(),
+        observed: condition.observed.clone(),
+        evidence: condition.evidence.clone(),
+        coverage: condition.coverage.clone(),
+        remediation: condition.remediation.clone(),
+        patch: None,
+        doc_url: condition.rule.doc_url(),
+        category: condition.rule.category,
+    }
+}
+
+fn findings(snapshot: &Snapshot) -> Vec<Finding> {
+    evaluate(snapshot)
+        .iter()
+        .map(|condition| finding(condition, snapshot))
+        .collect()
+}
+
+/// A line a point: metric, attributes, value, age of the zero point in seconds.
+fn lines(snapshot: &Snapshot, resource: &ResourceReport) -> String {
+    let mut text = String::new();
+    for point in &resource.points {
+        let mut attributes = serde_json::to_string(&point.attributes).unwrap();
+        attributes.retain(|c| !matches!(c, '"'));
+        let value = serde_json::to_string(&point.value).unwrap();
+        let start = point
+            .start
+            .map(|start| format!(" since {} s", (snapshot.wall.0 - start.0) / 1_000_000_000));
+        writeln!(
+            text,
+            "{} {attributes} {value}{}",
+            point.metric.name,
+            start.unwrap_or_default()
+        )
+        .unwrap();
+    }
+    text
+}
+
+#[test]
+fn points_of_a_container() {
+    let node = node();
+    let report = build(&node, &[]);
+    assert_eq!(report.resources.len(), 3);
+    assert_eq!(report.resources[0].subject, Subject::default());
+    expect![[r#"
+        container.cpu.time [] 90.0 since 1800 s
+        container.cpu.usage [] 0.25
+        k8s.container.cpu.limit.desired [] 0.5 since 1800 s
+        k8s.container.cpu.limit.utilization [] 0.5
+        k8s.container.cpu.request.desired [] 0.1 since 1800 s
+        k8s.container.cpu.request.utilization [] 2.5
+        plumbline.container.cpu.limit.effective [] 0.5
+        plumbline.container.cpu.periods [[plumbline.cpu.throttled,false]] 480 since 1800 s
+        plumbline.container.cpu.periods [[plumbline.cpu.throttled,true]] 120 since 1800 s
+        plumbline.container.cpu.throttled.time [] 1.5 since 1800 s
+        plumbline.container.cpu.usage.peak [[plumbline.window,100ms]] 0.49
+        plumbline.network.connect.failures [[error.type,_OTHER],[network.transport,tcp],[otel.metric.overflow,true]] 2 since 60 s
+        plumbline.network.connect.failures [[error.type,_OTHER],[network.transport,tcp],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 2 since 60 s
+        plumbline.network.connect.failures [[error.type,timeout],[network.transport,tcp],[otel.metric.overflow,true]] 1 since 60 s
+        plumbline.network.connect.failures [[error.type,timeout],[network.transport,tcp],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 1 since 60 s
+        plumbline.network.connections [[network.transport,tcp],[otel.metric.overflow,true],[plumbline.flow.role,client]] 7 since 60 s
+        plumbline.network.connections [[network.transport,tcp],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 7 since 60 s
+        plumbline.network.connections [[network.transport,tcp],[plumbline.flow.role,server],[plumbline.peer.kind,workload],[plumbline.peer.name,front],[plumbline.peer.namespace,shop],[server.port,8080]] 7 since 60 s
+        plumbline.network.io [[network.transport,tcp],[otel.metric.overflow,true],[plumbline.flow.io,received],[plumbline.flow.role,client]] 200 since 60 s
+        plumbline.network.io [[network.transport,tcp],[otel.metric.overflow,true],[plumbline.flow.io,sent],[plumbline.flow.role,client]] 100 since 60 s
+        plumbline.network.io [[network.transport,tcp],[plumbline.flow.io,received],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 200 since 60 s
+        plumbline.network.io [[network.transport,tcp],[plumbline.flow.io,received],[plumbline.flow.role,server],[plumbline.peer.kind,workload],[plumbline.peer.name,front],[plumbline.peer.namespace,shop],[server.port,8080]] 200 since 60 s
+        plumbline.network.io [[network.transport,tcp],[plumbline.flow.io,sent],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 100 since 60 s
+        plumbline.network.io [[network.transport,tcp],[plumbline.flow.io,sent],[plumbline.flow.role,server],[plumbline.peer.kind,workload],[plumbline.peer.name,front],[plumbline.peer.namespace,shop],[server.port,8080]] 100 since 60 s
+        plumbline.port.listening [[network.local.port,0],[network.transport,tcp],[otel.metric.overflow,true]] 5 since 1800 s
+        plumbline.port.listening [[network.local.port,8080],[network.transport,tcp],[plumbline.bind.scope,any],[plumbline.declared.by,container_port]] 2 since 600 s
+        plumbline.port.listening [[network.local.port,9999],[network.transport,tcp],[plumbline.bind.scope,pod],[plumbline.declared.by,none]] 1 since 600 s
+    "#]].assert_eq(&lines(&node, &report.resources[1]));
+}
+
+#[test]
+fn points_of_the_node() {
+    let node = node();
+    expect![[r#"
+        plumbline.coverage.containers [[plumbline.coverage.state,blind],[plumbline.reason,not attached: EPERM]] 1
+        plumbline.coverage.containers [[plumbline.coverage.state,partial],[plumbline.reason,too_many_listeners]] 1
+        plumbline.ebpf.events.lost [[plumbline.map,flows],[plumbline.reason,full]] 3
+        plumbline.ebpf.map.capacity [[plumbline.map,flows]] 2000
+        plumbline.ebpf.map.entries [[plumbline.map,flows]] 10
+        plumbline.findings.open [[k8s.namespace.name,shop],[plumbline.severity,medium],[security_rule.name,P001]] 2
+        plumbline.findings.open [[plumbline.severity,low],[security_rule.name,M001]] 2
+    "#]].assert_eq(&lines(&node, &build(&node, &findings(&node)).resources[0]));
+}
+
+#[test]
+fn what_leaves_is_in_the_catalogue_and_the_catalogue_leaves() {
+    let node = node();
+    let report = build(&node, &findings(&node));
+    let names: BTreeSet<&str> = report
+        .resources
+        .iter()
+        .flat_map(|resource| &resource.points)
+        .map(|point| point.metric.name)
+        .collect();
+    let mut expected: BTreeSet<&str> = CATALOGUE.iter().map(|metric| metric.name).collect();
+    expected.remove("plumbline.report.points.cut");
+    assert_eq!(names, expected);
+}
+
+#[test]
+fn attributes_that_leave_are_those_of_the_catalogue() {
+    let node = node();
+    let mut seen: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for point in build(&node, &findings(&node))
+        .resources
+        .iter()
+        .flat_map(|resource| &resource.points)
+    {
+        seen.extend(
+            point
+                .attributes
+                .iter()
+                .map(|(key, _)| (point.metric.name, *key)),
+        );
+    }
+    let mut expected: BTreeSet<(&str, &str)> = CATALOGUE
+        .iter()
+        .flat_map(|metric| metric.attributes.iter().map(|key| (metric.name, *key)))
+        .collect();
+    // Only with a thousand series of findings: see `many_reasons_and_findings_are_bounded`.
+    expected.remove(&("plumbline.findings.open", "otel.metric.overflow"));
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn what_was_not_measured_is_absent() {
+    let pod = pod(vec![container("app", ContainerKind::Regular, &[8080])]);
+    let mut node = snapshot(Some(declared(&pod, vec![])), vec![view(&pod, None, vec![])]);
+    node.containers[0].cpu.max = Some(CpuMax {
+        quota_us: None,
+        period_us: 100_000,
+        burst_us: 0,
+    });
+    let report = build(&node, &[]);
+    assert_eq!(
+        report.resources.len(),
+        1,
+        "only the node has something to say"
+    );
+    expect![[r#"
+        plumbline.coverage.containers [[plumbline.coverage.state,full]] 1
+    "#]]
+    .assert_eq(&lines(&node, &report.resources[0]));
+}
+
+#[test]
+fn a_container_that_is_gone_has_its_last_counts_only() {
+    let mut node = node();
+    node.containers[0].gone = true;
+    let report = build(&node, &[]);
+    let names: BTreeSet<&str> = report.resources[1]
+        .points
+        .iter()
+        .map(|point| point.metric.name)
+        .collect();
+    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.throttled.time plumbline.network.connect.failures plumbline.network.connections plumbline.network.io"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
+}
+
+#[test]
+fn one_series_has_one_point() {
+    let mut node = node();
+    let mut later = FlowView {
+        since: NOW,
+        ..flow(0, Role::Client, "db", 5432)
+    };
+    later.counts.connections = 5;
+    node.flows.push(later);
+    let report = build(&node, &[]);
+    let text = lines(&node, &report.resources[1]);
+    let db: Vec<&str> = text
+        .lines()
+        .filter(|line| line.contains("connections") && line.contains("db"))
+        .collect();
+    assert_eq!(db.len(), 1, "{text}");
+    assert!(db[0].ends_with(" 12 since 60 s"), "{text}");
+}
+
+#[test]
+fn findings_that_are_open_leave_worst_first() {
+    let mut node = node();
+    node.containers[0].cpu.windows = Some(windows([vec![50_000; 100], vec![0; 500]].concat()));
+    let mut findings = findings(&node);
+    findings.push(Finding {
+        state: FindingState::Resolved,
+        ..findings[0].clone()
+    });
+    findings.reverse();
+    let report = build(&node, &findings);
+    let order: Vec<_> = report
+        .findings
+        .iter()
+        .map(|finding| {
+            format!(
+                "{} {} {}",
+                finding.severity,
+                finding.rule_id,
+                finding.resource.container.as_deref().unwrap_or("-")
+            )
+        })
+        .collect();
+    expect![[r#"
+        medium P001 app
+        medium P001 side
+        low M001 -
+        low M001 -
+        info C007 app"#]]
+    .assert_eq(&order.join("\n"));
+}
+
+#[test]
+fn a_report_that_is_full_says_what_it_left_out() {
+    let points = |report: &Report| {
+        report
+            .resources
+            .iter()
+            .map(|resource| resource.points.len())
+            .sum::<usize>()
+    };
+    let mut node = node();
+    let few = points(&build(&node, &[]));
+    for port in 0..4_000 {
+        node.flows
+            .push(flow(usize::from(port % 2), Role::Server, "db", port));
+    }
+    let report = build(&node, &[]);
+    assert_eq!(points(&report), SERIES_PER_NODE_MAX);
+    // Connections, and bytes in two directions.
+    let cut = few + 3 * 4_000 + 1 - SERIES_PER_NODE_MAX;
+    let says = report.resources[0]
+        .points
+        .iter()
+        .find(|point| point.metric.name == "plumbline.report.points.cut");
+    assert_eq!(says.unwrap().value, Number::int(cut as u64));
+}
+
+#[test]
+fn a_cut_leaves_the_node_first() {
+    let resources = build(&node(), &[]).resources;
+    let all: usize = resources.iter().map(|resource| resource.points.len()).sum();
+    for max in 1..all {
+        let cut = cut(resources.clone(), max);
+        let left: usize = cut.iter().map(|resource| resource.points.len()).sum();
+        assert_eq!(left, max);
+        assert_eq!(cut[0].subject, Subject::default());
+    }
+    assert_eq!(cut(resources.clone(), all), resources);
+}
+
+#[test]
+fn many_reasons_and_findings_are_bounded() {
+    let mut node = node();
+    let one = node.containers[0].clone();
+    for number in 0..40 {
+        let mut container = one.clone();
+        container.coverage = Coverage::Partial(format!("reason {number}"));
+        node.containers.push(container);
+    }
+    let some = findings(&node);
+    let namespaces = |number| Some(format!("namespace-{number}"));
+    let many: Vec<Finding> = (0..1_500)
+        .map(|number| {
+            let resource = Subject {
+                namespace: namespaces(number),
+                ..some[0].resource.clone()
+            };
+            Finding {
+                resource,
+                ..some[0].clone()
+            }
+        })
+        .collect();
+    let points = build(&node, &many).resources.remove(0).points;
+    let of = |name: &str| -> Vec<i64> {
+        let values = points
+            .iter()
+            .filter(|point| point.metric.name == name)
+            .map(|point| point.value);
+        values
+            .map(|value| {
+                if let Number::Int(value) = value {
+                    value
+                } else {
+                    0
+                }
+            })
+            .collect()
+    };
+    assert_eq!(of("plumbline.findings.open").len(), 1_000);
+    assert_eq!(of("plumbline.findings.open").iter().sum::<i64>(), 1_500);
+    assert!(of("plumbline.coverage.containers").len() <= 20);
+    assert_eq!(of("plumbline.coverage.containers").iter().sum::<i64>(), 42);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, cases: 64, ..ProptestConfig::default() })]
+
+    #[test]
+    fn the_order_of_what_comes_in_does_not_change_what_leaves(
+        containers in Just((0..4_usize).collect::<Vec<_>>()).prop_shuffle(),
+        flows in Just((0..12_usize).collect::<Vec<_>>()).prop_shuffle(),
+    ) {
+        let (node, findings) = wide();
+        let mut turned = node.clone();
+        turned.containers = containers.iter().map(|from| node.containers[*from].clone()).collect();
+        turned.flows = flows
+            .iter()
+            .map(|from| {
+                let flow = node.flows[*from].clone();
+                let container = containers.iter().position(|from| *from == flow.container).unwrap();
+                FlowView { container, ..flow }
+            })
+            .collect();
+        turned.dropped.reverse();
+        turned.occupancy.reverse();
+        turned.probes.reverse();
+        for container in &mut turned.containers {
+            container.listeners.reverse();
+        }
+        let mut turned_findings = findings.clone();
+        turned_findings.reverse();
+        let bytes = serde_json::to_string(&build(&node, &findings)).unwrap();
+        prop_assert!(bytes.len() > 1_000);
+        prop_assert_eq!(bytes, serde_json::to_string(&build(&turned, &turned_findings)).unwrap());
+    }
+}
+
+/// Four containers, twelve flows of which some are one series, two of everything else.
+fn wide() -> (Snapshot, Vec<Finding>) {
+    let mut node = node();
+    for number in [2, 3] {
+        let mut container = node.containers[0].clone();
+        container.subject.container_id = Some(format!("{number:064}"));
+        container.cpu.usage_us = Some(number);
+        node.containers.push(container);
+    }
+    node.flows = (0..12_u16)
+        .map(|number| {
+            let mut flow = flow(usize::from(number % 4), Role::Client, "db", number % 2);
+            flow.counts.connections = number.into();
+            flow
+        })
+        .collect();
+    node.dropped.push(Dropped {
+        place: "ring".into(),
+        reason: "full".into(),
+        count: 1,
+    });
+    node.occupancy.push(Occupancy {
+        place: "ring".into(),
+        entries: 1,
+        capacity: 2,
+    });
+    let findings = findings(&node);
+    (node, findings)
+}

@@ -1,0 +1,39 @@
+//! P007, undeclared hostNetwork listener: a pod in the node's network namespace listens on a TCP port of the node that
+//! nothing declares.
+//!
+//! **Why.** Such a port is open on the node's own addresses, past every NetworkPolicy, and two pods cannot share it.
+//!
+//! **What.** As P001, for pods with `hostNetwork: true`, by the container that owns the socket, never by address or
+//! network namespace, which all such pods and the node share (trap 1). With hostNetwork the API server sets
+//! `hostPort` to `containerPort`, so either declares. Severity medium.
+//!
+//! **Traps.** kube-proxy and CNIs listen on node ports only to reserve them: the `nodePort` of any Service counts as
+//! declared (1). A hostNetwork pod that listens in another namespace than the node's, as node agents of a mesh do inside
+//! pods, is reported too, with `host_netns` = `false` in the evidence (12). The rest as P001.
+
+use crate::finding::{Condition, Rule};
+use crate::rules::undeclared::{self, Wording};
+use crate::snapshot::{ContainerView, Snapshot};
+
+/// P007.
+pub static RULE: Rule = Rule {
+    id: "P007",
+    title: "Undeclared hostNetwork listener",
+    category: "ports",
+};
+
+const WORDING: Wording = Wording {
+    rule: &RULE,
+    instead: "bind to 127.0.0.1 or a node-internal address, or do without hostNetwork.",
+};
+
+/// Undeclared listening ports of a container of a hostNetwork pod.
+pub(super) fn conditions(snapshot: &Snapshot, container: &ContainerView) -> Vec<Condition> {
+    if !container.pod.as_ref().is_some_and(|pod| pod.host_network) {
+        return Vec::new();
+    }
+    undeclared::conditions(snapshot, container, &WORDING)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,104 @@
+use std::collections::BTreeSet;
+
+use crate::declared::ContainerKind;
+use crate::observation::Health;
+use crate::rules::testing::{container, declared, listener, pod, snapshot, status, view};
+use crate::rules::{ALL, evaluate, unknown_rules};
+use crate::snapshot::Snapshot;
+
+fn node() -> Snapshot {
+    let mut app = container("app", ContainerKind::Regular, &[8080]);
+    app.cpu_request_millis = None;
+    let pod = pod(vec![
+        app.clone(),
+        crate::declared::DeclaredContainer {
+            name: "b".into(),
+            ..app
+        },
+    ]);
+    let ports = [9998, 9999, 40_000, 40_001];
+    let listeners = ports.map(|port| listener(port, &["0.0.0.0"])).to_vec();
+    let containers = vec![
+        view(&pod, Some(0), listeners.clone()),
+        view(&pod, Some(1), listeners),
+    ];
+    snapshot(Some(declared(&pod, vec![])), containers)
+}
+
+#[test]
+fn rules_are_sorted_named_once_and_documented() {
+    let ids: Vec<&str> = ALL.iter().map(|rule| rule.id).collect();
+    assert!(ids.is_sorted());
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
+    for rule in ALL {
+        let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        assert!(here.join(rule.doc_url()).is_file(), "{}", rule.doc_url());
+    }
+}
+
+#[test]
+fn conditions_do_not_depend_on_the_order_of_what_was_seen() {
+    let node = node();
+    let mut turned = node.clone();
+    turned.containers.reverse();
+    turned.probes.reverse();
+    for container in &mut turned.containers {
+        container.listeners.reverse();
+    }
+    let conditions = evaluate(&node);
+    assert_eq!(conditions.len(), 8);
+    assert_eq!(conditions, evaluate(&turned));
+}
+
+#[test]
+fn rules_that_cannot_decide_say_why() {
+    let unknown = |snapshot: &Snapshot| {
+        let unknown = unknown_rules(snapshot);
+        unknown
+            .iter()
+            .map(|(rule, reason)| format!("{rule}: {reason}"))
+            .collect::<Vec<_>>()
+    };
+    let mut snapshot = node();
+    assert_eq!(unknown(&snapshot), [""; 0]);
+
+    snapshot.probes.retain(|status| status.probe != "listeners");
+    assert_eq!(unknown(&snapshot), [""; 0], "events alone give listeners");
+    snapshot
+        .probes
+        .retain(|probe| probe.probe != "tcp" && probe.probe != "cpu_windows");
+    snapshot
+        .probes
+        .push(status("tcp", Health::Unsupported, Some("no CAP_BPF")));
+    let listeners = "listeners has not reported yet; tcp is unsupported: no CAP_BPF";
+    assert_eq!(
+        unknown(&snapshot),
+        [
+            "C007: cpu_windows has not reported yet".into(),
+            format!("P001: {listeners}"),
+            format!("P007: {listeners}")
+        ]
+    );
+
+    snapshot.declared = None;
+    let none = "no declared side has been read yet";
+    assert_eq!(
+        unknown(&snapshot),
+        [
+            format!("C001: {none}"),
+            "C007: cpu_windows has not reported yet".into(),
+            format!("P001: {none}"),
+            format!("P007: {none}")
+        ]
+    );
+    snapshot.probes.retain(|status| status.probe != "declared");
+    snapshot.probes.push(status(
+        "declared",
+        Health::Off,
+        Some("no --declared was given"),
+    ));
+    assert_eq!(
+        unknown(&snapshot)[0],
+        "C001: declared is off: no --declared was given"
+    );
+}

@@ -1,0 +1,115 @@
+//! `plumbline check`: a live node for a limited time.
+
+use std::path::Path;
+use std::time::Duration;
+
+use plumbline_core::finding::Finding;
+use plumbline_core::observation::{Health, ProbeStatus};
+use plumbline_core::settings::Grace;
+
+use crate::cli::CheckArgs;
+use crate::config::{Config, DeclaredSource, File, Problem};
+use crate::run::Node;
+
+/// Readings lag behind what they measure: the node is observed this much longer than asked, so that the CPU windows of the
+/// whole duration are in.
+const SETTLE: Duration = Duration::from_millis(2_500);
+
+/// Complete scans that a condition must be found in.
+const SCANS: u32 = 2;
+
+/// What a check found.
+#[derive(Debug)]
+pub struct Checked {
+    /// Open findings, worst first.
+    pub findings: Vec<Finding>,
+    /// Probes that were asked for and do not measure: without them, no findings does not mean none.
+    pub missing: Vec<ProbeStatus>,
+}
+
+/// Adapts a configuration to a check, but for what was set by hand.
+///
+/// # Errors
+///
+/// Nothing to compare with was given, or the duration is out of range.
+pub fn adapt(config: &mut Config, args: &CheckArgs, file: &File) -> Result<(), Vec<Problem>> {
+    let mut problems = Vec::new();
+    let duration = args.duration.0;
+    let longest = plumbline_core::settings::CPU_MEAN_WINDOW_MAX;
+    if duration < Duration::from_secs(2) || duration > Duration::from_secs(3_600) {
+        problems.push(Problem {
+            at: "--duration".into(),
+            message: "must be between 2s and 1h".into(),
+        });
+    }
+    if config.declared == DeclaredSource::None {
+        let message = "say what pods declared with --declared PATH or --kube; without it nothing can be compared";
+        problems.push(Problem {
+            at: "check".into(),
+            message: message.into(),
+        });
+    }
+    if args.node.grace.is_none() && file.grace.is_none() {
+        config.core.grace = Grace::Scans(SCANS);
+    }
+    if args.node.cpu_startup_exclusion.is_none() && file.cpu.startup_exclusion.is_none() {
+        config.core.cpu_startup_exclusion = Duration::ZERO;
+    }
+    if args.node.cpu_mean_window.is_none() && file.cpu.mean_window.is_none() {
+        config.core.cpu_mean_window = duration.min(longest);
+    }
+    if args.node.scan_interval.is_none() && file.scan_interval.is_none() {
+        config.scan_interval =
+            (duration / (SCANS + 2)).clamp(Duration::from_millis(500), config.scan_interval);
+    }
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(problems)
+    }
+}
+
+/// Observes and says what was found.
+///
+/// # Errors
+///
+/// What [`Node::start`] says.
+pub async fn check(
+    config: &Config,
+    duration: Duration,
+    record: Option<&Path>,
+) -> anyhow::Result<Checked> {
+    let mut node = Node::start(config, duration, record)?;
+    tracing::info!(duration = %humantime::format_duration(duration), "observing");
+    let mut seen = 0;
+    node.observe(duration + SETTLE, |evaluation| {
+        if evaluation.open.len() != seen {
+            seen = evaluation.open.len();
+            let containers = evaluation.snapshot.containers.len();
+            tracing::info!(
+                containers,
+                scans = evaluation.snapshot.scans,
+                findings = seen,
+                "so far"
+            );
+        }
+    })
+    .await;
+    let (_, last) = node.finish();
+    let missing = last
+        .snapshot
+        .probes
+        .iter()
+        .filter(|probe| matters(probe))
+        .cloned()
+        .collect();
+    Ok(Checked {
+        findings: last.open,
+        missing,
+    })
+}
+
+/// A probe that was asked for and does not measure. `Off` was not asked for.
+fn matters(probe: &ProbeStatus) -> bool {
+    matches!(probe.health, Health::Unsupported | Health::Broken)
+}

@@ -1,0 +1,121 @@
+//! The core with its clock ticks and its recording. A live node and a replay go through the same [`Engine::take`], so that
+//! equal observations give equal output.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use plumbline_core::finding::Finding;
+use plumbline_core::findings::Findings;
+use plumbline_core::id::CgroupId;
+use plumbline_core::node::NodeState;
+use plumbline_core::observation::{CgroupRow, Fact, Observation};
+use plumbline_core::report::{self, Report};
+use plumbline_core::rules;
+use plumbline_core::snapshot::{Dropped, Snapshot};
+use plumbline_core::time::Timestamp;
+
+use crate::record::{Header, Recorder};
+
+/// What came of one clock tick.
+#[derive(Debug)]
+pub struct Evaluation {
+    /// The node as of the tick.
+    pub snapshot: Arc<Snapshot>,
+    /// Findings that opened, changed or resolved.
+    pub transitions: Vec<Finding>,
+    /// Every open finding.
+    pub open: Vec<Finding>,
+    /// The report, when one is due.
+    pub report: Option<Report>,
+}
+
+/// The core and its recording.
+#[derive(Debug)]
+pub struct Engine {
+    state: NodeState,
+    findings: Findings,
+    recorder: Option<Recorder>,
+    export_interval: Duration,
+    reported: Option<Timestamp>,
+}
+
+impl Engine {
+    /// An engine that knows nothing yet. The recorder, if any, has the same header.
+    #[must_use]
+    pub fn new(header: &Header, recorder: Option<Recorder>) -> Self {
+        Self {
+            state: NodeState::new(header.node.clone(), header.settings.clone()),
+            findings: Findings::default(),
+            recorder,
+            export_interval: header.export_interval,
+            reported: None,
+        }
+    }
+
+    /// Takes one observation. A clock tick is also the moment at which rules are evaluated.
+    pub fn take(&mut self, observation: Observation) -> Option<Evaluation> {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.write(&observation);
+        }
+        let tick = matches!(observation.fact, Fact::Clock { .. }).then_some(observation.at);
+        self.state.apply(observation);
+        tick.map(|now| self.evaluate(now))
+    }
+
+    fn evaluate(&mut self, now: Timestamp) -> Evaluation {
+        let mut snapshot = self.state.snapshot(now);
+        let transitions = self.findings.update(rules::evaluate(&snapshot), &snapshot);
+        if self.findings.dropped() > 0 {
+            let count = self.findings.dropped();
+            snapshot.dropped.push(Dropped {
+                place: "findings".into(),
+                reason: "full".into(),
+                count,
+            });
+        }
+        let open = self.findings.open();
+        let due = now.since(*self.reported.get_or_insert(now)) >= self.export_interval;
+        let report = due.then(|| {
+            self.reported = Some(now);
+            self.state.exported(now);
+            report::build(&snapshot, &open)
+        });
+        Evaluation {
+            snapshot: Arc::new(snapshot),
+            transitions,
+            open,
+            report,
+        }
+    }
+
+    /// A report as of `now`, due or not: the last one before the agent ends, and the one that ends a replay.
+    #[must_use]
+    pub fn last_report(&self, now: Timestamp) -> Report {
+        report::build(&self.state.snapshot(now), &self.findings.open())
+    }
+
+    /// Where a container's cgroup is; `None` if it is not known or gone.
+    #[must_use]
+    pub fn container(&self, cgroup: CgroupId) -> Option<CgroupRow> {
+        self.state.container_row(cgroup)
+    }
+
+    /// The cgroups of all containers that are there.
+    #[must_use]
+    pub fn containers(&self) -> Vec<CgroupRow> {
+        self.state.container_rows()
+    }
+
+    /// Observations that could not be recorded.
+    #[must_use]
+    pub fn unrecorded(&self) -> u64 {
+        self.recorder.as_ref().map_or(0, Recorder::lost)
+    }
+
+    /// Writes what of the recording is still in memory.
+    pub fn flush(&mut self) {
+        if let Some(recorder) = &mut self.recorder {
+            recorder.flush();
+        }
+    }
+}

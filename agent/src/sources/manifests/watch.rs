@@ -1,0 +1,93 @@
+//! The thread that looks for changes and sends what it finds.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use plumbline_core::declared::Declared;
+use plumbline_core::observation::{Fact, ProbeStatus};
+use plumbline_core::time::Timestamp;
+
+use super::Manifests;
+use crate::clock;
+use crate::sources::Sink;
+
+/// Time between two looks. A change is in the agent's state after two of them at most.
+pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Sends what was read, at once, then looks for changes in a thread of its own until `stop`. Unpark the thread to end it
+/// without waiting for its next look.
+///
+/// # Errors
+/// The system gives no thread.
+pub fn spawn(
+    mut manifests: Manifests,
+    sink: Sink,
+    stop: Arc<AtomicBool>,
+) -> io::Result<JoinHandle<()>> {
+    let mut sent = Sent::new(sink);
+    sent.update(&manifests, clock::monotonic());
+    thread::Builder::new()
+        .name("declared".to_owned())
+        .spawn(move || {
+            loop {
+                thread::park_timeout(POLL_INTERVAL);
+                if stop.load(Ordering::Relaxed) {
+                    return;
+                }
+                let at = clock::monotonic();
+                if manifests.refresh() || sent.behind {
+                    sent.update(&manifests, at);
+                }
+            }
+        })
+}
+
+/// What the loop was told last. Equal things are not told again; what found no room in the channel is.
+struct Sent {
+    sink: Sink,
+    declared: Option<Declared>,
+    status: Option<ProbeStatus>,
+    behind: bool,
+}
+
+impl Sent {
+    fn new(sink: Sink) -> Self {
+        Self {
+            sink,
+            declared: None,
+            status: None,
+            behind: false,
+        }
+    }
+
+    fn update(&mut self, manifests: &Manifests, at: Timestamp) {
+        self.behind = false;
+        let declared = manifests.declared();
+        if self.declared.as_ref() != Some(&declared) {
+            if self.sink.send(at, Fact::Declared(declared.clone())) {
+                tracing::debug!(
+                    source = declared.source,
+                    pods = declared.pods.len(),
+                    services = declared.services.len(),
+                    problems = declared.problems.len(),
+                    ignored = ?manifests.ignored(),
+                    "declared side read"
+                );
+                self.declared = Some(declared);
+            } else {
+                self.behind = true;
+            }
+        }
+        let status = manifests.status();
+        if self.status.as_ref() != Some(&status) {
+            if self.sink.send(at, Fact::Probe(status.clone())) {
+                self.status = Some(status);
+            } else {
+                self.behind = true;
+            }
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Pods, and the pod templates of workloads.
+
+use std::net::IpAddr;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus, PodTemplateSpec};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use plumbline_core::declared::{ContainerKind, DeclaredContainer, DeclaredPod};
+use plumbline_core::id::PodUid;
+
+use super::ObjectError;
+use super::container::{containers, cpu};
+use super::owner::owner;
+
+/// Annotation with the UID that the kubelet uses for a static pod.
+const CONFIG_HASH: &str = "kubernetes.io/config.hash";
+
+/// What a pod declares.
+///
+/// # Errors
+/// A port out of range, a quantity that is none, an address that is none, no name: the pod is then not used at all.
+pub fn pod(pod: &Pod) -> Result<DeclaredPod, ObjectError> {
+    let meta = &pod.metadata;
+    let node = pod
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.node_name.as_deref())
+        .filter(|node| !node.is_empty());
+    let mut declared = specified(pod.spec.as_ref(), pod.status.as_ref())?;
+    declared.name = name(meta)?;
+    declared.namespace = namespace(meta);
+    declared.uid = meta
+        .uid
+        .as_deref()
+        .filter(|uid| !uid.is_empty())
+        .map(PodUid::new);
+    declared.config_hash = meta
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(CONFIG_HASH))
+        .map(|hash| PodUid::new(hash.as_str()));
+    declared.labels = meta.labels.clone().unwrap_or_default();
+    declared.owner = owner(meta, node);
+    if declared.owner.name.is_empty() {
+        declared.owner.name.clone_from(&declared.name);
+    }
+    if let Some(status) = &pod.status {
+        declared.ips = ips(status)?;
+        declared.finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
+    }
+    Ok(declared)
+}
+
+/// What the pods of a workload will declare: no UID, no status; name and namespace are the workload's.
+///
+/// # Errors
+/// As for [`pod`]; the path begins inside the template.
+pub(super) fn template(template: &PodTemplateSpec) -> Result<DeclaredPod, ObjectError> {
+    let labels = template
+        .metadata
+        .as_ref()
+        .and_then(|metadata| metadata.labels.clone());
+    Ok(DeclaredPod {
+        labels: labels.unwrap_or_default(),
+        ..specified(template.spec.as_ref(), None)?
+    })
+}
+
+/// `metadata.name`, or what the API server will begin the name with.
+pub(super) fn name(meta: &ObjectMeta) -> Result<String, ObjectError> {
+    let name = meta
+        .name
+        .as_ref()
+        .or(meta.generate_name.as_ref())
+        .filter(|name| !name.is_empty());
+    name.cloned()
+        .ok_or_else(|| ObjectError::new("metadata.name", "missing"))
+}
+
+/// `metadata.namespace`; `default` when absent.
+pub(super) fn namespace(meta: &ObjectMeta) -> String {
+    meta.namespace
+        .clone()
+        .filter(|namespace| !namespace.is_empty())
+        .unwrap_or_else(|| "default".to_owned())
+}
+
+fn specified(
+    spec: Option<&PodSpec>,
+    status: Option<&PodStatus>,
+) -> Result<DeclaredPod, ObjectError> {
+    let Some(spec) = spec else {
+        return Ok(DeclaredPod::default());
+    };
+    let containers = containers(spec, status).map_err(|error| error.under("spec"))?;
+    let (request, limit) = cpu(spec.resources.as_ref()).map_err(|error| error.under("spec"))?;
+    Ok(DeclaredPod {
+        host_network: spec.host_network == Some(true),
+        cpu_request_millis: request.or_else(|| default_request(spec, &containers, limit)),
+        cpu_limit_millis: limit,
+        containers,
+        ..DeclaredPod::default()
+    })
+}
+
+/// A pod with resources of its own but no request of its own gets what its containers request, and if they request
+/// nothing, its limit. The API server writes this into applied objects; a manifest that was never applied lacks it.
+fn default_request(
+    spec: &PodSpec,
+    containers: &[DeclaredContainer],
+    limit: Option<u64>,
+) -> Option<u64> {
+    spec.resources.as_ref()?;
+    effective_request(containers).or(limit)
+}
+
+/// What the scheduler reckons with: everything that runs together, or an init container with the sidecars before it,
+/// whichever is more.
+fn effective_request(containers: &[DeclaredContainer]) -> Option<u64> {
+    let (mut sidecars, mut init, mut regular) = (0_u64, 0_u64, 0_u64);
+    for container in containers {
+        let request = container.cpu_request_millis.unwrap_or(0);
+        match container.kind {
+            ContainerKind::Sidecar => {
+                sidecars = sidecars.saturating_add(request);
+                init = init.max(sidecars);
+            }
+            ContainerKind::Init => init = init.max(sidecars.saturating_add(request)),
+            ContainerKind::Regular => regular = regular.saturating_add(request),
+            ContainerKind::Ephemeral => {}
+        }
+    }
+    let any = containers
+        .iter()
+        .any(|container| container.cpu_request_millis.is_some());
+    any.then(|| regular.saturating_add(sidecars).max(init))
+}
+
+fn ips(status: &PodStatus) -> Result<Vec<IpAddr>, ObjectError> {
+    let parse = |path: String, text: &str| {
+        text.parse::<IpAddr>()
+            .map_err(|error| ObjectError::new(path, format!("{text:?} is no address: {error}")))
+    };
+    match status.pod_ips.as_deref() {
+        Some(ips @ [_, ..]) => ips
+            .iter()
+            .enumerate()
+            .map(|(index, ip)| parse(format!("status.podIPs[{index}].ip"), &ip.ip))
+            .collect(),
+        _ => {
+            let only = status.pod_ip.as_deref().filter(|ip| !ip.is_empty());
+            only.map(|ip| parse("status.podIP".to_owned(), ip))
+                .into_iter()
+                .collect()
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! `cargo xtask test`: check, then the tests that need nothing, then those that need root and eBPF; one count at the end.
+
+mod count;
+mod kernel;
+
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::{check, setup, shell};
+use count::Count;
+
+/// Which tests to run.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// Leave `cargo xtask check` out
+    #[arg(long)]
+    no_check: bool,
+    /// Only tests whose name contains this
+    filter: Option<String>,
+}
+
+/// The command; its last line is the count.
+pub(crate) fn command(arguments: &Arguments) -> Result<()> {
+    let cargo = setup::Cargo::find();
+    let checked = if arguments.no_check {
+        Ok(())
+    } else {
+        check::run(&cargo, false)
+    };
+    let runner = Runner {
+        cargo: &cargo,
+        filter: arguments.filter.as_deref(),
+    };
+    let mut count = runner.hosted()?;
+    count += runner.kernel()?;
+    if let Err(error) = &checked {
+        shell::note(format_args!("{error:#}"));
+    }
+    shell::out(count);
+    if count.failed > 0 || checked.is_err() {
+        bail!("not all is well");
+    }
+    Ok(())
+}
+
+/// Runs groups of tests. Always with `--workspace`, so that all of them share one build.
+struct Runner<'a> {
+    cargo: &'a setup::Cargo,
+    filter: Option<&'a str>,
+}
+
+impl Runner<'_> {
+    /// Unit, property and replay tests: no root, no kernel, in parallel; by cargo-nextest where there is one.
+    fn hosted(&self) -> Result<Count> {
+        let integration = targets(kernel::integration_tests(true)?);
+        let harness: &[&str] = if has_nextest() {
+            &[
+                "nextest",
+                "run",
+                "--no-tests",
+                "pass",
+                "--retries",
+                "0",
+                "--color",
+                "never",
+                "--status-level",
+                "fail",
+            ]
+        } else {
+            &["test"]
+        };
+        let mut command = self.command(harness);
+        let mut count = count::run(command.args(["--lib", "--bins"]).args(integration))?;
+        count += count::run(&mut self.command(&["test", "--doc"]))?;
+        Ok(count)
+    }
+
+    /// Tests with real eBPF: as root, one at a time, since they share one kernel.
+    fn kernel(&self) -> Result<Count> {
+        let integration = targets(kernel::integration_tests(false)?);
+        if integration.is_empty() {
+            return Ok(Count::default());
+        }
+        let mut command = self.command(&["test"]);
+        command
+            .args(integration)
+            .args(["--", "--test-threads", "1"]);
+        match kernel::access(self.cargo) {
+            kernel::Access::Direct => {}
+            kernel::Access::Sudo => drop(command.envs([kernel::sudo_runner()])),
+            kernel::Access::No(reason) => {
+                shell::note(format_args!("tests with real eBPF skipped: {reason}"));
+                let text = shell::stdout_of(command.args(["--list", "--format", "terse"]))?;
+                let skipped = text.lines().filter(|line| line.ends_with(": test")).count();
+                return Ok(Count {
+                    skipped: skipped as u64,
+                    ..Count::default()
+                });
+            }
+        }
+        // The tests start the agent as a person would.
+        shell::run(
+            self.cargo
+                .command()
+                .args(["build", "--workspace", "--bins", "--quiet"]),
+        )?;
+        count::run(&mut command)
+    }
+
+    fn command(&self, harness: &[&str]) -> Command {
+        let mut command = self.cargo.command();
+        command
+            .args(harness)
+            .args(["--workspace", "--no-fail-fast"])
+            .args(self.filter);
+        command
+    }
+}
+
+/// `--test NAME` for each name.
+fn targets(names: Vec<String>) -> Vec<String> {
+    names
+        .into_iter()
+        .flat_map(|name| ["--test".to_owned(), name])
+        .collect()
+}
+
+fn has_nextest() -> bool {
+    shell::stdout_of(Command::new("cargo").args(["nextest", "--version"])).is_ok()
+}
