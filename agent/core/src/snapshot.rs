@@ -241,8 +241,8 @@ pub struct WindowView {
     pub busy_us: Vec<u32>,
     /// Time from the first window's start to the last one's end.
     pub span: Duration,
-    /// Highest number of CPUs in use in a window since the last export.
-    pub peak_cores: f64,
+    /// Highest number of CPUs in use in a window since the last export; absent when none was measured since.
+    pub peak_cores: Option<f64>,
 }
 
 impl WindowView {

@@ -83,7 +83,7 @@ impl Cpu {
         Some(WindowView {
             busy_us: judged().map(|(_, us)| *us).collect(),
             span: Timestamp(last.0 + CPU_WINDOW_NS).since(first),
-            peak_cores: f64::from(peak_us.unwrap_or(0)) / 100_000.0,
+            peak_cores: peak_us.map(|us| f64::from(us) / 100_000.0),
         })
     }
 }
@@ -172,6 +172,6 @@ mod tests {
             .windows
             .unwrap();
         assert_eq!(late.busy_us, [22, 23, 24]);
-        assert!((late.peak_cores - 24.0 / 100_000.0).abs() < 1e-12);
+        assert_eq!(late.peak_cores, Some(24.0 / 100_000.0));
     }
 }

@@ -160,7 +160,7 @@ pub(crate) fn windows(busy_us: Vec<u32>) -> WindowView {
     let peak = busy_us.iter().copied().max().unwrap_or(0);
     WindowView {
         span: Duration::from_millis(100 * busy_us.len() as u64),
-        peak_cores: f64::from(peak) / 100_000.0,
+        peak_cores: Some(f64::from(peak) / 100_000.0),
         busy_us,
     }
 }
