@@ -12,7 +12,10 @@ const TOOLCHAIN: &str = "PLUMBLINE_EBPF_TOOLCHAIN";
 const ENVIRONMENT: [(&str, &str); 3] = [
     ("CARGO_UNSTABLE_PROFILE_RUSTFLAGS", "true"),
     ("CARGO_PROFILE_RELEASE_RUSTFLAGS", "-Ctarget-cpu=v2"),
-    ("CARGO_PROFILE_RELEASE_BUILD_OVERRIDE_RUSTFLAGS", "-Cdebuginfo=0"),
+    (
+        "CARGO_PROFILE_RELEASE_BUILD_OVERRIDE_RUSTFLAGS",
+        "-Cdebuginfo=0",
+    ),
 ];
 
 fn main() -> anyhow::Result<()> {
