@@ -59,20 +59,33 @@ impl CgroupRoot {
     pub fn find(given: Option<&Path>) -> Result<Self, RootError> {
         let mounts = read_mounts()?;
         let Some(given) = given else {
-            let whole = mounts.iter().find(|mount| inode(&mount.point).is_ok_and(|inode| inode == ROOT_INODE));
+            let whole = mounts
+                .iter()
+                .find(|mount| inode(&mount.point).is_ok_and(|inode| inode == ROOT_INODE));
             let mount = whole.or_else(|| mounts.first()).ok_or(RootError::NoMount)?;
-            return Ok(Self { directory: mount.point.clone(), kernel_path: kernel_path(mount, Path::new("")) });
+            return Ok(Self {
+                directory: mount.point.clone(),
+                kernel_path: kernel_path(mount, Path::new("")),
+            });
         };
-        let directory =
-            fs::canonicalize(given).map_err(|error| RootError::Read { path: given.to_path_buf(), error })?;
+        let directory = fs::canonicalize(given).map_err(|error| RootError::Read {
+            path: given.to_path_buf(),
+            error,
+        })?;
         // Of mounts on top of each other the last is the one in sight.
         let mount = mounts
             .iter()
             .filter(|mount| directory.starts_with(&mount.point))
             .max_by_key(|mount| mount.point.components().count())
             .ok_or_else(|| RootError::NotCgroup2(directory.clone()))?;
-        let below = directory.strip_prefix(&mount.point).unwrap_or(Path::new("")).to_path_buf();
-        Ok(Self { kernel_path: kernel_path(mount, &below), directory })
+        let below = directory
+            .strip_prefix(&mount.point)
+            .unwrap_or(Path::new(""))
+            .to_path_buf();
+        Ok(Self {
+            kernel_path: kernel_path(mount, &below),
+            directory,
+        })
     }
 
     /// A path of a cgroup event as a path below this root; `None` for a path elsewhere, and when that cannot be known.
@@ -114,8 +127,15 @@ pub fn walk(root: &Path) -> Walk {
                     walk.cut = true;
                     return walk;
                 }
-                let shown = if path.is_empty() { "/".to_owned() } else { path.clone() };
-                walk.rows.push(CgroupRow { cgroup: CgroupId(inode), path: shown });
+                let shown = if path.is_empty() {
+                    "/".to_owned()
+                } else {
+                    path.clone()
+                };
+                walk.rows.push(CgroupRow {
+                    cgroup: CgroupId(inode),
+                    path: shown,
+                });
                 queue.extend(children.into_iter().map(|child| format!("{path}/{child}")));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && !path.is_empty() => {}
@@ -143,7 +163,9 @@ fn children(directory: &Path) -> io::Result<Vec<String>> {
 /// `/..`, see [`resolve`]. `None` for a process that is gone or a kernel without cgroup v2.
 #[must_use]
 pub fn v2_path(proc_cgroup: &str) -> Option<&str> {
-    let path = proc_cgroup.lines().find_map(|line| line.strip_prefix("0::"))?;
+    let path = proc_cgroup
+        .lines()
+        .find_map(|line| line.strip_prefix("0::"))?;
     let path = path.strip_suffix(" (deleted)").unwrap_or(path);
     path.starts_with('/').then_some(path)
 }
@@ -169,8 +191,13 @@ pub fn resolve(base: &str, shown: &str) -> String {
 #[must_use]
 pub fn namespace_base(rows: &[CgroupRow]) -> String {
     let mounts = read_mounts().unwrap_or_default();
-    let bases: Vec<u64> = mounts.iter().filter_map(|mount| inode(&mount.point).ok()).collect();
-    let base = rows.iter().find(|row| row.cgroup.0 != ROOT_INODE && bases.contains(&row.cgroup.0));
+    let bases: Vec<u64> = mounts
+        .iter()
+        .filter_map(|mount| inode(&mount.point).ok())
+        .collect();
+    let base = rows
+        .iter()
+        .find(|row| row.cgroup.0 != ROOT_INODE && bases.contains(&row.cgroup.0));
     base.map_or_else(|| "/".to_owned(), |row| row.path.clone())
 }
 
@@ -178,16 +205,25 @@ pub fn namespace_base(rows: &[CgroupRow]) -> String {
 #[must_use]
 pub fn pods_in_v1() -> Option<PathBuf> {
     let text = fs::read_to_string("/proc/self/mountinfo").ok()?;
-    let mut v1 = parse_mountinfo(&text).into_iter().filter(|mount| mount.file_system == "cgroup");
-    v1.find(|mount| ["kubepods", "kubepods.slice"].iter().any(|name| mount.point.join(name).is_dir()))
-        .map(|mount| mount.point)
+    let mut v1 = parse_mountinfo(&text)
+        .into_iter()
+        .filter(|mount| mount.file_system == "cgroup");
+    v1.find(|mount| {
+        ["kubepods", "kubepods.slice"]
+            .iter()
+            .any(|name| mount.point.join(name).is_dir())
+    })
+    .map(|mount| mount.point)
 }
 
 /// Mounts of cgroup v2, in the order of mountinfo.
 fn read_mounts() -> Result<Vec<Mount>, RootError> {
     let path = PathBuf::from("/proc/self/mountinfo");
     let text = fs::read_to_string(&path).map_err(|error| RootError::Read { path, error })?;
-    Ok(parse_mountinfo(&text).into_iter().filter(|mount| mount.file_system == "cgroup2").collect())
+    Ok(parse_mountinfo(&text)
+        .into_iter()
+        .filter(|mount| mount.file_system == "cgroup2")
+        .collect())
 }
 
 fn inode(directory: &Path) -> io::Result<u64> {
@@ -196,7 +232,10 @@ fn inode(directory: &Path) -> io::Result<u64> {
 
 /// What the kernel calls the directory `below` a mount in events, which do not know namespaces.
 fn kernel_path(mount: &Mount, below: &Path) -> Option<String> {
-    let first = || fs::read_link("/proc/self/ns/cgroup").is_ok_and(|target| target.as_os_str() == FIRST_NAMESPACE);
+    let first = || {
+        fs::read_link("/proc/self/ns/cgroup")
+            .is_ok_and(|target| target.as_os_str() == FIRST_NAMESPACE)
+    };
     let whole = inode(&mount.point).is_ok_and(|inode| inode == ROOT_INODE);
     let mounted = if whole {
         ""
@@ -206,7 +245,11 @@ fn kernel_path(mount: &Mount, below: &Path) -> Option<String> {
         return None;
     };
     let below = below.to_str()?;
-    Some(if below.is_empty() { mounted.to_owned() } else { format!("{mounted}/{below}") })
+    Some(if below.is_empty() {
+        mounted.to_owned()
+    } else {
+        format!("{mounted}/{below}")
+    })
 }
 
 #[cfg(test)]
@@ -217,14 +260,21 @@ mod tests {
     use super::{CgroupRoot, resolve, v2_path, walk};
 
     fn root(kernel_path: Option<&str>) -> CgroupRoot {
-        CgroupRoot { directory: PathBuf::from("/cg"), kernel_path: kernel_path.map(str::to_owned) }
+        CgroupRoot {
+            directory: PathBuf::from("/cg"),
+            kernel_path: kernel_path.map(str::to_owned),
+        }
     }
 
     #[test]
     fn kernel_paths_are_placed_below_the_root_or_nowhere() {
         let whole = root(Some(""));
         assert_eq!(whole.below("/a/b"), Some("/a/b"));
-        assert_eq!(whole.below("/"), None, "the root itself does not come or go");
+        assert_eq!(
+            whole.below("/"),
+            None,
+            "the root itself does not come or go"
+        );
         let part = root(Some("/a"));
         assert_eq!(part.below("/a/b/c"), Some("/b/c"));
         for elsewhere in ["/a", "/ab/c", "/b", "", "a/b"] {
@@ -237,7 +287,10 @@ mod tests {
     #[test]
     fn the_v2_line_of_a_process_is_found_in_pure_and_hybrid_layouts() {
         assert_eq!(v2_path("0::/init.scope\n"), Some("/init.scope"));
-        assert_eq!(v2_path("12:cpu:/a\n1:name=systemd:/b\n0::/../c\n"), Some("/../c"));
+        assert_eq!(
+            v2_path("12:cpu:/a\n1:name=systemd:/b\n0::/../c\n"),
+            Some("/../c")
+        );
         assert_eq!(v2_path("0::/a (deleted)\n"), Some("/a"));
         for without in ["", "12:cpu:/a\n", "0::", "0::x"] {
             assert_eq!(v2_path(without), None, "{without:?}");
@@ -268,7 +321,10 @@ mod tests {
         assert_eq!((walk.errors, walk.cut), (0, false));
         let paths: Vec<&str> = walk.rows.iter().map(|row| row.path.as_str()).collect();
         assert_eq!(paths[0], "/");
-        for (parent, child) in [("/kubepods", "/kubepods/pod1"), ("/kubepods/pod1", "/kubepods/pod1/c1")] {
+        for (parent, child) in [
+            ("/kubepods", "/kubepods/pod1"),
+            ("/kubepods/pod1", "/kubepods/pod1/c1"),
+        ] {
             let at = |path: &str| paths.iter().position(|p| *p == path).unwrap();
             assert!(at(parent) < at(child));
         }

@@ -19,7 +19,6 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -31,13 +30,13 @@ use plumbline_core::time::Timestamp;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::sources::Sink;
+use crate::sources::cgroups::CgroupRoot;
 
 /// What the source does.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The directory below which pods are looked for: a cgroup2 mount or a part of one, see
-    /// [`crate::sources::cgroups::CgroupRoot::find`].
-    pub cgroup_root: PathBuf,
+    /// Where pods are looked for.
+    pub cgroup_root: CgroupRoot,
     /// Listeners and flows.
     pub tcp: bool,
     /// CPU time in 100 ms windows.
@@ -53,7 +52,7 @@ pub struct Settings {
 impl Settings {
     /// Everything on, with the intervals of the product.
     #[must_use]
-    pub fn new(cgroup_root: PathBuf) -> Self {
+    pub fn new(cgroup_root: CgroupRoot) -> Self {
         Self {
             cgroup_root,
             tcp: true,
@@ -123,7 +122,9 @@ const START_TIMEOUT: Duration = Duration::from_secs(60);
 ///
 /// When no thread or descriptor is to be had.
 pub fn spawn(settings: Settings, sink: Sink) -> anyhow::Result<Handle> {
-    let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("make an eventfd")?);
+    let stop = Arc::new(
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("make an eventfd")?,
+    );
     let stats = Arc::new(Mutex::new(Stats::default()));
     let (ready, started) = sync_channel(1);
     let (stop_of_thread, stats_of_thread) = (Arc::clone(&stop), Arc::clone(&stats));
@@ -131,11 +132,19 @@ pub fn spawn(settings: Settings, sink: Sink) -> anyhow::Result<Handle> {
         .name("ebpf".into())
         .spawn(move || worker::run(settings, sink, &stop_of_thread, &stats_of_thread, &ready))
         .context("start the thread of the eBPF source")?;
-    let handle = Handle { stop, thread: Some(thread), stats };
+    let handle = Handle {
+        stop,
+        thread: Some(thread),
+        stats,
+    };
     match started.recv_timeout(START_TIMEOUT) {
         Ok(()) => Ok(handle),
-        Err(RecvTimeoutError::Timeout) => bail!("the eBPF source did not start within {START_TIMEOUT:?}"),
-        Err(RecvTimeoutError::Disconnected) => bail!("the thread of the eBPF source ended before it was ready"),
+        Err(RecvTimeoutError::Timeout) => {
+            bail!("the eBPF source did not start within {START_TIMEOUT:?}")
+        }
+        Err(RecvTimeoutError::Disconnected) => {
+            bail!("the thread of the eBPF source ended before it was ready")
+        }
     }
 }
 
@@ -143,7 +152,10 @@ impl Handle {
     /// Figures as of the last tick (1 s).
     #[must_use]
     pub fn stats(&self) -> Stats {
-        self.stats.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.stats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// Reads the tables a last time, sends what they hold, detaches everything, and ends.
@@ -158,7 +170,11 @@ impl Drop for Handle {
         rustix::io::write(&*self.stop, &1_u64.to_ne_bytes()).map_or_else(
             |error| tracing::error!(error = %error, "cannot stop the eBPF source"),
             |_| {
-                if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+                if self
+                    .thread
+                    .take()
+                    .is_some_and(|thread| thread.join().is_err())
+                {
                     tracing::error!("the thread of the eBPF source panicked");
                 }
             },

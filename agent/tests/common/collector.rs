@@ -15,11 +15,15 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{LogsService, LogsServiceServer};
+use opentelemetry_proto::tonic::collector::logs::v1::logs_service_server::{
+    LogsService, LogsServiceServer,
+};
 use opentelemetry_proto::tonic::collector::logs::v1::{
     ExportLogsPartialSuccess, ExportLogsServiceRequest, ExportLogsServiceResponse,
 };
-use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{MetricsService, MetricsServiceServer};
+use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::{
+    MetricsService, MetricsServiceServer,
+};
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
@@ -60,7 +64,9 @@ pub(crate) struct Seen {
 
 impl Seen {
     pub(crate) fn header(&self, name: &str) -> &str {
-        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+        self.headers
+            .get(name)
+            .map_or("", |value| value.to_str().unwrap())
     }
 }
 
@@ -91,7 +97,12 @@ pub(crate) struct Options {
 
 impl Collector {
     pub(crate) async fn start(protocol: Protocol) -> Self {
-        Self::with(Options { protocol, tls: None, takes_gzip: true }).await
+        Self::with(Options {
+            protocol,
+            tls: None,
+            takes_gzip: true,
+        })
+        .await
     }
 
     pub(crate) async fn with(options: Options) -> Self {
@@ -102,7 +113,14 @@ impl Collector {
     /// At an address where one was before.
     pub(crate) async fn again(address: SocketAddr, protocol: Protocol) -> Self {
         let listener = TcpListener::bind(address).await.unwrap();
-        Self::on(listener, Options { protocol, tls: None, takes_gzip: true })
+        Self::on(
+            listener,
+            Options {
+                protocol,
+                tls: None,
+                takes_gzip: true,
+            },
+        )
     }
 
     fn on(listener: TcpListener, options: Options) -> Self {
@@ -110,7 +128,13 @@ impl Collector {
         let state = Arc::new(State::default());
         let (protocol, tls) = (options.protocol, options.tls.is_some());
         let task = tokio::spawn(accept(listener, options, Arc::clone(&state)));
-        Self { address, protocol, tls, state, task }
+        Self {
+            address,
+            protocol,
+            tls,
+            state,
+            task,
+        }
     }
 
     /// What the next requests are answered; after that, [`Answer::Ok`].
@@ -177,18 +201,26 @@ async fn accept(listener: TcpListener, options: Options, state: Arc<State>) {
     }
 }
 
-async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(stream: S, options: &Options, state: Arc<State>) {
+async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    options: &Options,
+    state: Arc<State>,
+) {
     let stream = TokioIo::new(stream);
     let takes_gzip = options.takes_gzip;
     // A sender that goes away is no failure of the collector.
     let ended = match options.protocol {
         Protocol::Grpc => {
             let service = service_fn(move |request| grpc(request, takes_gzip, Arc::clone(&state)));
-            hyper::server::conn::http2::Builder::new(TokioExecutor::new()).serve_connection(stream, service).await
+            hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                .serve_connection(stream, service)
+                .await
         }
         Protocol::HttpProtobuf => {
             let service = service_fn(move |request| http1(request, takes_gzip, Arc::clone(&state)));
-            hyper::server::conn::http1::Builder::new().serve_connection(stream, service).await
+            hyper::server::conn::http1::Builder::new()
+                .serve_connection(stream, service)
+                .await
         }
     };
     if let Err(error) = ended {
@@ -200,7 +232,10 @@ type Answered = Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>>
 
 impl State {
     fn note(&self, request: &Request<Incoming>) -> Answer {
-        let seen = Seen { path: request.uri().path().to_owned(), headers: request.headers().clone() };
+        let seen = Seen {
+            path: request.uri().path().to_owned(),
+            headers: request.headers().clone(),
+        };
         lock(&self.seen).push(seen);
         lock(&self.script).pop_front().unwrap_or(Answer::Ok)
     }
@@ -287,18 +322,24 @@ impl LogsService for Service {
 }
 
 fn metrics_response(partial: Option<(i64, String)>) -> ExportMetricsServiceResponse {
-    let partial_success = partial.map(|(rejected_data_points, error_message)| ExportMetricsPartialSuccess {
-        rejected_data_points,
-        error_message,
-    });
+    let partial_success =
+        partial.map(
+            |(rejected_data_points, error_message)| ExportMetricsPartialSuccess {
+                rejected_data_points,
+                error_message,
+            },
+        );
     ExportMetricsServiceResponse { partial_success }
 }
 
 fn logs_response(partial: Option<(i64, String)>) -> ExportLogsServiceResponse {
-    let partial_success = partial.map(|(rejected_log_records, error_message)| ExportLogsPartialSuccess {
-        rejected_log_records,
-        error_message,
-    });
+    let partial_success =
+        partial.map(
+            |(rejected_log_records, error_message)| ExportLogsPartialSuccess {
+                rejected_log_records,
+                error_message,
+            },
+        );
     ExportLogsServiceResponse { partial_success }
 }
 
@@ -334,7 +375,11 @@ async fn http1(request: Request<Incoming>, takes_gzip: bool, state: Arc<State>) 
         }
         _ => return plain(404, &[], "no such path"),
     };
-    plain(200, &[("content-type", "application/x-protobuf".to_owned())], response)
+    plain(
+        200,
+        &[("content-type", "application/x-protobuf".to_owned())],
+        response,
+    )
 }
 
 /// Waits until `done`, at most 30 s.

@@ -43,7 +43,10 @@ pub(crate) fn node() -> NodeIdentity {
 pub(crate) fn subject(pod: &str) -> Subject {
     Subject {
         namespace: Some("shop".into()),
-        owner: Some(WorkloadRef { kind: "Deployment".into(), name: "web".into() }),
+        owner: Some(WorkloadRef {
+            kind: "Deployment".into(),
+            name: "web".into(),
+        }),
         pod: Some(pod.into()),
         pod_uid: Some(format!("uid-of-{pod}")),
         container: Some("app".into()),
@@ -72,14 +75,27 @@ pub(crate) fn resource(pod: &str, ports: &[i64]) -> ResourceReport {
             value: Number::Float(1.5),
             start: Some(UnixNanos(AT.0 - 60_000_000_000)),
         },
-        Point { metric: &CPU_USAGE, attributes: Vec::new(), value: Number::Float(0.25), start: None },
+        Point {
+            metric: &CPU_USAGE,
+            attributes: Vec::new(),
+            value: Number::Float(0.25),
+            start: None,
+        },
     ];
     points.extend(ports.iter().map(|port| listening(*port)));
-    ResourceReport { subject: subject(pod), points }
+    ResourceReport {
+        subject: subject(pod),
+        points,
+    }
 }
 
 pub(crate) fn report(resources: Vec<ResourceReport>) -> Report {
-    Report { at: AT, node: node(), resources, findings: Vec::new() }
+    Report {
+        at: AT,
+        node: node(),
+        resources,
+        findings: Vec::new(),
+    }
 }
 
 pub(crate) fn finding(pod: &str, port: u64) -> Finding {
@@ -101,7 +117,10 @@ pub(crate) fn finding(pod: &str, port: u64) -> Finding {
             ("bind_scope", Evidence::Text("any".into())),
             ("executable", Evidence::Text("/usr/bin/python3.11".into())),
             ("pid", Evidence::Count(4242)),
-            ("addresses", Evidence::List(vec!["0.0.0.0".into(), "::".into()])),
+            (
+                "addresses",
+                Evidence::List(vec!["0.0.0.0".into(), "::".into()]),
+            ),
         ]),
         coverage: Coverage::Partial("passed_socket".into()),
         remediation: format!("Declare containerPort {port}."),

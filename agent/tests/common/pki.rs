@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use plumbline::export::settings::Protocol;
 use rcgen::{
-    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair, KeyUsagePurpose,
-    date_time_ymd,
+    BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsagePurpose, IsCa, KeyPair,
+    KeyUsagePurpose, date_time_ymd,
 };
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -59,12 +59,17 @@ impl Authority {
         }
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.0).unwrap();
-        Leaf { certificate: certificate.pem(), key: key.serialize_pem() }
+        Leaf {
+            certificate: certificate.pem(),
+            key: key.serialize_pem(),
+        }
     }
 
     fn roots(&self) -> RootCertStore {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_slice(self.0.pem().as_bytes()).unwrap()).unwrap();
+        roots
+            .add(CertificateDer::from_pem_slice(self.0.pem().as_bytes()).unwrap())
+            .unwrap();
         roots
     }
 }
@@ -86,7 +91,9 @@ impl Leaf {
         let builder = match clients {
             None => builder.with_no_client_auth(),
             Some(authority) => builder.with_client_cert_verifier(
-                WebPkiClientVerifier::builder_with_provider(Arc::new(authority.roots()), provider).build().unwrap(),
+                WebPkiClientVerifier::builder_with_provider(Arc::new(authority.roots()), provider)
+                    .build()
+                    .unwrap(),
             ),
         };
         let chain = vec![CertificateDer::from_pem_slice(self.certificate.as_bytes()).unwrap()];

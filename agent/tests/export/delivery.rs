@@ -19,12 +19,18 @@ use crate::{dropped, findings_stats, metrics_stats, start};
 const LONG: Duration = Duration::from_secs(20);
 
 fn small() -> Arc<Report> {
-    Arc::new(report(vec![resource("web-1", &[8080]), resource("web-2", &[])]))
+    Arc::new(report(vec![
+        resource("web-1", &[8080]),
+        resource("web-2", &[]),
+    ]))
 }
 
 async fn exact_content_arrives(protocol: Protocol, encoding_header: &str) {
     let collector = Collector::start(protocol).await;
-    let exporter = start(&collector, &[("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue")]);
+    let exporter = start(
+        &collector,
+        &[("OTEL_EXPORTER_OTLP_HEADERS", "x-tenant=blue")],
+    );
     let report = small();
     let findings = vec![finding("web-2", 9999), finding("web-1", 9999)];
     exporter.offer_report(Arc::clone(&report));
@@ -33,15 +39,28 @@ async fn exact_content_arrives(protocol: Protocol, encoding_header: &str) {
 
     let sent = encode_metrics(&report, &[], REQUEST_BYTES_MAX);
     let got = collector.metrics().into_iter().map(Payload::Metrics);
-    assert_eq!(got.collect::<Vec<_>>(), sent.into_iter().map(|one| one.payload).collect::<Vec<_>>());
+    assert_eq!(
+        got.collect::<Vec<_>>(),
+        sent.into_iter().map(|one| one.payload).collect::<Vec<_>>()
+    );
 
     let logs = collector.logs();
-    let observed = UnixNanos(logs[0].resource_logs[0].scope_logs[0].log_records[0].observed_time_unix_nano);
-    let sent = encode_findings(&findings, &node(), observed, FindingOptions::default(), REQUEST_BYTES_MAX);
+    let observed =
+        UnixNanos(logs[0].resource_logs[0].scope_logs[0].log_records[0].observed_time_unix_nano);
+    let sent = encode_findings(
+        &findings,
+        &node(),
+        observed,
+        FindingOptions::default(),
+        REQUEST_BYTES_MAX,
+    );
     assert_eq!(Payload::Logs(logs[0].clone()), sent[0].payload);
 
     for (lane, items) in [(0, 5), (1, 2)] {
-        assert_eq!((stats[lane].sent, stats[lane].requests, stats[lane].failed), (items, 1, 0));
+        assert_eq!(
+            (stats[lane].sent, stats[lane].requests, stats[lane].failed),
+            (items, 1, 0)
+        );
         assert_eq!((stats[lane].state, stats[lane].pending), (LaneState::Ok, 0));
         assert_eq!(stats[lane].dropped, dropped([]));
         assert!(stats[lane].last_success.is_some());
@@ -70,12 +89,22 @@ async fn http_requests_look_as_specified() {
     exporter.offer_report(small());
     exporter.offer_findings(vec![finding("web-1", 1)]);
     exporter.shutdown(LONG).await;
-    let mut paths: Vec<String> = collector.seen().iter().map(|seen| seen.path.clone()).collect();
+    let mut paths: Vec<String> = collector
+        .seen()
+        .iter()
+        .map(|seen| seen.path.clone())
+        .collect();
     paths.sort();
     assert_eq!(paths, ["/v1/logs", "/v1/metrics"]);
     for seen in collector.seen() {
         assert_eq!(seen.header("content-type"), "application/x-protobuf");
-        assert_eq!((seen.header("content-encoding"), seen.header("accept-encoding")), ("", ""));
+        assert_eq!(
+            (
+                seen.header("content-encoding"),
+                seen.header("accept-encoding")
+            ),
+            ("", "")
+        );
     }
 }
 
@@ -111,13 +140,19 @@ async fn a_series_that_ended_gets_its_last_point() {
         let text = format!("{:?}", collector.metrics()[index]);
         ["web-1", "web-2"].map(|pod| text.contains(&format!("uid-of-{pod}")))
     };
-    assert_eq!([pods(0), pods(1), pods(2)], [[true, true], [true, true], [true, false]]);
+    assert_eq!(
+        [pods(0), pods(1), pods(2)],
+        [[true, true], [true, true], [true, false]]
+    );
 }
 
 #[tokio::test]
 async fn the_latest_report_wins_and_stale_ones_are_counted() {
     let collector = Collector::start(Protocol::HttpProtobuf).await;
-    collector.script(std::iter::repeat_n(Answer::Http(503, vec![("retry-after", "300".into())], ""), 1));
+    collector.script(std::iter::repeat_n(
+        Answer::Http(503, vec![("retry-after", "300".into())], ""),
+        1,
+    ));
     let exporter = start(&collector, &[]);
     exporter.offer_report(small());
     until("the first attempt", || metrics_stats(&exporter).failed == 1).await;
@@ -140,12 +175,18 @@ async fn a_full_queue_loses_its_oldest_findings_counted() {
     let surplus = 76;
     let count = (FINDINGS_QUEUED_MAX + surplus) as u64;
     exporter.offer_findings((0..count).map(|port| finding("web-1", port)).collect());
-    assert_eq!(findings_stats(&exporter).pending, FINDINGS_QUEUED_MAX as u64);
+    assert_eq!(
+        findings_stats(&exporter).pending,
+        FINDINGS_QUEUED_MAX as u64
+    );
     let stats = exporter.shutdown(LONG).await;
     assert_eq!(stats[1].dropped, dropped([("queue_full", surplus as u64)]));
     assert_eq!(stats[1].sent + stats[1].dropped["queue_full"], count);
     let first = &collector.logs()[0].resource_logs[0].scope_logs[0].log_records[0];
-    assert!(format!("{first:?}").contains(&format!("Declare containerPort {surplus}.")), "the oldest went");
+    assert!(
+        format!("{first:?}").contains(&format!("Declare containerPort {surplus}.")),
+        "the oldest went"
+    );
 }
 
 #[tokio::test]
@@ -173,7 +214,10 @@ async fn without_an_endpoint_nothing_is_sent_or_kept() {
     exporter.offer_report(small());
     exporter.offer_findings(vec![finding("web-1", 1)]);
     for stats in exporter.shutdown(LONG).await {
-        assert_eq!((stats.state, stats.pending, stats.sent), (LaneState::Off, 0, 0));
+        assert_eq!(
+            (stats.state, stats.pending, stats.sent),
+            (LaneState::Off, 0, 0)
+        );
         assert_eq!(stats.endpoint, None);
     }
 }

@@ -24,7 +24,11 @@ fn grpc(code: Code) -> Answer {
 }
 
 fn with_retry_info(code: Code, delay: Duration) -> Answer {
-    Answer::Status(Status::with_error_details(code, "later", ErrorDetails::with_retry_info(Some(delay))))
+    Answer::Status(Status::with_error_details(
+        code,
+        "later",
+        ErrorDetails::with_retry_info(Some(delay)),
+    ))
 }
 
 /// Sends one finding to a collector that first gives `answers`; the stats once the finding has arrived or is lost.
@@ -33,7 +37,10 @@ async fn one_finding(protocol: Protocol, answers: Vec<Answer>) -> (LaneStats, Co
     collector.script(answers);
     let exporter = start(&collector, &[("OTEL_EXPORTER_OTLP_TIMEOUT", "5000")]);
     exporter.offer_findings(vec![finding("web-1", 9999)]);
-    until("the end of the finding", || findings_stats(&exporter).pending == 0).await;
+    until("the end of the finding", || {
+        findings_stats(&exporter).pending == 0
+    })
+    .await;
     let stats = exporter.shutdown(LONG).await;
     (stats[1].clone(), collector)
 }
@@ -59,20 +66,48 @@ async fn what_may_pass_is_sent_again_until_it_arrives() {
         (Protocol::Grpc, grpc(Code::DataLoss)),
         (Protocol::Grpc, grpc(Code::Cancelled)),
         (Protocol::Grpc, grpc(Code::DeadlineExceeded)),
-        (Protocol::Grpc, with_retry_info(Code::ResourceExhausted, Duration::from_millis(20))),
-        (Protocol::Grpc, with_retry_info(Code::Unavailable, Duration::from_millis(20))),
+        (
+            Protocol::Grpc,
+            with_retry_info(Code::ResourceExhausted, Duration::from_millis(20)),
+        ),
+        (
+            Protocol::Grpc,
+            with_retry_info(Code::Unavailable, Duration::from_millis(20)),
+        ),
         // From a proxy that knows no gRPC.
         (Protocol::Grpc, http(503)),
         // Cut off by a proxy: no status, though the rest was in order.
-        (Protocol::Grpc, Answer::Http(200, vec![("content-type", "application/grpc".into())], "")),
-        (Protocol::Grpc, Answer::Http(200, vec![("content-type", "application/grpc".into())], "\0\0\0\0\x09x")),
+        (
+            Protocol::Grpc,
+            Answer::Http(200, vec![("content-type", "application/grpc".into())], ""),
+        ),
+        (
+            Protocol::Grpc,
+            Answer::Http(
+                200,
+                vec![("content-type", "application/grpc".into())],
+                "\0\0\0\0\x09x",
+            ),
+        ),
     ];
     for (protocol, answer) in cases {
         let what = format!("{protocol:?} {answer:?}");
         let (stats, collector) = one_finding(protocol, vec![answer]).await;
-        assert_eq!((stats.sent, stats.requests, stats.failed), (1, 1, 1), "{what}");
-        assert_eq!((stats.dropped, stats.state), (dropped([]), LaneState::Ok), "{what}");
-        assert_eq!((collector.seen().len(), collector.logs().len()), (2, 1), "{what}");
+        assert_eq!(
+            (stats.sent, stats.requests, stats.failed),
+            (1, 1, 1),
+            "{what}"
+        );
+        assert_eq!(
+            (stats.dropped, stats.state),
+            (dropped([]), LaneState::Ok),
+            "{what}"
+        );
+        assert_eq!(
+            (collector.seen().len(), collector.logs().len()),
+            (2, 1),
+            "{what}"
+        );
         assert!(stats.last_error.is_some(), "{what}");
     }
 }
@@ -97,7 +132,11 @@ async fn what_is_final_is_dropped_once_and_the_next_is_sent() {
         let exporter = start(&collector, &[]);
         exporter.offer_findings(vec![finding("web-1", 1)]);
         until("the loss", || findings_stats(&exporter).pending == 0).await;
-        assert_eq!(findings_stats(&exporter).dropped, dropped([(reason, 1)]), "{what}");
+        assert_eq!(
+            findings_stats(&exporter).dropped,
+            dropped([(reason, 1)]),
+            "{what}"
+        );
         assert_eq!(collector.seen().len(), 1, "{what}");
         exporter.offer_findings(vec![finding("web-1", 2)]);
         let stats = exporter.shutdown(LONG).await.remove(1);
@@ -114,9 +153,17 @@ async fn a_refusal_pauses_the_lane_then_one_finding_goes_ahead() {
         (Protocol::HttpProtobuf, http(401), "unauthorized"),
         (Protocol::HttpProtobuf, http(403), "unauthorized"),
         (Protocol::HttpProtobuf, http(404), "not_found"),
-        (Protocol::HttpProtobuf, Answer::Http(307, vec![("location", to)], ""), "redirect"),
+        (
+            Protocol::HttpProtobuf,
+            Answer::Http(307, vec![("location", to)], ""),
+            "redirect",
+        ),
         (Protocol::Grpc, http(401), "unauthorized"),
-        (Protocol::Grpc, Answer::Http(302, vec![("location", "/".into())], ""), "redirect"),
+        (
+            Protocol::Grpc,
+            Answer::Http(302, vec![("location", "/".into())], ""),
+            "redirect",
+        ),
         (Protocol::Grpc, grpc(Code::Unauthenticated), "unauthorized"),
         (Protocol::Grpc, grpc(Code::PermissionDenied), "unauthorized"),
     ];
@@ -126,17 +173,31 @@ async fn a_refusal_pauses_the_lane_then_one_finding_goes_ahead() {
         collector.script([answer.clone(), answer]);
         let exporter = start(&collector, &[]);
         exporter.offer_findings((0..3).map(|port| finding("web-1", port)).collect());
-        until("the refusal", || findings_stats(&exporter).state == LaneState::Refused).await;
+        until("the refusal", || {
+            findings_stats(&exporter).state == LaneState::Refused
+        })
+        .await;
         exporter.offer_findings((0..3).map(|port| finding("web-1", port)).collect());
-        assert_eq!(findings_stats(&exporter).dropped, dropped([(reason, 3)]), "{what}");
+        assert_eq!(
+            findings_stats(&exporter).dropped,
+            dropped([(reason, 3)]),
+            "{what}"
+        );
         // Nothing more goes out until the pause is over; then one is risked, refused again, and two are kept.
         pass(Duration::from_secs(29)).await;
         assert_eq!(collector.seen().len(), 1, "{what}");
         pass(Duration::from_secs(2)).await;
-        until("the probe", || collector.seen().len() == 2 && findings_stats(&exporter).pending == 2).await;
+        until("the probe", || {
+            collector.seen().len() == 2 && findings_stats(&exporter).pending == 2
+        })
+        .await;
         pass(Duration::from_secs(31)).await;
         let stats = exporter.shutdown(LONG).await.remove(1);
-        assert_eq!((stats.sent, stats.dropped), (2, dropped([(reason, 4)])), "{what}");
+        assert_eq!(
+            (stats.sent, stats.dropped),
+            (2, dropped([(reason, 4)])),
+            "{what}"
+        );
     }
     assert_eq!(redirect.seen().len(), 0, "redirects are not followed");
 }
@@ -151,15 +212,25 @@ async fn pass(time: Duration) {
 
 #[tokio::test]
 async fn too_large_is_halved_until_it_fits() {
-    for (protocol, answer) in [(Protocol::HttpProtobuf, http(413)), (Protocol::Grpc, grpc(Code::ResourceExhausted))] {
+    for (protocol, answer) in [
+        (Protocol::HttpProtobuf, http(413)),
+        (Protocol::Grpc, grpc(Code::ResourceExhausted)),
+    ] {
         let collector = Collector::start(protocol).await;
         // 4 -> 2 + 2 -> (1 + 1) + 2.
         collector.script([answer.clone(), answer]);
         let exporter = start(&collector, &[]);
         exporter.offer_findings((0..4).map(|port| finding("web-1", port)).collect());
         let stats = exporter.shutdown(LONG).await.remove(1);
-        assert_eq!((stats.sent, stats.failed, stats.dropped), (4, 2, dropped([])), "{protocol:?}");
-        let sizes = collector.logs().into_iter().map(|one| one.resource_logs[0].scope_logs[0].log_records.len());
+        assert_eq!(
+            (stats.sent, stats.failed, stats.dropped),
+            (4, 2, dropped([])),
+            "{protocol:?}"
+        );
+        let sizes = collector
+            .logs()
+            .into_iter()
+            .map(|one| one.resource_logs[0].scope_logs[0].log_records.len());
         assert_eq!(sizes.collect::<Vec<_>>(), [1, 1, 2], "{protocol:?}");
     }
 }
@@ -172,7 +243,10 @@ async fn a_report_that_is_always_too_large_costs_a_bounded_number_of_requests() 
     let ports: Vec<i64> = (1..=1_000).collect();
     exporter.offer_report(Arc::new(report(vec![resource("web-1", &ports)])));
     let stats = exporter.shutdown(LONG).await.remove(0);
-    assert_eq!((stats.sent, stats.dropped), (0, dropped([("too_large", 1_002)])));
+    assert_eq!(
+        (stats.sent, stats.dropped),
+        (0, dropped([("too_large", 1_002)]))
+    );
     assert!(collector.seen().len() <= 511, "{}", collector.seen().len());
 }
 
@@ -185,11 +259,24 @@ async fn partial_success_is_counted_and_never_sent_again() {
             let exporter = start(&collector, &[]);
             exporter.offer_findings((0..3).map(|port| finding("web-1", port)).collect());
             let stats = exporter.shutdown(LONG).await.remove(1);
-            assert_eq!((stats.sent, stats.failed), (3 - counted, 0), "{protocol:?} {claimed}");
-            assert_eq!(stats.dropped.get("rejected").copied().unwrap_or(0), counted, "{protocol:?} {claimed}");
+            assert_eq!(
+                (stats.sent, stats.failed),
+                (3 - counted, 0),
+                "{protocol:?} {claimed}"
+            );
+            assert_eq!(
+                stats.dropped.get("rejected").copied().unwrap_or(0),
+                counted,
+                "{protocol:?} {claimed}"
+            );
             assert_eq!(collector.seen().len(), 1);
             if counted > 0 {
-                assert!(stats.last_error.unwrap().ends_with("rejected: no\\u{1b}[31m thanks"));
+                assert!(
+                    stats
+                        .last_error
+                        .unwrap()
+                        .ends_with("rejected: no\\u{1b}[31m thanks")
+                );
             }
         }
     }
@@ -197,14 +284,26 @@ async fn partial_success_is_counted_and_never_sent_again() {
 
 #[tokio::test]
 async fn a_collector_without_gzip_is_served_uncompressed_after_one_detour() {
-    for (protocol, header) in [(Protocol::Grpc, "grpc-encoding"), (Protocol::HttpProtobuf, "content-encoding")] {
-        let collector = Collector::with(Options { protocol, tls: None, takes_gzip: false }).await;
+    for (protocol, header) in [
+        (Protocol::Grpc, "grpc-encoding"),
+        (Protocol::HttpProtobuf, "content-encoding"),
+    ] {
+        let collector = Collector::with(Options {
+            protocol,
+            tls: None,
+            takes_gzip: false,
+        })
+        .await;
         let exporter = start(&collector, &[("OTEL_METRICS_EXPORTER", "none")]);
         for round in 1..=2 {
             exporter.offer_findings(vec![finding("web-1", round)]);
             until("the finding", || findings_stats(&exporter).sent == round).await;
         }
-        let encodings: Vec<String> = collector.seen().iter().map(|seen| seen.header(header).to_owned()).collect();
+        let encodings: Vec<String> = collector
+            .seen()
+            .iter()
+            .map(|seen| seen.header(header).to_owned())
+            .collect();
         assert_eq!(encodings, ["gzip", "", ""], "{protocol:?}");
         assert_eq!(findings_stats(&exporter).dropped, dropped([]));
     }
@@ -217,13 +316,22 @@ async fn gzip_stays_when_it_was_not_to_blame() {
     let exporter = start(&collector, &[("OTEL_METRICS_EXPORTER", "none")]);
     for _ in 0..3 {
         exporter.offer_findings(vec![finding("web-1", 1)]);
-        until("the end of the finding", || findings_stats(&exporter).pending == 0).await;
+        until("the end of the finding", || {
+            findings_stats(&exporter).pending == 0
+        })
+        .await;
     }
-    let encodings: Vec<String> =
-        collector.seen().iter().map(|seen| seen.header("content-encoding").to_owned()).collect();
+    let encodings: Vec<String> = collector
+        .seen()
+        .iter()
+        .map(|seen| seen.header("content-encoding").to_owned())
+        .collect();
     // Tried without; then proven, and from then on a 400 is about the data.
     assert_eq!(encodings, ["gzip", "", "gzip", "gzip"]);
-    assert_eq!(findings_stats(&exporter).dropped, dropped([("bad_request", 2)]));
+    assert_eq!(
+        findings_stats(&exporter).dropped,
+        dropped([("bad_request", 2)])
+    );
 }
 
 #[tokio::test]
@@ -235,7 +343,11 @@ async fn a_stalled_request_meets_its_deadline_and_is_sent_again() {
         exporter.offer_findings(vec![finding("web-1", 1)]);
         until("the second attempt", || findings_stats(&exporter).sent == 1).await;
         let stats = findings_stats(&exporter);
-        assert_eq!((stats.failed, stats.last_error.unwrap().as_str()), (1, "no answer within 200 ms"), "{protocol:?}");
+        assert_eq!(
+            (stats.failed, stats.last_error.unwrap().as_str()),
+            (1, "no answer within 200 ms"),
+            "{protocol:?}"
+        );
     }
 }
 
@@ -247,7 +359,10 @@ async fn a_collector_that_comes_late_gets_everything() {
         let address = collector.address;
         drop(collector);
         exporter.offer_findings((0..10).map(|port| finding("web-1", port)).collect());
-        until("a refused connection", || findings_stats(&exporter).failed >= 1).await;
+        until("a refused connection", || {
+            findings_stats(&exporter).failed >= 1
+        })
+        .await;
         let error = findings_stats(&exporter).last_error.unwrap();
         assert!(error.contains("Connection refused"), "{error}");
         let collector = Collector::again(address, protocol).await;
@@ -268,8 +383,16 @@ async fn shutdown_with_a_hung_collector_ends_and_counts_the_loss() {
         until("both requests", || collector.seen().len() == 2).await;
         exporter.offer_findings(vec![finding("web-1", 2)]);
         let stats = exporter.shutdown(Duration::from_millis(300)).await;
-        assert_eq!((stats[0].pending, &stats[0].dropped), (0, &dropped([("shutdown", 2)])), "{protocol:?}");
-        assert_eq!((stats[1].pending, &stats[1].dropped), (0, &dropped([("shutdown", 2)])), "{protocol:?}");
+        assert_eq!(
+            (stats[0].pending, &stats[0].dropped),
+            (0, &dropped([("shutdown", 2)])),
+            "{protocol:?}"
+        );
+        assert_eq!(
+            (stats[1].pending, &stats[1].dropped),
+            (0, &dropped([("shutdown", 2)])),
+            "{protocol:?}"
+        );
     }
 }
 
@@ -277,10 +400,16 @@ async fn shutdown_with_a_hung_collector_ends_and_counts_the_loss() {
 async fn shutdown_while_waiting_makes_one_last_attempt() {
     for (answers, sent, lost) in [(1, 1, dropped([])), (2, 0, dropped([("shutdown", 1)]))] {
         let collector = Collector::start(Protocol::HttpProtobuf).await;
-        collector.script(std::iter::repeat_n(Answer::Http(503, vec![("retry-after", "300".into())], ""), answers));
+        collector.script(std::iter::repeat_n(
+            Answer::Http(503, vec![("retry-after", "300".into())], ""),
+            answers,
+        ));
         let exporter = start(&collector, &[]);
         exporter.offer_findings(vec![finding("web-1", 1)]);
-        until("the first attempt", || findings_stats(&exporter).failed == 1).await;
+        until("the first attempt", || {
+            findings_stats(&exporter).failed == 1
+        })
+        .await;
         let stats = exporter.shutdown(LONG).await.remove(1);
         assert_eq!((stats.sent, stats.dropped), (sent, lost));
         assert_eq!(collector.seen().len(), 2);

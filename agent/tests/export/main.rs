@@ -1,4 +1,10 @@
 //! The exporter against a collector in this process: what arrives, what each fault leads to, what is counted.
+#![expect(clippy::unwrap_used, reason = "a test that panics gives a stack trace")]
+#![expect(clippy::print_stderr, reason = "the collector's side of a failed test")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a new answer must not change old tests"
+)]
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -21,7 +27,10 @@ use common::data::node;
 /// Settings as an operator would give them.
 fn settings(collector: &Collector, more: &[(&str, &str)]) -> ExportSettings {
     let mut variables: BTreeMap<String, String> = collector.variables().into_iter().collect();
-    variables.extend(more.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+    variables.extend(
+        more.iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+    );
     ExportSettings::from_env(|name| variables.get(name).cloned()).unwrap()
 }
 

@@ -20,7 +20,11 @@ use crate::{dropped, settings};
 const LONG: Duration = Duration::from_secs(20);
 
 fn values() -> SelfValues {
-    let loss = |place: &str, reason: &str, count| Dropped { place: place.into(), reason: reason.into(), count };
+    let loss = |place: &str, reason: &str, count| Dropped {
+        place: place.into(),
+        reason: reason.into(),
+        count,
+    };
     let lane = LaneStats {
         lane: "findings",
         state: LaneState::Ok,
@@ -32,15 +36,26 @@ fn values() -> SelfValues {
         ..LaneStats::default()
     };
     SelfValues {
-        dropped: vec![loss("export.findings", "queue_full", 9), loss("node.cgroups", "full", 1)],
+        dropped: vec![
+            loss("export.findings", "queue_full", 9),
+            loss("node.cgroups", "full", 1),
+        ],
         events_lost: vec![loss("EVENTS", "ring_full", 7)],
-        lanes: vec![LaneStats { lane: "metrics", ..LaneStats::default() }, lane],
+        lanes: vec![
+            LaneStats {
+                lane: "metrics",
+                ..LaneStats::default()
+            },
+            lane,
+        ],
     }
 }
 
 fn text(pair: &KeyValue) -> String {
     match pair.value.as_ref() {
-        Some(AnyValue { value: Some(Value::StringValue(text)) }) => format!("{}={text}", pair.key),
+        Some(AnyValue {
+            value: Some(Value::StringValue(text)),
+        }) => format!("{}={text}", pair.key),
         other => panic!("{other:?}"),
     }
 }
@@ -48,8 +63,15 @@ fn text(pair: &KeyValue) -> String {
 /// Each point as `name{attributes}`, with its value.
 fn points(request: &ExportMetricsServiceRequest) -> BTreeMap<String, f64> {
     let mut points = BTreeMap::new();
-    for metric in request.resource_metrics.iter().flat_map(|one| &one.scope_metrics).flat_map(|one| &one.metrics) {
-        let metric::Data::Sum(sum) = metric.data.as_ref().unwrap() else { panic!("{metric:?}") };
+    for metric in request
+        .resource_metrics
+        .iter()
+        .flat_map(|one| &one.scope_metrics)
+        .flat_map(|one| &one.metrics)
+    {
+        let metric::Data::Sum(sum) = metric.data.as_ref().unwrap() else {
+            panic!("{metric:?}")
+        };
         for point in &sum.data_points {
             let mut attributes: Vec<String> = point.attributes.iter().map(text).collect();
             attributes.sort();
@@ -57,7 +79,10 @@ fn points(request: &ExportMetricsServiceRequest) -> BTreeMap<String, f64> {
                 number_data_point::Value::AsDouble(value) => value,
                 number_data_point::Value::AsInt(value) => f64::from(i32::try_from(value).unwrap()),
             };
-            points.insert(format!("{}{{{}}}", metric.name, attributes.join(",")), value);
+            points.insert(
+                format!("{}{{{}}}", metric.name, attributes.join(",")),
+                value,
+            );
         }
     }
     points
@@ -67,10 +92,17 @@ fn points(request: &ExportMetricsServiceRequest) -> BTreeMap<String, f64> {
 async fn the_agent_tells_of_itself() {
     for protocol in [Protocol::Grpc, Protocol::HttpProtobuf] {
         for takes_gzip in [true, false] {
-            let collector = Collector::with(Options { protocol, tls: None, takes_gzip }).await;
+            let collector = Collector::with(Options {
+                protocol,
+                tls: None,
+                takes_gzip,
+            })
+            .await;
             let settings = settings(&collector, &[("OTEL_RESOURCE_ATTRIBUTES", "team=infra")]);
             let stats = Arc::new(SelfStats::default());
-            let telemetry = Telemetry::start(&settings, &node(), Arc::clone(&stats)).unwrap().unwrap();
+            let telemetry = Telemetry::start(&settings, &node(), Arc::clone(&stats))
+                .unwrap()
+                .unwrap();
             stats.update(values());
             telemetry.shutdown(LONG).await;
 
@@ -114,7 +146,9 @@ async fn shutdown_ends_though_the_collector_hangs() {
         let collector = Collector::start(protocol).await;
         collector.script([Answer::Stall]);
         let settings = settings(&collector, &[("OTEL_METRIC_EXPORT_INTERVAL", "1000")]);
-        let telemetry = Telemetry::start(&settings, &node(), Arc::default()).unwrap().unwrap();
+        let telemetry = Telemetry::start(&settings, &node(), Arc::default())
+            .unwrap()
+            .unwrap();
         until("the hung request", || collector.seen().len() == 1).await;
         telemetry.shutdown(Duration::from_millis(300)).await;
         // It gave up rather than being answered.
@@ -127,8 +161,13 @@ async fn it_sends_at_its_interval_and_survives_an_outage() {
     let collector = Collector::start(Protocol::HttpProtobuf).await;
     collector.script([Answer::Http(503, Vec::new(), ""), Answer::Reset]);
     let settings = settings(&collector, &[("OTEL_METRIC_EXPORT_INTERVAL", "1000")]);
-    let telemetry = Telemetry::start(&settings, &node(), Arc::default()).unwrap().unwrap();
-    until("an export after two failures", || collector.metrics().len() == 1).await;
+    let telemetry = Telemetry::start(&settings, &node(), Arc::default())
+        .unwrap()
+        .unwrap();
+    until("an export after two failures", || {
+        collector.metrics().len() == 1
+    })
+    .await;
     // Without shutdown: the drop must not block the runtime's only thread.
     drop(telemetry);
     until("the last export", || collector.metrics().len() == 2).await;
@@ -136,5 +175,9 @@ async fn it_sends_at_its_interval_and_survives_an_outage() {
 
 #[tokio::test]
 async fn without_an_endpoint_there_is_none() {
-    assert!(Telemetry::start(&ExportSettings::off(), &node(), Arc::default()).unwrap().is_none());
+    assert!(
+        Telemetry::start(&ExportSettings::off(), &node(), Arc::default())
+            .unwrap()
+            .is_none()
+    );
 }

@@ -17,18 +17,29 @@ const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
 
 async fn collector(protocol: Protocol, leaf: &Leaf, clients: Option<&Authority>) -> Collector {
     let tls = Some(leaf.acceptor(protocol, clients));
-    Collector::with(Options { protocol, tls, takes_gzip: true }).await
+    Collector::with(Options {
+        protocol,
+        tls,
+        takes_gzip: true,
+    })
+    .await
 }
 
 fn start(collector: &Collector, more: &[(&str, &Path)]) -> Exporter {
-    let more: Vec<(&str, &str)> = more.iter().map(|(key, path)| (*key, path.to_str().unwrap())).collect();
+    let more: Vec<(&str, &str)> = more
+        .iter()
+        .map(|(key, path)| (*key, path.to_str().unwrap()))
+        .collect();
     Exporter::start(settings(collector, &more), node()).unwrap()
 }
 
 /// One finding; the stats once it has arrived, or has failed once.
 async fn try_one(exporter: &Exporter) -> LaneStats {
     exporter.offer_findings(vec![finding("web-1", 1)]);
-    until("an attempt", || findings_stats(exporter).sent + findings_stats(exporter).failed > 0).await;
+    until("an attempt", || {
+        findings_stats(exporter).sent + findings_stats(exporter).failed > 0
+    })
+    .await;
     findings_stats(exporter)
 }
 
@@ -47,13 +58,20 @@ async fn a_known_authority_is_trusted() {
 #[tokio::test]
 async fn nothing_is_sent_to_whom_is_not_trusted() {
     for protocol in BOTH {
-        let (directory, authority, stranger) = (TempDir::new().unwrap(), Authority::new(), Authority::new());
+        let (directory, authority, stranger) =
+            (TempDir::new().unwrap(), Authority::new(), Authority::new());
         let ca = authority.write(directory.path(), "ca.pem");
         let cases = [
             (stranger.server("localhost"), "invalid peer certificate"),
-            (authority.server("elsewhere"), "not valid for name \"localhost\""),
+            (
+                authority.server("elsewhere"),
+                "not valid for name \"localhost\"",
+            ),
             (authority.expired_server("localhost"), "expired"),
-            (authority.client(), "does not allow extended key usage for server authentication"),
+            (
+                authority.client(),
+                "does not allow extended key usage for server authentication",
+            ),
         ];
         for (leaf, reason) in cases {
             let collector = collector(protocol, &leaf, None).await;
@@ -61,7 +79,11 @@ async fn nothing_is_sent_to_whom_is_not_trusted() {
             let stats = try_one(&exporter).await;
             let error = stats.last_error.unwrap();
             assert!(error.contains(reason), "{protocol:?} {reason}: {error}");
-            assert_eq!((stats.sent, collector.seen().len()), (0, 0), "{protocol:?} {reason}");
+            assert_eq!(
+                (stats.sent, collector.seen().len()),
+                (0, 0),
+                "{protocol:?} {reason}"
+            );
             assert!(collector.connections() > 0);
         }
     }
@@ -75,7 +97,10 @@ async fn the_systems_authorities_do_not_know_ours() {
     // Without the variable the system's store counts, where there is one.
     match Exporter::start(settings(&collector, &[]), node()) {
         Ok(exporter) => assert_eq!(try_one(&exporter).await.sent, 0),
-        Err(error) => assert!(format!("{error:#}").contains("no CA certificates"), "{error:#}"),
+        Err(error) => assert!(
+            format!("{error:#}").contains("no CA certificates"),
+            "{error:#}"
+        ),
     }
     assert_eq!(collector.seen().len(), 0);
     drop(directory);
@@ -125,7 +150,10 @@ async fn an_unusable_file_is_told_at_the_start() {
     let missing = directory.path().join("missing.pem");
     let empty = directory.path().join("empty.pem");
     std::fs::write(&empty, "no certificate").unwrap();
-    for (path, message) in [(&missing, "missing.pem"), (&empty, "no certificate in PEM form")] {
+    for (path, message) in [
+        (&missing, "missing.pem"),
+        (&empty, "no certificate in PEM form"),
+    ] {
         let more = [("OTEL_EXPORTER_OTLP_CERTIFICATE", path.to_str().unwrap())];
         let error = Exporter::start(settings(&collector, &more), node()).unwrap_err();
         assert!(format!("{error:#}").contains(message), "{error:#}");
@@ -138,8 +166,10 @@ async fn plain_text_is_not_spoken_to_a_tls_port_nor_tls_to_a_plain_one() {
     let tls = collector(Protocol::HttpProtobuf, &authority.server("localhost"), None).await;
     let plain = Collector::start(Protocol::HttpProtobuf).await;
     let ca = authority.write(directory.path(), "ca.pem");
-    let (to_tls, to_plain) =
-        (format!("http://localhost:{}", tls.address.port()), format!("https://localhost:{}", plain.address.port()));
+    let (to_tls, to_plain) = (
+        format!("http://localhost:{}", tls.address.port()),
+        format!("https://localhost:{}", plain.address.port()),
+    );
     for endpoint in [to_tls, to_plain] {
         let more = [
             ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),

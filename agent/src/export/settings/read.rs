@@ -351,11 +351,16 @@ fn header(one: &str, protocol: Protocol) -> Result<(String, String), &'static st
 
 /// With scheme and authority, checked. The value is never repeated: it may hold a password.
 fn parse_url(value: &str) -> Result<Uri, String> {
-    let scheme = value.split_once("://").map_or("", |(scheme, _)| scheme).to_ascii_lowercase();
+    let scheme = value
+        .split_once("://")
+        .map_or("", |(scheme, _)| scheme)
+        .to_ascii_lowercase();
     if scheme != "http" && scheme != "https" {
         return Err("must begin with http:// or https://".to_owned());
     }
-    let url: Uri = value.parse().map_err(|error| format!("is not a URL: {error}"))?;
+    let url: Uri = value
+        .parse()
+        .map_err(|error| format!("is not a URL: {error}"))?;
     let authority = url.authority().map_or("", http::uri::Authority::as_str);
     if authority.contains('@') {
         return Err(

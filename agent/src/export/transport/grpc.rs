@@ -70,7 +70,10 @@ impl GrpcClient {
     pub(super) async fn send(&self, payload: &Payload, gzip: bool, limit: Duration) -> Reply {
         let spoke = Spoke::default();
         let answer = match payload {
-            Payload::Metrics(request) => self.send_metrics(prepare(request, limit, &spoke), gzip).await,
+            Payload::Metrics(request) => {
+                self.send_metrics(prepare(request, limit, &spoke), gzip)
+                    .await
+            }
             Payload::Logs(request) => self.send_logs(prepare(request, limit, &spoke), gzip).await,
         };
         match answer {
@@ -83,7 +86,11 @@ impl GrpcClient {
     }
 
     // A generated client is a handle: the connection pool is shared by its clones.
-    async fn send_metrics(&self, request: tonic::Request<ExportMetricsServiceRequest>, gzip: bool) -> Partial {
+    async fn send_metrics(
+        &self,
+        request: tonic::Request<ExportMetricsServiceRequest>,
+        gzip: bool,
+    ) -> Partial {
         let mut client = self.metrics.clone();
         if gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
@@ -92,7 +99,11 @@ impl GrpcClient {
         Ok(partial.map(|partial| (partial.rejected_data_points, partial.error_message)))
     }
 
-    async fn send_logs(&self, request: tonic::Request<ExportLogsServiceRequest>, gzip: bool) -> Partial {
+    async fn send_logs(
+        &self,
+        request: tonic::Request<ExportLogsServiceRequest>,
+        gzip: bool,
+    ) -> Partial {
         let mut client = self.logs.clone();
         if gzip {
             client = client.send_compressed(CompressionEncoding::Gzip);
@@ -119,12 +130,17 @@ struct Spoke(Arc<AtomicBool>);
 
 impl Spoke {
     fn note(&self, headers: &HeaderMap) {
-        self.0.fetch_or(headers.contains_key(GRPC_STATUS), Ordering::Relaxed);
+        self.0
+            .fetch_or(headers.contains_key(GRPC_STATUS), Ordering::Relaxed);
     }
 }
 
 fn refused(status: &Status, spoke: &Spoke) -> Reply {
-    let details = || status.get_details_retry_info().and_then(|info| info.retry_delay);
+    let details = || {
+        status
+            .get_details_retry_info()
+            .and_then(|info| info.retry_delay)
+    };
     if spoke.0.load(Ordering::Relaxed) {
         return Reply::Grpc {
             code: status.code(),
@@ -160,22 +176,39 @@ struct NotGrpc {
 
 impl NotGrpc {
     fn of(head: &response::Parts) -> Option<Self> {
-        let content_type = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let content_type = head
+            .headers
+            .get(header::CONTENT_TYPE)
+            .and_then(|value| value.to_str().ok());
         let is_grpc = content_type.is_some_and(|value| value.starts_with("application/grpc"));
         if head.headers.contains_key(GRPC_STATUS) || is_grpc && head.status == StatusCode::OK {
             return None;
         }
-        let after = head.headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok());
+        let after = head
+            .headers
+            .get(header::RETRY_AFTER)
+            .and_then(|value| value.to_str().ok());
         let now = Duration::from_nanos(clock::unix_ns());
-        Some(Self { status: head.status, retry_after: after.and_then(|value| retry_after(value, now)) })
+        Some(Self {
+            status: head.status,
+            retry_after: after.and_then(|value| retry_after(value, now)),
+        })
     }
 
     fn reply(&self) -> Reply {
         let message = "not a gRPC answer".to_owned();
         if self.status.is_success() {
-            return Reply::Grpc { code: Code::Unimplemented, retry_info: None, message };
+            return Reply::Grpc {
+                code: Code::Unimplemented,
+                retry_info: None,
+                message,
+            };
         }
-        Reply::Http { status: self.status.as_u16(), retry_after: self.retry_after, message }
+        Reply::Http {
+            status: self.status.as_u16(),
+            retry_after: self.retry_after,
+            message,
+        }
     }
 }
 
@@ -201,7 +234,11 @@ impl Service<Request<tonic::body::Body>> for Http2 {
         for (name, value) in &self.headers {
             request.headers_mut().insert(name.clone(), value.clone());
         }
-        let spoke = request.extensions().get::<Spoke>().cloned().unwrap_or_default();
+        let spoke = request
+            .extensions()
+            .get::<Spoke>()
+            .cloned()
+            .unwrap_or_default();
         let answer = self.client.request(request);
         Box::pin(async move {
             let (head, body) = answer.await?.into_parts();
@@ -210,7 +247,10 @@ impl Service<Request<tonic::body::Body>> for Http2 {
                 return Err(error.into());
             }
             let noted = body.map_frame(move |frame| {
-                frame.trailers_ref().into_iter().for_each(|trailers| spoke.note(trailers));
+                frame
+                    .trailers_ref()
+                    .into_iter()
+                    .for_each(|trailers| spoke.note(trailers));
                 frame
             });
             // One message and its frame; the decoder holds the message itself to the limit.

@@ -26,7 +26,11 @@ fn parse_line(line: &str) -> Option<Mount> {
     let root = String::from_utf8(unescape(fields.next()?)).ok()?;
     let point = PathBuf::from(OsString::from_vec(unescape(fields.next()?)));
     let file_system = after.split(' ').next()?.to_owned();
-    (root.starts_with('/') && point.is_absolute()).then_some(Mount { root, point, file_system })
+    (root.starts_with('/') && point.is_absolute()).then_some(Mount {
+        root,
+        point,
+        file_system,
+    })
 }
 
 /// Space, tab, newline and backslash stand as three octal digits.
@@ -34,7 +38,10 @@ fn unescape(field: &str) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field.as_bytes();
     while let Some((&first, after)) = rest.split_first() {
-        let octal = after.get(..3).filter(|_| first == b'\\').and_then(|digits| std::str::from_utf8(digits).ok());
+        let octal = after
+            .get(..3)
+            .filter(|_| first == b'\\')
+            .and_then(|digits| std::str::from_utf8(digits).ok());
         if let Some(byte) = octal.and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
             bytes.push(byte);
             rest = &after[3..];
@@ -53,7 +60,11 @@ mod tests {
     use super::{Mount, parse_mountinfo};
 
     fn mount(root: &str, point: &str, file_system: &str) -> Mount {
-        Mount { root: root.into(), point: PathBuf::from(point), file_system: file_system.into() }
+        Mount {
+            root: root.into(),
+            point: PathBuf::from(point),
+            file_system: file_system.into(),
+        }
     }
 
     #[test]
@@ -79,9 +90,19 @@ mod tests {
 
     #[test]
     fn nonsense_is_left_out() {
-        for line in ["", " - ", "1 2 3 / relative rw - cgroup2 c rw", "1 2 3 /", "1 2 3 x /y rw - cgroup2 c rw", "- -"] {
+        for line in [
+            "",
+            " - ",
+            "1 2 3 / relative rw - cgroup2 c rw",
+            "1 2 3 /",
+            "1 2 3 x /y rw - cgroup2 c rw",
+            "- -",
+        ] {
             assert_eq!(parse_mountinfo(line), [], "{line:?}");
         }
-        assert_eq!(parse_mountinfo("1 2 3 / /a\\9 rw - t s o")[0].point, PathBuf::from("/a\\9"));
+        assert_eq!(
+            parse_mountinfo("1 2 3 / /a\\9 rw - t s o")[0].point,
+            PathBuf::from("/a\\9")
+        );
     }
 }

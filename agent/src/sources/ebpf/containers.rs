@@ -33,7 +33,13 @@ struct Container {
 impl Containers {
     /// A container was found.
     pub(super) fn insert(&mut self, cgroup: CgroupId, path: String, pre_existing: bool) {
-        let container = Container { path, pre_existing, error: None, attached: false, told: false };
+        let container = Container {
+            path,
+            pre_existing,
+            error: None,
+            attached: false,
+            told: false,
+        };
         self.known.entry(cgroup).or_insert(container);
     }
 
@@ -44,8 +50,12 @@ impl Containers {
 
     /// Those without a program, with their paths.
     pub(super) fn unattached(&self) -> Vec<(CgroupId, String)> {
-        let open = self.known.iter().filter(|(_, container)| !container.attached);
-        open.map(|(cgroup, container)| (*cgroup, container.path.clone())).collect()
+        let open = self
+            .known
+            .iter()
+            .filter(|(_, container)| !container.attached);
+        open.map(|(cgroup, container)| (*cgroup, container.path.clone()))
+            .collect()
     }
 
     /// What became of attaching the program.
@@ -74,16 +84,27 @@ impl Containers {
 
     /// A container went away.
     pub(super) fn remove(&mut self, cgroup: CgroupId, now: Timestamp) {
-        if self.known.remove(&cgroup).is_some_and(|container| container.attached) {
+        if self
+            .known
+            .remove(&cgroup)
+            .is_some_and(|container| container.attached)
+        {
             self.lingering.push_back((now.plus(LINGER), cgroup));
         }
     }
 
     /// Takes those that lose their program now.
     pub(super) fn expired(&mut self, now: Timestamp) -> Vec<CgroupId> {
-        let due = self.lingering.iter().take_while(|(until, _)| *until <= now).count();
+        let due = self
+            .lingering
+            .iter()
+            .take_while(|(until, _)| *until <= now)
+            .count();
         let due = due.max(self.lingering.len().saturating_sub(LINGERING_MAX));
-        self.lingering.drain(..due).map(|(_, cgroup)| cgroup).collect()
+        self.lingering
+            .drain(..due)
+            .map(|(_, cgroup)| cgroup)
+            .collect()
     }
 }
 
@@ -120,7 +141,10 @@ mod tests {
         assert_eq!(containers.unattached(), [(ID, "/a".to_owned())]);
         containers.attached(ID, None);
         assert_eq!(told(&mut containers), [None]);
-        assert_eq!((told(&mut containers), containers.unattached()), (vec![], vec![]));
+        assert_eq!(
+            (told(&mut containers), containers.unattached()),
+            (vec![], vec![])
+        );
     }
 
     #[test]

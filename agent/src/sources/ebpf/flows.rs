@@ -18,7 +18,6 @@ use super::keeper::Keeper;
 const PENDING_MAX: usize = 2 * flow::FLOWS_MAX as usize;
 
 /// The reader. All maps are read and written without any rights.
-#[derive(Debug)]
 pub(super) struct Flows {
     flows: HashMap<MapData, FlowKey, flow::FlowCounts>,
     overflow: HashMap<MapData, FlowKey, flow::FlowCounts>,
@@ -120,7 +119,10 @@ impl Flows {
 
     /// Containers admitted, and how many there can be.
     pub(super) fn containers(&self) -> (u64, u64) {
-        (self.admitted.len() as u64 / 2, u64::from(flow::CONTAINERS_MAX))
+        (
+            self.admitted.len() as u64 / 2,
+            u64::from(flow::CONTAINERS_MAX),
+        )
     }
 
     /// Keys that no program of this version writes, and rows that lost their peer because the loop did not take them.
@@ -161,7 +163,13 @@ impl Pending {
                 Side::Server => Role::Server,
             };
             let (owner, peer) = (CgroupId(key.owner), key.peer());
-            Some(FlowRow { owner, role, peer, server_port: key.server_port, counts: *counts })
+            Some(FlowRow {
+                owner,
+                role,
+                peer,
+                server_port: key.server_port,
+                counts: *counts,
+            })
         };
         self.rows.iter().filter_map(row).collect()
     }
@@ -204,11 +212,22 @@ mod tests {
     fn key(port: u16, epoch: u32) -> FlowKey {
         let mut peer = [0; 16];
         peer[..4].copy_from_slice(&[10, 0, 0, 1]);
-        FlowKey { owner: 5, peer, server_port: port, family: FAMILY_V4, role: ROLE_CLIENT, epoch }
+        FlowKey {
+            owner: 5,
+            peer,
+            server_port: port,
+            family: FAMILY_V4,
+            role: ROLE_CLIENT,
+            epoch,
+        }
     }
 
     fn connections(connections: u64) -> FlowCounts {
-        FlowCounts { connections, sent_bytes: 10 * connections, ..FlowCounts::default() }
+        FlowCounts {
+            connections,
+            sent_bytes: 10 * connections,
+            ..FlowCounts::default()
+        }
     }
 
     #[test]
@@ -220,27 +239,59 @@ mod tests {
         let rows = pending.rows();
         assert_eq!(rows.len(), 1, "an entry without counts is no row");
         assert_eq!((rows[0].role, rows[0].server_port), (Role::Client, 80));
-        assert_eq!((rows[0].counts.connections, rows[0].counts.sent_bytes), (3, 30));
+        assert_eq!(
+            (rows[0].counts.connections, rows[0].counts.sent_bytes),
+            (3, 30)
+        );
     }
 
     #[test]
     fn what_does_not_fit_keeps_its_counts_and_loses_its_peer() {
         let mut pending = Pending::default();
         for n in 0..=u64::try_from(PENDING_MAX).unwrap() {
-            pending.add(FlowKey { owner: n, ..key(80, 0) }, &connections(1));
+            pending.add(
+                FlowKey {
+                    owner: n,
+                    ..key(80, 0)
+                },
+                &connections(1),
+            );
         }
-        pending.add(FlowKey { owner: 0, ..key(80, 0) }, &connections(1));
+        pending.add(
+            FlowKey {
+                owner: 0,
+                ..key(80, 0)
+            },
+            &connections(1),
+        );
         pending.add(key(0, 0), &connections(1));
         assert_eq!(pending.folded, 2);
-        let total: u64 = pending.rows().iter().map(|row| row.counts.connections).sum();
+        let total: u64 = pending
+            .rows()
+            .iter()
+            .map(|row| row.counts.connections)
+            .sum();
         assert_eq!(total, u64::try_from(PENDING_MAX).unwrap() + 3);
-        assert_eq!(pending.rows().iter().filter(|row| row.peer.is_none()).count(), 2);
+        assert_eq!(
+            pending
+                .rows()
+                .iter()
+                .filter(|row| row.peer.is_none())
+                .count(),
+            2
+        );
     }
 
     #[test]
     fn a_role_that_is_none_is_counted_and_left_out() {
         let mut pending = Pending::default();
-        pending.add(FlowKey { role: 9, ..key(80, 0) }, &connections(1));
+        pending.add(
+            FlowKey {
+                role: 9,
+                ..key(80, 0)
+            },
+            &connections(1),
+        );
         assert_eq!((pending.undecodable, pending.rows().len()), (1, 0));
     }
 

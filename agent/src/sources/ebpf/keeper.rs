@@ -8,11 +8,16 @@ use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
 use aya::Ebpf;
-#[expect(deprecated, reason = "its successor came with Linux 6.2, and we load on 5.10")]
+#[expect(
+    deprecated,
+    reason = "its successor came with Linux 6.2, and we load on 5.10"
+)]
 use aya::maps::CgroupStorage;
 use aya::maps::cgroup_storage::CgroupStorageKey;
 use aya::maps::{Map, MapData, MapError};
-use aya::programs::perf_event::{PerfEvent, PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent};
+use aya::programs::perf_event::{
+    PerfEvent, PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent,
+};
 use aya::programs::sock_ops::SockOpsLink;
 use aya::programs::{CgroupAttachMode, Program, ProgramError, RawTracePoint, SockOps};
 use plumbline_core::id::CgroupId;
@@ -29,7 +34,10 @@ const TICK_NS: u64 = 100_000_000;
 #[derive(Debug)]
 pub(super) struct Keeper {
     ebpf: Ebpf,
-    #[expect(deprecated, reason = "its successor came with Linux 6.2, and we load on 5.10")]
+    #[expect(
+        deprecated,
+        reason = "its successor came with Linux 6.2, and we load on 5.10"
+    )]
     owners: Option<CgroupStorage<MapData, u64>>,
     links: BTreeMap<CgroupId, SockOpsLink>,
     ticking: BTreeSet<u32>,
@@ -65,7 +73,10 @@ impl Keeper {
     }
 
     /// Takes a map for reading. Call it after the programs that use the map are loaded.
-    pub(super) fn map<T: TryFrom<Map, Error = MapError>>(&mut self, name: &str) -> anyhow::Result<T> {
+    pub(super) fn map<T: TryFrom<Map, Error = MapError>>(
+        &mut self,
+        name: &str,
+    ) -> anyhow::Result<T> {
         object::take(&mut self.ebpf, name)
     }
 
@@ -83,13 +94,22 @@ impl Keeper {
             return Ok(());
         }
         let directory = open_cgroup(cgroup, directory)?;
-        let program: &mut SockOps = self.program(names::TCP).map_err(|error| AttachError::from(&error))?;
+        let program: &mut SockOps = self
+            .program(names::TCP)
+            .map_err(|error| AttachError::from(&error))?;
         // Single is flags 0, the only mode in which links of several agents live side by side.
-        let link = program.attach(directory, CgroupAttachMode::Single).map_err(AttachError::from)?;
+        let link = program
+            .attach(directory, CgroupAttachMode::Single)
+            .map_err(AttachError::from)?;
         let link = program.take_link(link).map_err(AttachError::from)?;
-        let owners = self.owners.as_mut().ok_or_else(|| AttachError::Refused("the program is not loaded".into()))?;
+        let owners = self
+            .owners
+            .as_mut()
+            .ok_or_else(|| AttachError::Refused("the program is not loaded".into()))?;
         let key = CgroupStorageKey::new(cgroup.0, names::OWNER_ATTACH_TYPE);
-        owners.insert(key, cgroup.0, 0).map_err(|error| AttachError::from(&anyhow!(error)))?;
+        owners
+            .insert(key, cgroup.0, 0)
+            .map_err(|error| AttachError::from(&anyhow!(error)))?;
         self.links.insert(cgroup, link);
         Ok(())
     }
@@ -108,7 +128,8 @@ impl Keeper {
     pub(super) fn trace(&mut self, program: &str, tracepoint: &str) -> anyhow::Result<()> {
         let raw: &mut RawTracePoint = self.program(program)?;
         raw.load().map_err(|error| refused(program, error))?;
-        raw.attach(tracepoint).with_context(|| format!("attach to the raw tracepoint {tracepoint}"))?;
+        raw.attach(tracepoint)
+            .with_context(|| format!("attach to the raw tracepoint {tracepoint}"))?;
         Ok(())
     }
 
@@ -126,7 +147,12 @@ impl Keeper {
             let program: &mut PerfEvent = self.program(names::TICK)?;
             let config = PerfEventConfig::Software(SoftwareEvent::CpuClock);
             program
-                .attach(config, PerfEventScope::AllProcessesOneCpu { cpu }, SamplePolicy::Period(TICK_NS), false)
+                .attach(
+                    config,
+                    PerfEventScope::AllProcessesOneCpu { cpu },
+                    SamplePolicy::Period(TICK_NS),
+                    false,
+                )
                 .with_context(|| format!("open the clock of CPU {cpu}"))?;
             self.ticking.insert(cpu);
         }
@@ -135,7 +161,10 @@ impl Keeper {
 
     /// What the kernel says about the programs that are loaded.
     pub(super) fn programs(&self) -> Vec<ProgramStats> {
-        let loaded = self.ebpf.programs().filter_map(|(name, program)| Some((name, program.info().ok()?)));
+        let loaded = self
+            .ebpf
+            .programs()
+            .filter_map(|(name, program)| Some((name, program.info().ok()?)));
         let mut programs: Vec<ProgramStats> = loaded
             .map(|(name, info)| ProgramStats {
                 name: name.to_owned(),
@@ -153,7 +182,10 @@ impl Keeper {
     where
         &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
     {
-        let program = self.ebpf.program_mut(name).ok_or_else(|| anyhow!("the object has no program {name}"))?;
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .ok_or_else(|| anyhow!("the object has no program {name}"))?;
         <&'a mut T>::try_from(program).with_context(|| format!("use the program {name}"))
     }
 }
@@ -162,18 +194,29 @@ impl Keeper {
 fn open_cgroup(cgroup: CgroupId, directory: &Path) -> Result<File, AttachError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let file = rustix::fs::open(directory, flags, Mode::empty()).map_err(io::Error::from);
-    let file = file.map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => AttachError::Gone,
-        _ => AttachError::Refused(format!("open {}: {error}", directory.display())),
+    let file = file.map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            AttachError::Gone
+        } else {
+            AttachError::Refused(format!("open {}: {error}", directory.display()))
+        }
     })?;
     let inode = rustix::fs::fstat(&file).map(|stat| stat.st_ino);
-    if inode == Ok(cgroup.0) { Ok(File::from(file)) } else { Err(AttachError::Gone) }
+    if inode == Ok(cgroup.0) {
+        Ok(File::from(file))
+    } else {
+        Err(AttachError::Gone)
+    }
 }
 
 impl From<ProgramError> for AttachError {
     fn from(error: ProgramError) -> Self {
         if let ProgramError::SyscallError(error) = &error {
-            match error.io_error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+            match error
+                .io_error
+                .raw_os_error()
+                .map(rustix::io::Errno::from_raw_os_error)
+            {
                 Some(rustix::io::Errno::NOENT | rustix::io::Errno::NODEV) => return Self::Gone,
                 Some(rustix::io::Errno::PERM) => {
                     return Self::Refused(
@@ -197,11 +240,23 @@ impl From<&anyhow::Error> for AttachError {
 
 /// The verifier's log is long; its end tells.
 fn refused(program: &str, error: ProgramError) -> anyhow::Error {
-    let ProgramError::LoadError { io_error, verifier_log } = error else {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
         return anyhow!(error).context(format!("load {program}"));
     };
     let log = verifier_log.to_string();
-    let mut last: Vec<&str> = log.lines().rev().filter(|line| !line.trim().is_empty()).take(3).collect();
+    let mut last: Vec<&str> = log
+        .lines()
+        .rev()
+        .filter(|line| !line.trim().is_empty())
+        .take(3)
+        .collect();
     last.reverse();
-    anyhow!("load {program}: the kernel refused it ({io_error}): {}", last.join(" | "))
+    anyhow!(
+        "load {program}: the kernel refused it ({io_error}): {}",
+        last.join(" | ")
+    )
 }

@@ -30,8 +30,13 @@ pub(super) fn load(flows_max: u32) -> anyhow::Result<Ebpf> {
 }
 
 /// Takes a map out of the object, which programs that are loaded already keep using.
-pub(super) fn take<T: TryFrom<Map, Error = MapError>>(ebpf: &mut Ebpf, name: &str) -> anyhow::Result<T> {
-    let map = ebpf.take_map(name).ok_or_else(|| anyhow!("the object has no map {name}"))?;
+pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
+    ebpf: &mut Ebpf,
+    name: &str,
+) -> anyhow::Result<T> {
+    let map = ebpf
+        .take_map(name)
+        .ok_or_else(|| anyhow!("the object has no map {name}"))?;
     T::try_from(map).with_context(|| format!("use the map {name}"))
 }
 
@@ -46,7 +51,10 @@ mod tests {
         let object = bytes().unwrap();
         for name in PROGRAMS.iter().chain(&MAPS) {
             let symbol = [b"\0", name.as_bytes(), b"\0"].concat();
-            assert!(object.windows(symbol.len()).any(|window| window == symbol), "{name}");
+            assert!(
+                object.windows(symbol.len()).any(|window| window == symbol),
+                "{name}"
+            );
         }
     }
 }

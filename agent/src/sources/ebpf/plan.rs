@@ -49,7 +49,11 @@ impl Verdict {
             Self::Attach => (Health::Ok, None),
             Self::Leave(health, reason) => (*health, Some(reason.clone())),
         };
-        ProbeStatus { probe: probe.to_owned(), health, reason }
+        ProbeStatus {
+            probe: probe.to_owned(),
+            health,
+            reason,
+        }
     }
 }
 
@@ -80,7 +84,11 @@ pub fn plan(facts: &Facts, wanted: Wanted) -> Plan {
         ],
         without: WITHOUT_TCP,
     };
-    let perf = if facts.perf { facts.perf_event.clone() } else { Answer::No };
+    let perf = if facts.perf {
+        facts.perf_event.clone()
+    } else {
+        Answer::No
+    };
     let cpu = Need {
         capabilities: &[CAP_BPF, CAP_PERFMON],
         kernel: &[
@@ -98,7 +106,11 @@ pub fn plan(facts: &Facts, wanted: Wanted) -> Plan {
         without: WITHOUT_CGROUPS,
     };
     let verdict = |wanted: bool, need: &Need<'_>| {
-        if wanted { need.judge(facts) } else { Verdict::Leave(Health::Off, "turned off by a setting".to_owned()) }
+        if wanted {
+            need.judge(facts)
+        } else {
+            Verdict::Leave(Health::Off, "turned off by a setting".to_owned())
+        }
     };
     Plan {
         tcp: verdict(wanted.tcp, &tcp),
@@ -116,27 +128,37 @@ struct Need<'a> {
 
 impl Need<'_> {
     fn judge(&self, facts: &Facts) -> Verdict {
-        let missing: Vec<&str> =
-            self.capabilities.iter().filter(|c| !facts.has(**c)).map(|capability| capability.name).collect();
+        let missing: Vec<&str> = self
+            .capabilities
+            .iter()
+            .filter(|c| !facts.has(**c))
+            .map(|capability| capability.name)
+            .collect();
         let problem = if !facts.built {
             Some("built without eBPF".to_owned())
-        } else if let Err(reason) = &facts.cgroup_v2 {
-            Some(reason.clone())
         } else if !missing.is_empty() {
             Some(format!("missing {}", missing.join(" and ")))
         } else if facts.memlock == Memlock::Denied {
             Some("missing CAP_SYS_RESOURCE to lift RLIMIT_MEMLOCK, which kernels before 5.11 need for maps".to_owned())
         } else {
-            self.kernel.iter().find_map(|(feature, answer)| match answer {
-                Answer::Yes => None,
-                Answer::No => Some(format!("the kernel has no {feature}")),
-                Answer::Denied => Some(format!("the kernel denies {feature}: seccomp, a security module or lockdown")),
-                Answer::Failed(error) => Some(format!("cannot find out about {feature}: {error}")),
-            })
+            self.kernel
+                .iter()
+                .find_map(|(feature, answer)| match answer {
+                    Answer::Yes => None,
+                    Answer::No => Some(format!("the kernel has no {feature}")),
+                    Answer::Denied => Some(format!(
+                        "the kernel denies {feature}: seccomp, a security module or lockdown"
+                    )),
+                    Answer::Failed(error) => {
+                        Some(format!("cannot find out about {feature}: {error}"))
+                    }
+                })
         };
         match problem {
             None => Verdict::Attach,
-            Some(problem) => Verdict::Leave(Health::Unsupported, format!("{problem}; {}", self.without)),
+            Some(problem) => {
+                Verdict::Leave(Health::Unsupported, format!("{problem}; {}", self.without))
+            }
         }
     }
 }
@@ -149,7 +171,11 @@ pub fn broken(probe: &str, error: &str) -> ProbeStatus {
         CPU_WINDOWS => WITHOUT_CPU,
         _ => WITHOUT_CGROUPS,
     };
-    ProbeStatus { probe: probe.to_owned(), health: Health::Broken, reason: Some(format!("{error}; {without}")) }
+    ProbeStatus {
+        probe: probe.to_owned(),
+        health: Health::Broken,
+        reason: Some(format!("{error}; {without}")),
+    }
 }
 
 #[cfg(test)]
@@ -157,13 +183,14 @@ mod tests {
     use expect_test::{Expect, expect};
 
     use super::{CGROUPS, CPU_WINDOWS, TCP, Wanted, plan};
-    use crate::sources::ebpf::support::{Answer, CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN, Facts, Memlock};
+    use crate::sources::ebpf::support::{
+        Answer, CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN, Facts, Memlock,
+    };
 
     fn node() -> Facts {
         Facts {
             built: true,
             capabilities: 1 << CAP_BPF.bit | 1 << CAP_NET_ADMIN.bit | 1 << CAP_PERFMON.bit,
-            cgroup_v2: Ok(()),
             sock_ops: Answer::Yes,
             raw_tracepoint: Answer::Yes,
             perf_event: Answer::Yes,
@@ -176,68 +203,138 @@ mod tests {
 
     fn check(facts: &Facts, wanted: Wanted, expected: &Expect) {
         let plan = plan(facts, wanted);
-        let lines: Vec<String> = [(TCP, &plan.tcp), (CPU_WINDOWS, &plan.cpu_windows), (CGROUPS, &plan.cgroups)]
-            .map(|(probe, verdict)| {
-                let status = verdict.status(probe);
-                format!("{probe}: {:?} {}", status.health, status.reason.unwrap_or_default()).trim_end().to_owned()
-            })
-            .to_vec();
+        let lines: Vec<String> = [
+            (TCP, &plan.tcp),
+            (CPU_WINDOWS, &plan.cpu_windows),
+            (CGROUPS, &plan.cgroups),
+        ]
+        .map(|(probe, verdict)| {
+            let status = verdict.status(probe);
+            format!(
+                "{probe}: {:?} {}",
+                status.health,
+                status.reason.unwrap_or_default()
+            )
+            .trim_end()
+            .to_owned()
+        })
+        .to_vec();
         expected.assert_eq(&lines.join("\n"));
     }
 
-    const ALL: Wanted = Wanted { tcp: true, cpu_windows: true };
+    const ALL: Wanted = Wanted {
+        tcp: true,
+        cpu_windows: true,
+    };
 
     #[test]
     fn a_node_with_the_rights_of_the_manifest() {
-        check(&node(), ALL, &expect![[r#"
+        check(
+            &node(),
+            ALL,
+            &expect![[r#"
             tcp: Ok
             cpu_windows: Ok
-            cgroups: Ok"#]]);
-        let admin = Facts { capabilities: 1 << CAP_SYS_ADMIN.bit, ..node() };
-        check(&admin, ALL, &expect![[r#"
+            cgroups: Ok"#]],
+        );
+        let admin = Facts {
+            capabilities: 1 << CAP_SYS_ADMIN.bit,
+            ..node()
+        };
+        check(
+            &admin,
+            ALL,
+            &expect![[r#"
             tcp: Ok
             cpu_windows: Ok
-            cgroups: Ok"#]]);
+            cgroups: Ok"#]],
+        );
     }
 
     #[test]
     fn missing_rights_are_named() {
-        let nothing = Facts { capabilities: 0, sock_ops: Answer::Denied, ..node() };
-        check(&nothing, ALL, &expect![[r#"
+        let nothing = Facts {
+            capabilities: 0,
+            sock_ops: Answer::Denied,
+            ..node()
+        };
+        check(
+            &nothing,
+            ALL,
+            &expect![[r#"
             tcp: Unsupported missing CAP_BPF and CAP_NET_ADMIN; listeners are still found by scans; flows are not measured
             cpu_windows: Unsupported missing CAP_BPF and CAP_PERFMON; cumulative CPU figures still come from cpu.stat; bursts are not seen
-            cgroups: Unsupported missing CAP_BPF and CAP_PERFMON; new containers are found by walking the tree, some seconds late"#]]);
-        let no_perfmon = Facts { capabilities: 1 << CAP_BPF.bit | 1 << CAP_NET_ADMIN.bit, ..node() };
-        check(&no_perfmon, ALL, &expect![[r#"
+            cgroups: Unsupported missing CAP_BPF and CAP_PERFMON; new containers are found by walking the tree, some seconds late"#]],
+        );
+        let no_perfmon = Facts {
+            capabilities: 1 << CAP_BPF.bit | 1 << CAP_NET_ADMIN.bit,
+            ..node()
+        };
+        check(
+            &no_perfmon,
+            ALL,
+            &expect![[r#"
             tcp: Ok
             cpu_windows: Unsupported missing CAP_PERFMON; cumulative CPU figures still come from cpu.stat; bursts are not seen
-            cgroups: Unsupported missing CAP_PERFMON; new containers are found by walking the tree, some seconds late"#]]);
+            cgroups: Unsupported missing CAP_PERFMON; new containers are found by walking the tree, some seconds late"#]],
+        );
     }
 
     #[test]
     fn one_missing_feature_takes_one_probe() {
-        let no_perf = Facts { perf: false, ..node() };
-        check(&no_perf, ALL, &expect![[r#"
+        let no_perf = Facts {
+            perf: false,
+            ..node()
+        };
+        check(
+            &no_perf,
+            ALL,
+            &expect![[r#"
             tcp: Ok
             cpu_windows: Unsupported the kernel has no perf events (CONFIG_PERF_EVENTS); cumulative CPU figures still come from cpu.stat; bursts are not seen
-            cgroups: Ok"#]]);
-        let lockdown = Facts { raw_tracepoint: Answer::Denied, ..node() };
-        check(&lockdown, ALL, &expect![[r#"
+            cgroups: Ok"#]],
+        );
+        let lockdown = Facts {
+            raw_tracepoint: Answer::Denied,
+            ..node()
+        };
+        check(
+            &lockdown,
+            ALL,
+            &expect![[r#"
             tcp: Ok
             cpu_windows: Unsupported the kernel denies raw tracepoints (CONFIG_BPF_EVENTS): seccomp, a security module or lockdown; cumulative CPU figures still come from cpu.stat; bursts are not seen
-            cgroups: Unsupported the kernel denies raw tracepoints (CONFIG_BPF_EVENTS): seccomp, a security module or lockdown; new containers are found by walking the tree, some seconds late"#]]);
-        let old = Facts { memlock: Memlock::Denied, ..node() };
-        check(&old, Wanted { tcp: true, cpu_windows: false }, &expect![[r#"
+            cgroups: Unsupported the kernel denies raw tracepoints (CONFIG_BPF_EVENTS): seccomp, a security module or lockdown; new containers are found by walking the tree, some seconds late"#]],
+        );
+        let old = Facts {
+            memlock: Memlock::Denied,
+            ..node()
+        };
+        check(
+            &old,
+            Wanted {
+                tcp: true,
+                cpu_windows: false,
+            },
+            &expect![[r#"
             tcp: Unsupported missing CAP_SYS_RESOURCE to lift RLIMIT_MEMLOCK, which kernels before 5.11 need for maps; listeners are still found by scans; flows are not measured
             cpu_windows: Off turned off by a setting
-            cgroups: Unsupported missing CAP_SYS_RESOURCE to lift RLIMIT_MEMLOCK, which kernels before 5.11 need for maps; new containers are found by walking the tree, some seconds late"#]]);
+            cgroups: Unsupported missing CAP_SYS_RESOURCE to lift RLIMIT_MEMLOCK, which kernels before 5.11 need for maps; new containers are found by walking the tree, some seconds late"#]],
+        );
     }
 
     #[test]
     fn a_build_without_ebpf_says_so() {
-        check(&Facts { built: false, ..node() }, ALL, &expect![[r#"
+        check(
+            &Facts {
+                built: false,
+                ..node()
+            },
+            ALL,
+            &expect![[r#"
             tcp: Unsupported built without eBPF; listeners are still found by scans; flows are not measured
             cpu_windows: Unsupported built without eBPF; cumulative CPU figures still come from cpu.stat; bursts are not seen
-            cgroups: Unsupported built without eBPF; new containers are found by walking the tree, some seconds late"#]]);
+            cgroups: Unsupported built without eBPF; new containers are found by walking the tree, some seconds late"#]],
+        );
     }
 }

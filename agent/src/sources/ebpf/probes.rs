@@ -14,7 +14,6 @@ use super::windows::Windows;
 use crate::clock;
 
 /// What is attached, and how each probe is.
-#[derive(Debug)]
 pub(super) struct Probes {
     pub(super) keeper: Option<Keeper>,
     pub(super) events: Option<RingBuf<MapData>>,
@@ -68,7 +67,9 @@ impl Probes {
                 Err(error) => self.cpu_windows = plan::broken(CPU_WINDOWS, &format!("{error:#}")),
             }
         }
-        let rings = keeper.map(names::EVENTS).and_then(|events| Ok((events, keeper.map(names::DROPS)?)));
+        let rings = keeper
+            .map(names::EVENTS)
+            .and_then(|events| Ok((events, keeper.map(names::DROPS)?)));
         match rings {
             Ok((events, drops)) => {
                 (self.events, self.drops) = (Some(events), Some(drops));
@@ -104,5 +105,8 @@ fn attach_cpu(keeper: &mut Keeper) -> anyhow::Result<Windows> {
 /// CPUs that run.
 pub(super) fn online_cpus() -> anyhow::Result<BTreeSet<u32>> {
     let cpus = aya::util::online_cpus().map_err(|(path, error)| anyhow!(error).context(path));
-    Ok(cpus.context("find out which CPUs are online")?.into_iter().collect())
+    Ok(cpus
+        .context("find out which CPUs are online")?
+        .into_iter()
+        .collect())
 }

@@ -7,6 +7,9 @@ use plumbline_core::observation::{Fact, ProbeStatus};
 use crate::clock;
 use crate::sources::Sink;
 
+/// Tells the places of this source from those of others.
+const PREFIX: &str = "ebpf.";
+
 /// What was told last about each state.
 #[derive(Debug)]
 pub(super) struct Reporter {
@@ -16,23 +19,37 @@ pub(super) struct Reporter {
 
 impl Reporter {
     pub(super) const fn new(sink: Sink) -> Self {
-        Self { sink, told: BTreeMap::new() }
+        Self {
+            sink,
+            told: BTreeMap::new(),
+        }
     }
 
     /// How a probe is.
     pub(super) fn probe(&mut self, status: &ProbeStatus) {
-        self.tell(format!("probe {}", status.probe), Fact::Probe(status.clone()));
+        self.tell(
+            format!("probe {}", status.probe),
+            Fact::Probe(status.clone()),
+        );
     }
 
     /// How much one thing has lost in all.
     pub(super) fn dropped(&mut self, place: &str, reason: &str, count: u64) {
-        let fact = Fact::Dropped { place: place.to_owned(), reason: reason.to_owned(), count };
+        let fact = Fact::Dropped {
+            place: format!("{PREFIX}{place}"),
+            reason: reason.to_owned(),
+            count,
+        };
         self.tell(format!("dropped {place} {reason}"), fact);
     }
 
     /// How full one thing is.
     pub(super) fn occupancy(&mut self, place: &str, (entries, capacity): (u64, u64)) {
-        let fact = Fact::Occupancy { place: place.to_owned(), entries, capacity };
+        let fact = Fact::Occupancy {
+            place: format!("{PREFIX}{place}"),
+            entries,
+            capacity,
+        };
         self.tell(format!("occupancy {place}"), fact);
     }
 

@@ -7,7 +7,9 @@ use std::path::Path;
 
 use aya::maps::MapType;
 use aya::programs::{ProgramError, ProgramType};
-use aya::sys::{BpfHelper, SyscallError, is_helper_supported, is_map_supported, is_program_supported};
+use aya::sys::{
+    BpfHelper, SyscallError, is_helper_supported, is_map_supported, is_program_supported,
+};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::object;
@@ -22,13 +24,25 @@ pub struct Capability {
 }
 
 /// Loads programs and makes maps.
-pub const CAP_BPF: Capability = Capability { bit: 39, name: "CAP_BPF" };
+pub const CAP_BPF: Capability = Capability {
+    bit: 39,
+    name: "CAP_BPF",
+};
 /// Lets programs see the scheduler and other tracing.
-pub const CAP_PERFMON: Capability = Capability { bit: 38, name: "CAP_PERFMON" };
+pub const CAP_PERFMON: Capability = Capability {
+    bit: 38,
+    name: "CAP_PERFMON",
+};
 /// Attaches programs to the sockets of cgroups.
-pub const CAP_NET_ADMIN: Capability = Capability { bit: 12, name: "CAP_NET_ADMIN" };
+pub const CAP_NET_ADMIN: Capability = Capability {
+    bit: 12,
+    name: "CAP_NET_ADMIN",
+};
 /// Stands for the three above.
-pub const CAP_SYS_ADMIN: Capability = Capability { bit: 21, name: "CAP_SYS_ADMIN" };
+pub const CAP_SYS_ADMIN: Capability = Capability {
+    bit: 21,
+    name: "CAP_SYS_ADMIN",
+};
 
 /// What the kernel says to a question.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -61,8 +75,6 @@ pub struct Facts {
     pub built: bool,
     /// Effective capabilities of this process.
     pub capabilities: u64,
-    /// The directory for pods is in cgroup v2; otherwise why not.
-    pub cgroup_v2: Result<(), String>,
     /// Programs on TCP callbacks of cgroups.
     pub sock_ops: Answer,
     /// Programs on raw tracepoints.
@@ -83,18 +95,22 @@ impl Facts {
     /// Whether this process has the capability, or the one that stands for it.
     #[must_use]
     pub fn has(&self, capability: Capability) -> bool {
-        [capability, CAP_SYS_ADMIN].iter().any(|c| self.capabilities >> c.bit & 1 == 1)
+        [capability, CAP_SYS_ADMIN]
+            .iter()
+            .any(|c| self.capabilities >> c.bit & 1 == 1)
     }
 }
 
 /// Asks. Lifts `RLIMIT_MEMLOCK` on the way, if this kernel needs it, since nothing can be asked without.
 #[must_use]
-pub fn probe(cgroup_v2: Result<(), String>) -> Facts {
+pub fn probe() -> Facts {
     let memlock = memlock();
     Facts {
         built: object::bytes().is_some(),
-        capabilities: fs::read_to_string("/proc/self/status").ok().and_then(|s| effective(&s)).unwrap_or(0),
-        cgroup_v2,
+        capabilities: fs::read_to_string("/proc/self/status")
+            .ok()
+            .and_then(|s| effective(&s))
+            .unwrap_or(0),
         sock_ops: program(ProgramType::SockOps),
         raw_tracepoint: program(ProgramType::RawTracePoint),
         perf_event: program(ProgramType::PerfEvent),
@@ -107,7 +123,9 @@ pub fn probe(cgroup_v2: Result<(), String>) -> Facts {
 
 /// `CapEff` in the text of `/proc/<pid>/status`.
 fn effective(status: &str) -> Option<u64> {
-    let value = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let value = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))?;
     u64::from_str_radix(value.trim(), 16).ok()
 }
 
@@ -131,20 +149,28 @@ impl From<bool> for Answer {
 
 impl From<SyscallError> for Answer {
     fn from(error: SyscallError) -> Self {
-        match error.io_error.kind() {
-            io::ErrorKind::PermissionDenied => Self::Denied,
-            _ => Self::Failed(format!("{}: {}", error.call, error.io_error)),
+        if error.io_error.kind() == io::ErrorKind::PermissionDenied {
+            Self::Denied
+        } else {
+            Self::Failed(format!("{}: {}", error.call, error.io_error))
         }
     }
 }
 
 /// Kernels since 5.11 count map memory against the memory cgroup; they also have this helper.
 fn memlock() -> Memlock {
-    if let Ok(true) = is_helper_supported(ProgramType::SocketFilter, BpfHelper::BPF_FUNC_ktime_get_coarse_ns) {
+    if let Ok(true) = is_helper_supported(
+        ProgramType::SocketFilter,
+        BpfHelper::BPF_FUNC_ktime_get_coarse_ns,
+    ) {
         return Memlock::NotLimited;
     }
-    let unlimited = Rlimit { current: None, maximum: None };
-    if getrlimit(Resource::Memlock) == unlimited || setrlimit(Resource::Memlock, unlimited).is_ok() {
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    if getrlimit(Resource::Memlock) == unlimited || setrlimit(Resource::Memlock, unlimited).is_ok()
+    {
         return Memlock::Raised;
     }
     Memlock::Denied
@@ -156,7 +182,10 @@ mod tests {
 
     #[test]
     fn capabilities_are_read_or_absent() {
-        assert_eq!(effective("Name:\tx\nCapPrm:\t0\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n"), Some(0x1ff_ffff_ffff));
+        assert_eq!(
+            effective("Name:\tx\nCapPrm:\t0\nCapEff:\t000001ffffffffff\nCapBnd:\t0\n"),
+            Some(0x1ff_ffff_ffff)
+        );
         assert_eq!(effective("CapEff:\t0000000000000000\n"), Some(0));
         for nonsense in ["", "CapEff:", "CapEff:\tnone", "capeff:\t1"] {
             assert_eq!(effective(nonsense), None, "{nonsense:?}");

@@ -73,14 +73,26 @@ impl Tree {
 
     /// Replaces everything by what a walk found.
     pub(super) fn replace(&mut self, rows: &[CgroupRow]) -> Changes {
-        let now: BTreeMap<CgroupId, &str> = rows.iter().map(|row| (row.cgroup, row.path.as_str())).collect();
-        let gone: Vec<CgroupId> = self.by_id.keys().filter(|id| !now.contains_key(id)).copied().collect();
+        let now: BTreeMap<CgroupId, &str> = rows
+            .iter()
+            .map(|row| (row.cgroup, row.path.as_str()))
+            .collect();
+        let gone: Vec<CgroupId> = self
+            .by_id
+            .keys()
+            .filter(|id| !now.contains_key(id))
+            .copied()
+            .collect();
         for id in &gone {
             if let Some(path) = self.by_id.remove(id) {
                 self.by_path.remove(&path);
             }
         }
-        let seen = rows.iter().filter(|row| self.insert(row)).cloned().collect();
+        let seen = rows
+            .iter()
+            .filter(|row| self.insert(row))
+            .cloned()
+            .collect();
         Changes { seen, gone }
     }
 }
@@ -111,15 +123,22 @@ impl Retries {
         if self.queue.len() == RETRIES_MAX || attempt >= ATTEMPTS_MAX {
             return false;
         }
-        self.queue.push_back(Retry { path, attempt, due: now.plus(Duration::from_millis(1 << attempt)) });
+        self.queue.push_back(Retry {
+            path,
+            attempt,
+            due: now.plus(Duration::from_millis(1 << attempt)),
+        });
         true
     }
 
     /// Takes what is due: path and number of the attempt.
     pub(super) fn due(&mut self, now: Timestamp) -> Vec<(String, u32)> {
-        let (due, later): (VecDeque<Retry>, VecDeque<Retry>) = self.queue.drain(..).partition(|r| r.due <= now);
+        let (due, later): (VecDeque<Retry>, VecDeque<Retry>) =
+            self.queue.drain(..).partition(|r| r.due <= now);
         self.queue = later;
-        due.into_iter().map(|retry| (retry.path, retry.attempt)).collect()
+        due.into_iter()
+            .map(|retry| (retry.path, retry.attempt))
+            .collect()
     }
 
     /// When something is due.
@@ -139,7 +158,10 @@ mod tests {
     use super::{ATTEMPTS_MAX, RETRIES_MAX, Retries, Tree};
 
     fn row(id: u64, path: &str) -> CgroupRow {
-        CgroupRow { cgroup: CgroupId(id), path: path.to_owned() }
+        CgroupRow {
+            cgroup: CgroupId(id),
+            path: path.to_owned(),
+        }
     }
 
     #[test]
@@ -157,7 +179,13 @@ mod tests {
     #[test]
     fn removing_takes_what_is_below_and_nothing_beside() {
         let mut tree = Tree::default();
-        tree.replace(&[row(1, "/"), row(2, "/a"), row(3, "/a/b"), row(4, "/ab"), row(5, "/a-b")]);
+        tree.replace(&[
+            row(1, "/"),
+            row(2, "/a"),
+            row(3, "/a/b"),
+            row(4, "/ab"),
+            row(5, "/a-b"),
+        ]);
         let mut gone = tree.remove("/a");
         gone.sort_unstable();
         assert_eq!(gone, [CgroupId(2), CgroupId(3)]);
@@ -181,7 +209,11 @@ mod tests {
         let mut attempt = 0;
         while retries.push("/a".into(), attempt, now) {
             let due = retries.next().unwrap();
-            assert_eq!(retries.due(due.minus(Duration::from_nanos(1))), [], "not yet");
+            assert_eq!(
+                retries.due(due.minus(Duration::from_nanos(1))),
+                [],
+                "not yet"
+            );
             now = due;
             attempt = retries.due(now)[0].1 + 1;
             attempts += 1;

@@ -10,7 +10,7 @@ use std::time::Duration;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{CgroupRow, Fact, Health, ListenerEvent};
 use plumbline_core::time::Timestamp;
-use plumbline_ebpf::drops::{EVENTS_FULL, FLOWS_FULL, REASONS};
+use plumbline_ebpf::drops::{EVENTS_FULL, FLOWS_FULL, REASONS, Reason};
 use plumbline_ebpf::event::Event;
 use plumbline_ebpf::flow::CONTAINERS_MAX;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -61,7 +61,6 @@ pub(super) fn run(
 struct Worker {
     settings: Settings,
     sink: Sink,
-    root: Option<CgroupRoot>,
     probes: Probes,
     reporter: Reporter,
     tree: Tree,
@@ -69,7 +68,6 @@ struct Worker {
     retries: Retries,
     counters: [u64; REASONS.len()],
     undecodable: u64,
-    walked: bool,
     next: Deadlines,
 }
 
@@ -83,9 +81,11 @@ struct Deadlines {
 
 impl Worker {
     fn start(settings: Settings, sink: Sink) -> Self {
-        let root = CgroupRoot::find(Some(&settings.cgroup_root));
-        let facts = support::probe(root.as_ref().map(|_| ()).map_err(ToString::to_string));
-        let wanted = Wanted { tcp: settings.tcp, cpu_windows: settings.cpu_windows };
+        let facts = support::probe();
+        let wanted = Wanted {
+            tcp: settings.tcp,
+            cpu_windows: settings.cpu_windows,
+        };
         let probes = Probes::attach(&plan(&facts, wanted), settings.flows_max);
         for status in [&probes.tcp, &probes.cpu_windows, &probes.cgroups] {
             if let Some(reason) = &status.reason {
@@ -94,9 +94,13 @@ impl Worker {
         }
         let now = clock::monotonic();
         Self {
-            next: Deadlines { tick: now, flows: now, rescan: now, last_rescan: Timestamp(0) },
+            next: Deadlines {
+                tick: now,
+                flows: now,
+                rescan: now,
+                last_rescan: Timestamp(0),
+            },
             reporter: Reporter::new(sink.clone()),
-            root: root.ok(),
             settings,
             sink,
             probes,
@@ -105,17 +109,27 @@ impl Worker {
             retries: Retries::default(),
             counters: [0; REASONS.len()],
             undecodable: 0,
-            walked: false,
         }
     }
 
     /// Sleeps until there is something to do. `false` when it is time to stop.
     fn wait(&self, stop: &OwnedFd) -> bool {
-        let next = [self.next.tick, self.next.flows, self.next.rescan].into_iter().chain(self.retries.next()).min();
+        let next = [self.next.tick, self.next.flows, self.next.rescan]
+            .into_iter()
+            .chain(self.retries.next())
+            .min();
         let pause = next.map_or(TICK, |next| next.since(clock::monotonic()));
-        let timeout = Timespec::try_from(pause).unwrap_or(Timespec { tv_sec: 1, tv_nsec: 0 });
+        let timeout = Timespec::try_from(pause).unwrap_or(Timespec {
+            tv_sec: 1,
+            tv_nsec: 0,
+        });
         let mut fds = vec![PollFd::new(stop, PollFlags::IN)];
-        fds.extend(self.probes.events.as_ref().map(|events| PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)));
+        fds.extend(
+            self.probes
+                .events
+                .as_ref()
+                .map(|events| PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)),
+        );
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => fds[0].revents().is_empty(),
             Err(error) => {
@@ -142,18 +156,26 @@ impl Worker {
         if now >= self.next.rescan {
             self.rescan();
         }
-        self.containers.tell(|fact| self.sink.send(clock::monotonic(), fact));
+        self.containers
+            .tell(|fact| self.sink.send(clock::monotonic(), fact));
     }
 
     /// Takes what is in the ring.
     fn drain(&mut self) {
         for _ in 0..BATCH {
-            let Some(record) = self.probes.events.as_mut().and_then(aya::maps::RingBuf::next) else { return };
-            let event = Event::decode(&record).map(|event| self.root.as_ref().map(|root| Happening::from(event, root)));
+            let Some(record) = self
+                .probes
+                .events
+                .as_mut()
+                .and_then(aya::maps::RingBuf::next)
+            else {
+                return;
+            };
+            let happening = Event::decode(&record)
+                .map(|event| Happening::from(event, &self.settings.cgroup_root));
             drop(record);
-            match event {
-                Some(Some(happening)) => self.happened(happening),
-                Some(None) => {}
+            match happening {
+                Some(happening) => self.happened(happening),
                 None => self.undecodable += 1,
             }
         }
@@ -173,10 +195,12 @@ impl Worker {
 
     /// A directory was announced.
     fn appeared(&mut self, path: String, attempt: u32) {
-        let Some(root) = &self.root else { return };
         let now = clock::monotonic();
-        if let Ok(metadata) = fs::metadata(root.directory_of(&path)) {
-            let row = CgroupRow { cgroup: CgroupId(metadata.ino()), path };
+        if let Ok(metadata) = fs::metadata(self.settings.cgroup_root.directory_of(&path)) {
+            let row = CgroupRow {
+                cgroup: CgroupId(metadata.ino()),
+                path,
+            };
             if self.tree.insert(&row) {
                 self.admit(&row, false);
                 self.sink.send(now, Fact::CgroupSeen(row));
@@ -189,9 +213,10 @@ impl Worker {
 
     /// A directory was removed, in one of the hierarchies.
     fn disappeared(&mut self, path: &str) {
-        let Some(root) = &self.root else { return };
         let known = self.tree.at(path).map(|id| id.0);
-        let there = fs::metadata(root.directory_of(path)).ok().map(|metadata| metadata.ino());
+        let there = fs::metadata(self.settings.cgroup_root.directory_of(path))
+            .ok()
+            .map(|metadata| metadata.ino());
         if known.is_none() || known == there {
             return;
         }
@@ -202,7 +227,8 @@ impl Worker {
 
     fn admit(&mut self, row: &CgroupRow, pre_existing: bool) {
         if is_container(&row.path) {
-            self.containers.insert(row.cgroup, row.path.clone(), pre_existing);
+            self.containers
+                .insert(row.cgroup, row.path.clone(), pre_existing);
             self.attach(row.cgroup, &row.path);
         }
         if is_in_container(&row.path)
@@ -213,8 +239,7 @@ impl Worker {
     }
 
     fn attach(&mut self, cgroup: CgroupId, path: &str) {
-        let (Some(root), Some(keeper), Some(flows)) = (&self.root, &mut self.probes.keeper, &mut self.probes.flows)
-        else {
+        let (Some(keeper), Some(flows)) = (&mut self.probes.keeper, &mut self.probes.flows) else {
             return;
         };
         if let Err(error) = flows.admit(cgroup) {
@@ -222,7 +247,7 @@ impl Worker {
             self.containers.attached(cgroup, Some(reason));
             return;
         }
-        match keeper.attach(cgroup, &root.directory_of(path)) {
+        match keeper.attach(cgroup, &self.settings.cgroup_root.directory_of(path)) {
             Ok(()) => self.containers.attached(cgroup, None),
             Err(AttachError::Gone) => {}
             Err(AttachError::Refused(reason)) => {
@@ -243,14 +268,14 @@ impl Worker {
 
     /// Walks the tree: finds what no event told, and tells everything again.
     fn rescan(&mut self) {
-        let Some(root) = &self.root else {
-            self.next.rescan = clock::monotonic().plus(self.settings.rescan_interval);
-            return;
-        };
         let at = clock::monotonic();
-        let walk = cgroups::walk(&root.directory);
+        let walk = cgroups::walk(&self.settings.cgroup_root.directory);
         if walk.cut || walk.errors > 0 {
-            tracing::warn!(errors = walk.errors, cut = walk.cut, "not all cgroups could be read");
+            tracing::warn!(
+                errors = walk.errors,
+                cut = walk.cut,
+                "not all cgroups could be read"
+            );
         }
         let changes = self.tree.replace(&walk.rows);
         for cgroup in changes.gone {
@@ -264,30 +289,40 @@ impl Worker {
             self.attach(cgroup, &path);
         }
         self.sink.send(at, Fact::CgroupTree { rows: walk.rows });
-        self.containers.tell(|fact| self.sink.send(clock::monotonic(), fact));
+        self.containers
+            .tell(|fact| self.sink.send(clock::monotonic(), fact));
         self.judge_v1();
         self.reporter.forget();
-        self.walked = true;
         let events = self.probes.cgroups.health == Health::Ok;
         let interval = self.settings.rescan_interval;
-        let interval = if events { interval } else { interval.min(RESCAN_WITHOUT_EVENTS) };
+        let interval = if events {
+            interval
+        } else {
+            interval.min(RESCAN_WITHOUT_EVENTS)
+        };
         self.next.last_rescan = at;
         self.next.rescan = at.plus(interval);
     }
 
     /// An event was lost, or cannot be placed.
     fn hasten_rescan(&mut self) {
-        self.next.rescan = self.next.rescan.min(self.next.last_rescan.plus(RESCAN_PAUSE));
+        self.next.rescan = self
+            .next
+            .rescan
+            .min(self.next.last_rescan.plus(RESCAN_PAUSE));
     }
 
     /// Pods in cgroup v1 are invisible to us: no containers must not look like no findings.
     fn judge_v1(&mut self) {
-        let whole = self.root.as_ref().is_some_and(|root| root.kernel_path.as_deref() == Some(""));
+        let whole = self.settings.cgroup_root.kernel_path.as_deref() == Some("");
         if !whole || !self.containers.is_empty() {
             return;
         }
         if let Some(mount) = cgroups::pods_in_v1() {
-            let reason = format!("pods are in cgroup v1 ({}), and only cgroup v2 can be seen", mount.display());
+            let reason = format!(
+                "pods are in cgroup v1 ({}), and only cgroup v2 can be seen",
+                mount.display()
+            );
             for status in [&mut self.probes.tcp, &mut self.probes.cpu_windows] {
                 if status.health == Health::Ok {
                     (status.health, status.reason) = (Health::Unsupported, Some(reason.clone()));
@@ -302,11 +337,32 @@ impl Worker {
             self.release(cgroup);
         }
         self.read_windows();
-        let programs = self.probes.keeper.as_ref().map(super::keeper::Keeper::programs).unwrap_or_default();
-        let attached = self.probes.keeper.as_ref().map_or(0, super::keeper::Keeper::attached);
-        let cpu = self.probes.windows.as_ref().map(|windows| windows.totals().clone());
-        *stats.lock().unwrap_or_else(PoisonError::into_inner) = Stats { programs, attached, cpu };
-        for status in [&self.probes.tcp, &self.probes.cpu_windows, &self.probes.cgroups] {
+        let programs = self
+            .probes
+            .keeper
+            .as_ref()
+            .map(super::keeper::Keeper::programs)
+            .unwrap_or_default();
+        let attached = self
+            .probes
+            .keeper
+            .as_ref()
+            .map_or(0, super::keeper::Keeper::attached);
+        let cpu = self
+            .probes
+            .windows
+            .as_ref()
+            .map(|windows| windows.totals().clone());
+        *stats.lock().unwrap_or_else(PoisonError::into_inner) = Stats {
+            programs,
+            attached,
+            cpu,
+        };
+        for status in [
+            &self.probes.tcp,
+            &self.probes.cpu_windows,
+            &self.probes.cgroups,
+        ] {
             self.reporter.probe(status);
         }
     }
@@ -323,7 +379,10 @@ impl Worker {
     }
 
     fn read_windows(&mut self) {
-        let (Some(windows), Some(keeper)) = (&mut self.probes.windows, &mut self.probes.keeper) else { return };
+        let (Some(windows), Some(keeper)) = (&mut self.probes.windows, &mut self.probes.keeper)
+        else {
+            return;
+        };
         let reading = online_cpus().and_then(|online| {
             keeper.tick(&online)?;
             let reading = windows.read(&online, clock::monotonic)?;
@@ -335,11 +394,19 @@ impl Worker {
                 if let Some(reading) = reading {
                     let count = reading.windows;
                     let (start, lost, rows) = (reading.start, reading.lost, reading.rows);
-                    let fact = Fact::CpuWindows { start, windows: count, lost, rows };
+                    let fact = Fact::CpuWindows {
+                        start,
+                        windows: count,
+                        lost,
+                        rows,
+                    };
                     windows.sent(count, self.sink.send(clock::monotonic(), fact));
                 }
                 if !silent.is_empty() {
-                    *status = plan::broken(CPU_WINDOWS, &format!("nothing was heard of CPUs {silent:?} for 5 s"));
+                    *status = plan::broken(
+                        CPU_WINDOWS,
+                        &format!("nothing was heard of CPUs {silent:?} for 5 s"),
+                    );
                 } else if status.health == Health::Broken {
                     (status.health, status.reason) = (Health::Ok, None);
                 }
@@ -347,13 +414,18 @@ impl Worker {
             Err(error) => *status = plan::broken(CPU_WINDOWS, &format!("{error:#}")),
         }
         self.reporter.occupancy("cpu_windows", windows.occupancy());
-        self.reporter.dropped("cpu_windows", "full", windows.refused());
+        self.reporter
+            .dropped("cpu_windows", "full", windows.refused());
     }
 
     fn read_flows(&mut self) {
         let full = self.read_counters();
-        let Some(flows) = &mut self.probes.flows else { return };
-        let read = flows.read().and_then(|()| if full { flows.read_overflow() } else { Ok(()) });
+        let Some(flows) = &mut self.probes.flows else {
+            return;
+        };
+        let read = flows
+            .read()
+            .and_then(|()| if full { flows.read_overflow() } else { Ok(()) });
         if let Err(error) = read {
             self.probes.tcp = plan::broken(TCP, &format!("read the flow tables: {error}"));
         }
@@ -370,7 +442,9 @@ impl Worker {
 
     /// Reads what programs could not record. Returns whether flows went to overflow entries.
     fn read_counters(&mut self) -> bool {
-        let Some(drops) = &self.probes.drops else { return false };
+        let Some(drops) = &self.probes.drops else {
+            return false;
+        };
         let before = self.counters;
         for (reason, counter) in REASONS.iter().zip(&mut self.counters) {
             match drops.get(&reason.index, 0) {
@@ -380,14 +454,17 @@ impl Worker {
             self.reporter.dropped(reason.place, reason.reason, *counter);
         }
         self.reporter.dropped("events", "decode", self.undecodable);
-        let moved = |index: u32| {
-            let index = usize::try_from(index).unwrap_or(0);
-            before[index] != self.counters[index]
+        let after = self.counters;
+        let moved = |reason: Reason| {
+            REASONS
+                .iter()
+                .position(|r| *r == reason)
+                .is_some_and(|i| before[i] != after[i])
         };
-        if self.walked && moved(EVENTS_FULL.index) {
+        if moved(EVENTS_FULL) {
             self.hasten_rescan();
         }
-        moved(FLOWS_FULL.index)
+        moved(FLOWS_FULL)
     }
 
     /// The last readings. What is written after them is nobody's any more.
@@ -421,14 +498,34 @@ enum Happening {
 impl Happening {
     fn from(event: Event<'_>, root: &CgroupRoot) -> Self {
         match event {
-            Event::Listener { opened, owner, address, port, cookie, at_ns } => {
-                let event = ListenerEvent { owner: CgroupId(owner), address, port, cookie };
-                let fact = if opened { Fact::ListenerOpened(event) } else { Fact::ListenerClosed(event) };
+            Event::Listener {
+                opened,
+                owner,
+                address,
+                port,
+                cookie,
+                at_ns,
+            } => {
+                let event = ListenerEvent {
+                    owner: CgroupId(owner),
+                    address,
+                    port,
+                    cookie,
+                };
+                let fact = if opened {
+                    Fact::ListenerOpened(event)
+                } else {
+                    Fact::ListenerClosed(event)
+                };
                 Self::Listener(Timestamp(at_ns), fact)
             }
             Event::Cgroup { path: None, .. } => Self::Unclear,
             Event::Cgroup { .. } if root.kernel_path.is_none() => Self::Unclear,
-            Event::Cgroup { made, path: Some(path), .. } => match root.below(path) {
+            Event::Cgroup {
+                made,
+                path: Some(path),
+                ..
+            } => match root.below(path) {
                 Some(path) if made => Self::Made(path.to_owned()),
                 Some(path) => Self::Removed(path.to_owned()),
                 None => Self::Elsewhere,
