@@ -191,13 +191,14 @@ impl Watch {
     fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         for _ in 0..1_200 {
             while let Ok(observation) = self.receiver.try_recv() {
-                match observation.fact {
-                    Fact::Declared(declared) => {
-                        assert_ne!(self.declared.as_ref(), Some(&declared), "told twice");
-                        self.declared = Some(declared);
-                    }
-                    Fact::Probe(status) => self.status = Some(status),
-                    other => panic!("{other:?}"),
+                let fact = observation.fact;
+                if let Fact::Declared(declared) = fact {
+                    assert_ne!(self.declared.as_ref(), Some(&declared), "told twice");
+                    self.declared = Some(declared);
+                } else if let Fact::Probe(status) = fact {
+                    self.status = Some(status);
+                } else {
+                    panic!("{fact:?}");
                 }
             }
             if holds(self) {

@@ -193,16 +193,35 @@ mod tests {
             InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed,
         };
         let gone = Status::failure("too old", "Expired").with_code(410).boxed();
-        check(&InitialListFailed(refused(403)), expect!["true may not list pods: bind the ClusterRole of deploy/kustomize/base to the agent's service account (403 text)"]);
-        check(&WatchStartFailed(refused(404)), expect!["true cannot watch pods: not served here (404 text)"]);
-        check(&WatchStartFailed(refused(401)), expect!["true cannot watch pods: credentials refused (401 text)"]);
-        check(&InitialListFailed(refused(500)), expect!["false cannot list pods: 500 text"]);
+        check(
+            &InitialListFailed(refused(403)),
+            expect![
+                "true may not list pods: bind the ClusterRole of deploy/kustomize/base to the agent's service account (403 text)"
+            ],
+        );
+        check(
+            &WatchStartFailed(refused(404)),
+            expect!["true cannot watch pods: not served here (404 text)"],
+        );
+        check(
+            &WatchStartFailed(refused(401)),
+            expect!["true cannot watch pods: credentials refused (401 text)"],
+        );
+        check(
+            &InitialListFailed(refused(500)),
+            expect!["false cannot list pods: 500 text"],
+        );
         check(
             &WatchFailed(kube::Error::ReadEvents(std::io::Error::other("cut"))),
             expect!["false cannot watch pods: Error reading events stream: cut"],
         );
         check(&WatchError(gone), expect![""]);
-        check(&NoResourceVersion, expect!["false cannot watch pods: no metadata.resourceVersion in watch result (does resource support watch?)"]);
+        check(
+            &NoResourceVersion,
+            expect![
+                "false cannot watch pods: no metadata.resourceVersion in watch result (does resource support watch?)"
+            ],
+        );
     }
 
     #[test]
