@@ -127,7 +127,7 @@ fn pairs(v6: Ipv6Addr) -> [[u16; 2]; 4] {
 pub struct FlowCounts {
     /// Connections established.
     pub connections: u64,
-    /// Connection attempts that failed.
+    /// Connection attempts that failed: refused, unreachable, out of time, or given up by the program.
     pub failures: u64,
     /// Of these, those that retransmitted the SYN and never got an answer.
     pub timeouts: u64,

@@ -1,6 +1,12 @@
 //! The eBPF source against real processes: what the kernel tells is compared with what this process did.
 //!
 //! The process moves itself into pod-shaped cgroups of its own, so that one test runs at a time. Needs root and cgroup v2.
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stdout,
+    clippy::wildcard_enum_match_arm,
+    reason = "in a test a panic is the message, and a new fact is none of its business"
+)]
 
 mod kernel {
     pub(crate) mod sandbox;

@@ -23,7 +23,9 @@ use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb
 use aya_ebpf::macros::{btf_map, map, sock_ops};
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::SockOpsContext;
-use plumbline_ebpf::drops::{FLOWS_FULL, OVERFLOW_MISSING, SOCKET_UNKNOWN, UNATTRIBUTED};
+use plumbline_ebpf::drops::{
+    FLAGS_MISSING, FLOWS_FULL, OVERFLOW_MISSING, SOCKET_UNKNOWN, UNATTRIBUTED,
+};
 use plumbline_ebpf::event::{LISTENER_CLOSED, LISTENER_OPENED, ListenerRecord};
 use plumbline_ebpf::flow::{
     Closing, FAMILY_V4, FAMILY_V6, FIN_WAIT_SLOTS, FLOWS_MAX, FinWait, FlowCounts, FlowKey,
@@ -75,29 +77,65 @@ struct Address {
 /// A TCP callback of a socket of the container.
 #[sock_ops]
 pub(crate) fn plumb_tcp(ctx: SockOpsContext) -> u32 {
+    let op = field!(ctx, op);
     // About 17 callbacks a connection: what tells nothing leaves first.
-    let change = match field!(ctx, op) {
-        BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
+    if !matches!(
+        op,
+        BPF_SOCK_OPS_STATE_CB
+            | BPF_SOCK_OPS_TCP_CONNECT_CB
+            | BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
+            | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB
+            | BPF_SOCK_OPS_TCP_LISTEN_CB
+    ) {
+        return 1;
+    }
+    if let Some(owner) = owner()
+        && let Some(change) = observe(&ctx, op, owner)
+    {
+        record(&ctx, owner, &change);
+    }
+    1
+}
+
+#[inline(always)]
+fn observe(ctx: &SockOpsContext, op: u32, owner: u64) -> Option<Change> {
+    match op {
+        BPF_SOCK_OPS_STATE_CB => state_changed(ctx, owner),
         BPF_SOCK_OPS_TCP_CONNECT_CB => {
-            watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG);
+            watch(ctx, CLIENT_FLAGS);
             None
         }
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => Some(established(ROLE_CLIENT)),
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
+            if field!(ctx, bpf_sock_ops_cb_flags) & CLIENT_FLAGS != CLIENT_FLAGS {
+                drops::count(FLAGS_MISSING);
+                watch(ctx, CLIENT_FLAGS);
+            }
+            Some(established(ROLE_CLIENT))
+        }
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
-            watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-            Some(established(ROLE_SERVER))
+            watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+            // Two sockets that connected to each other (or one to itself) both end up here.
+            Some(established(if is_client(ctx) {
+                ROLE_CLIENT
+            } else {
+                ROLE_SERVER
+            }))
         }
         BPF_SOCK_OPS_TCP_LISTEN_CB => {
-            watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-            listener(&ctx, LISTENER_OPENED);
+            watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+            listener(ctx, LISTENER_OPENED, owner);
             None
         }
         _ => None,
-    };
-    if let Some(change) = change {
-        record(&ctx, &change);
     }
-    1
+}
+
+/// Nothing at close tells the role, so that it is kept in the callback flags: only sockets that connect get the RTO flag.
+const CLIENT_FLAGS: u32 = BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
+
+#[inline(always)]
+fn is_client(ctx: &SockOpsContext) -> bool {
+    field!(ctx, bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_RTO_CB_FLAG != 0
 }
 
 /// What happened to a connection.
@@ -119,13 +157,8 @@ fn owner() -> Option<u64> {
 }
 
 /// Asks for callbacks, on top of what other programs asked for: the helper replaces all flags.
-///
-/// The role is kept in the flags, since nothing at close tells it: only clients get the RTO flag.
 #[inline(always)]
 fn watch(ctx: &SockOpsContext, flags: u32) {
-    if owner().is_none() {
-        return;
-    }
     let all = field!(ctx, bpf_sock_ops_cb_flags) | flags;
     // SAFETY: the context of this program.
     if unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, all as i32) } != 0 {
@@ -134,12 +167,12 @@ fn watch(ctx: &SockOpsContext, flags: u32) {
 }
 
 #[inline(always)]
-fn state_changed(ctx: &SockOpsContext) -> Option<Change> {
+fn state_changed(ctx: &SockOpsContext, owner: u64) -> Option<Change> {
     let old = field!(ctx, __bindgen_anon_1.args[0]);
     let new = field!(ctx, __bindgen_anon_1.args[1]);
     match (old, new) {
         (state::LISTEN, _) => {
-            listener(ctx, LISTENER_CLOSED);
+            listener(ctx, LISTENER_CLOSED, owner);
             None
         }
         (state::SYN_SENT, state::CLOSE) => Some(failed(ctx)),
@@ -162,9 +195,9 @@ fn state_changed(ctx: &SockOpsContext) -> Option<Change> {
 }
 
 #[inline(always)]
-fn listener(ctx: &SockOpsContext, kind: u32) {
-    let Some(owner) = owner() else { return };
+fn listener(ctx: &SockOpsContext, kind: u32, owner: u64) {
     let Some(Address { family, words }) = local(ctx) else {
+        drops::count(SOCKET_UNKNOWN);
         return;
     };
     let Some(mut entry) = events::reserve::<ListenerRecord>() else {
@@ -211,7 +244,7 @@ fn failed(ctx: &SockOpsContext) -> Change {
 
 #[inline(always)]
 fn closed(ctx: &SockOpsContext, old_state: u32) -> Change {
-    let client = field!(ctx, bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_RTO_CB_FLAG != 0;
+    let client = is_client(ctx);
     let bytes_received = field!(ctx, bytes_received);
     let closing = Closing {
         old_state,
@@ -272,8 +305,7 @@ fn slot(cookie: u64) -> u32 {
 
 /// Adds to the entry of the socket's flow; makes it if it is new; adds to the owner's overflow entry if there is no room.
 #[inline(always)]
-fn record(ctx: &SockOpsContext, change: &Change) {
-    let Some(owner) = owner() else { return };
+fn record(ctx: &SockOpsContext, owner: u64, change: &Change) {
     let Some(Address { family, words }) = remote(ctx) else {
         drops::count(SOCKET_UNKNOWN);
         return;

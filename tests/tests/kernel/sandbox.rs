@@ -50,7 +50,7 @@ impl Sandbox {
 impl Drop for Sandbox {
     fn drop(&mut self) {
         remove(&self.directory)
-            .unwrap_or_else(|error| eprintln!("{}: {error}", self.directory.display()));
+            .unwrap_or_else(|error| println!("{}: {error}", self.directory.display()));
     }
 }
 

@@ -154,11 +154,9 @@ pub(crate) fn mptcp_listener() -> Option<TcpListener> {
     let fd = socket(libc::IPPROTO_MPTCP)?;
     let address = loopback(0);
     let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_in>()).unwrap();
+    let to = std::ptr::from_ref(&address).cast();
     // SAFETY: the pointer and the length are those of the address.
-    assert_eq!(
-        unsafe { libc::bind(fd.as_raw_fd(), std::ptr::from_ref(&address).cast(), length) },
-        0
-    );
+    assert_eq!(unsafe { libc::bind(fd.as_raw_fd(), to, length) }, 0);
     // SAFETY: no pointers.
     assert_eq!(unsafe { libc::listen(fd.as_raw_fd(), 16) }, 0);
     Some(TcpListener::from(fd))
@@ -195,11 +193,10 @@ pub(crate) fn timed_out() -> u16 {
     );
     let to = loopback(address.port());
     let length = libc::socklen_t::try_from(size_of::<libc::sockaddr_in>()).unwrap();
+    let to = std::ptr::from_ref(&to).cast();
     // SAFETY: the pointer and the length are those of the address.
-    assert_eq!(
-        unsafe { libc::connect(stuck.as_raw_fd(), std::ptr::from_ref(&to).cast(), length) },
-        -1
-    );
+    let result = unsafe { libc::connect(stuck.as_raw_fd(), to, length) };
+    assert_eq!(result, -1);
     assert_eq!(
         std::io::Error::last_os_error().kind(),
         std::io::ErrorKind::TimedOut

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
+use plumbline::clock;
 use plumbline::sources::Sink;
 use plumbline::sources::ebpf::{Handle, Settings, Stats, spawn};
 use plumbline_core::id::CgroupId;
@@ -63,7 +64,7 @@ impl Watch {
     }
 
     fn wait<T>(&mut self, mut look: impl FnMut(&[Fact], &mut BTreeSet<usize>) -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = clock::instant() + PATIENCE;
         loop {
             while let Ok(observation) = self.receiver.try_recv() {
                 self.facts.push(observation.fact);
@@ -72,7 +73,7 @@ impl Watch {
                 return found;
             }
             assert!(
-                Instant::now() < deadline,
+                clock::instant() < deadline,
                 "it did not come; what came:\n{:?}",
                 self.facts
             );
@@ -82,6 +83,14 @@ impl Watch {
 
     pub(crate) fn stop(mut self) -> Stopped {
         let stats = self.handle.stats();
+        for program in stats
+            .programs
+            .iter()
+            .filter(|program| program.run_count > 0)
+        {
+            let each = program.run_time.as_nanos() / u128::from(program.run_count);
+            println!("{}: {} runs of {each} ns", program.name, program.run_count);
+        }
         self.handle.stop();
         while let Ok(observation) = self.receiver.try_recv() {
             self.facts.push(observation.fact);
@@ -140,7 +149,7 @@ impl Stopped {
             "{:?}",
             self.stats.programs
         );
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = clock::instant() + PATIENCE;
         loop {
             let loaded = aya::programs::loaded_programs()
                 .filter_map(Result::ok)
@@ -150,7 +159,7 @@ impl Stopped {
                 return;
             }
             assert!(
-                Instant::now() < deadline,
+                clock::instant() < deadline,
                 "programs {left:?} are still there"
             );
             std::thread::sleep(Duration::from_millis(20));
