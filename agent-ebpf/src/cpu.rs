@@ -56,7 +56,11 @@ pub const fn unpack(word: u64) -> (u64, u64) {
 #[must_use]
 pub const fn add(word: u64, index: u64, busy_ns: u64) -> u64 {
     let (held, ns) = unpack(word);
-    if held == index { pack(index, ns + busy_ns) } else { pack(index, busy_ns) }
+    if held == index {
+        pack(index, ns + busy_ns)
+    } else {
+        pack(index, busy_ns)
+    }
 }
 
 impl CpuUse {
@@ -100,6 +104,9 @@ mod tests {
 
     #[test]
     fn a_full_window_fits() {
-        assert_eq!(unpack(add(0, u64::from(u32::MAX), WINDOW_NS)), (u64::from(u32::MAX), WINDOW_NS));
+        assert_eq!(
+            unpack(add(0, u64::from(u32::MAX), WINDOW_NS)),
+            (u64::from(u32::MAX), WINDOW_NS)
+        );
     }
 }

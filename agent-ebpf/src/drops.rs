@@ -12,23 +12,58 @@ pub struct Reason {
 }
 
 /// A record found no room in the ring. The rescan of cgroups and the scan of listeners make up for it.
-pub const EVENTS_FULL: Reason = Reason { index: 0, place: "events", reason: "full" };
+pub const EVENTS_FULL: Reason = Reason {
+    index: 0,
+    place: "events",
+    reason: "full",
+};
 /// A flow found no room in its table and was counted in the overflow entry of its owner: peer and port are lost.
-pub const FLOWS_FULL: Reason = Reason { index: 1, place: "flows", reason: "full" };
+pub const FLOWS_FULL: Reason = Reason {
+    index: 1,
+    place: "flows",
+    reason: "full",
+};
 /// The owner had no overflow entry either: the count is lost.
-pub const OVERFLOW_MISSING: Reason = Reason { index: 2, place: "flows_overflow", reason: "full" };
+pub const OVERFLOW_MISSING: Reason = Reason {
+    index: 2,
+    place: "flows_overflow",
+    reason: "full",
+};
 /// A socket of a cgroup whose attachment is not filled in yet: left to the scans.
-pub const UNATTRIBUTED: Reason = Reason { index: 3, place: "tcp", reason: "unattributed" };
+pub const UNATTRIBUTED: Reason = Reason {
+    index: 3,
+    place: "tcp",
+    reason: "unattributed",
+};
 /// A socket that is neither IPv4 nor IPv6, or whose callback flags could not be set.
-pub const SOCKET_UNKNOWN: Reason = Reason { index: 4, place: "tcp", reason: "unsupported_socket" };
+pub const SOCKET_UNKNOWN: Reason = Reason {
+    index: 4,
+    place: "tcp",
+    reason: "unsupported_socket",
+};
 /// The path of a cgroup event could not be read (lockdown). The rescan makes up for it.
-pub const PATH_UNREADABLE: Reason = Reason { index: 5, place: "cgroup_events", reason: "unreadable" };
+pub const PATH_UNREADABLE: Reason = Reason {
+    index: 5,
+    place: "cgroup_events",
+    reason: "unreadable",
+};
 /// A CPU reported nothing for longer than the ring of windows holds: the oldest windows of that time are missing.
-pub const CPU_STALLED: Reason = Reason { index: 6, place: "cpu_windows", reason: "stalled" };
+pub const CPU_STALLED: Reason = Reason {
+    index: 6,
+    place: "cpu_windows",
+    reason: "stalled",
+};
 
 /// Every reason, in the order of the indexes.
-pub const REASONS: [Reason; 7] =
-    [EVENTS_FULL, FLOWS_FULL, OVERFLOW_MISSING, UNATTRIBUTED, SOCKET_UNKNOWN, PATH_UNREADABLE, CPU_STALLED];
+pub const REASONS: [Reason; 7] = [
+    EVENTS_FULL,
+    FLOWS_FULL,
+    OVERFLOW_MISSING,
+    UNATTRIBUTED,
+    SOCKET_UNKNOWN,
+    PATH_UNREADABLE,
+    CPU_STALLED,
+];
 
 /// Entries of the map of counters.
 pub const CAPACITY: u32 = 7;

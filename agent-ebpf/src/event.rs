@@ -125,7 +125,9 @@ impl<'a> Event<'a> {
         let at_ns = u64::from_ne_bytes(field(record, 8)?);
         let fits = length < PATH_CAPACITY;
         let bytes = record.get(16..)?.get(..length.checked_sub(1)?)?;
-        let path = core::str::from_utf8(bytes).ok().filter(|path| fits && path.starts_with('/'));
+        let path = core::str::from_utf8(bytes)
+            .ok()
+            .filter(|path| fits && path.starts_with('/'));
         Some(Self::Cgroup { made, path, at_ns })
     }
 }
@@ -140,8 +142,8 @@ mod tests {
     use core::mem::offset_of;
 
     use super::{
-        CGROUP_MADE, CGROUP_REMOVED, CgroupRecord, Event, LISTENER_CLOSED, LISTENER_OPENED, ListenerRecord,
-        PATH_CAPACITY,
+        CGROUP_MADE, CGROUP_REMOVED, CgroupRecord, Event, LISTENER_CLOSED, LISTENER_OPENED,
+        ListenerRecord, PATH_CAPACITY,
     };
 
     /// The record as the kernel side lays it out in memory.
@@ -154,11 +156,25 @@ mod tests {
     fn listener(kind: u32) -> ListenerRecord {
         let mut address = [0; 16];
         address[..4].copy_from_slice(&[127, 0, 0, 1]);
-        ListenerRecord { kind, port: 8_080, family: 4, pad: 0, address, owner: 77, cookie: 5, at_ns: 9 }
+        ListenerRecord {
+            kind,
+            port: 8_080,
+            family: 4,
+            pad: 0,
+            address,
+            owner: 77,
+            cookie: 5,
+            at_ns: 9,
+        }
     }
 
     fn cgroup(kind: u32, path: &[u8], length: u32) -> CgroupRecord {
-        let mut record = CgroupRecord { kind, length, at_ns: 3, path: [0; PATH_CAPACITY] };
+        let mut record = CgroupRecord {
+            kind,
+            length,
+            at_ns: 3,
+            path: [0; PATH_CAPACITY],
+        };
         record.path[..path.len()].copy_from_slice(path);
         record
     }
@@ -181,9 +197,23 @@ mod tests {
     #[test]
     fn cgroup_paths_decode() {
         let made = bytes(&cgroup(CGROUP_MADE, b"/a/b", 5));
-        assert_eq!(Event::decode(&made), Some(Event::Cgroup { made: true, path: Some("/a/b"), at_ns: 3 }));
+        assert_eq!(
+            Event::decode(&made),
+            Some(Event::Cgroup {
+                made: true,
+                path: Some("/a/b"),
+                at_ns: 3
+            })
+        );
         let removed = bytes(&cgroup(CGROUP_REMOVED, b"/a", 3));
-        assert_eq!(Event::decode(&removed), Some(Event::Cgroup { made: false, path: Some("/a"), at_ns: 3 }));
+        assert_eq!(
+            Event::decode(&removed),
+            Some(Event::Cgroup {
+                made: false,
+                path: Some("/a"),
+                at_ns: 3
+            })
+        );
     }
 
     #[test]
@@ -191,7 +221,14 @@ mod tests {
         let full = [b'/'; PATH_CAPACITY - 1];
         for (path, length) in [(&full[..], 512), (b"/\xff", 3), (b"a/b", 4), (b"", 1)] {
             let record = bytes(&cgroup(CGROUP_MADE, path, length));
-            assert_eq!(Event::decode(&record), Some(Event::Cgroup { made: true, path: None, at_ns: 3 }));
+            assert_eq!(
+                Event::decode(&record),
+                Some(Event::Cgroup {
+                    made: true,
+                    path: None,
+                    at_ns: 3
+                })
+            );
         }
     }
 
@@ -206,9 +243,24 @@ mod tests {
             assert_eq!(Event::decode(&path[..length]), None, "{length} bytes");
         }
         assert_eq!(Event::decode(&bytes(&listener(9))), None, "unknown kind");
-        assert_eq!(Event::decode(&bytes(&ListenerRecord { family: 10, ..listener(1) })), None, "unknown family");
-        assert_eq!(Event::decode(&bytes(&cgroup(CGROUP_MADE, b"/a", 0))), None, "no length");
-        assert_eq!(Event::decode(&bytes(&cgroup(CGROUP_MADE, b"/a", u32::MAX))), None, "length beyond the record");
+        assert_eq!(
+            Event::decode(&bytes(&ListenerRecord {
+                family: 10,
+                ..listener(1)
+            })),
+            None,
+            "unknown family"
+        );
+        assert_eq!(
+            Event::decode(&bytes(&cgroup(CGROUP_MADE, b"/a", 0))),
+            None,
+            "no length"
+        );
+        assert_eq!(
+            Event::decode(&bytes(&cgroup(CGROUP_MADE, b"/a", u32::MAX))),
+            None,
+            "length beyond the record"
+        );
     }
 
     #[test]
@@ -222,6 +274,12 @@ mod tests {
             offset_of!(ListenerRecord, at_ns),
         ];
         assert_eq!(offsets, [4, 6, 8, 24, 32, 40]);
-        assert_eq!([offset_of!(CgroupRecord, length), offset_of!(CgroupRecord, path)], [4, 16]);
+        assert_eq!(
+            [
+                offset_of!(CgroupRecord, length),
+                offset_of!(CgroupRecord, path)
+            ],
+            [4, 16]
+        );
     }
 }

@@ -62,7 +62,14 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub const fn overflow(owner: u64, role: u8) -> Self {
-        Self { owner, peer: [0; 16], server_port: 0, family: FAMILY_NONE, role, epoch: 0 }
+        Self {
+            owner,
+            peer: [0; 16],
+            server_port: 0,
+            family: FAMILY_NONE,
+            role,
+            epoch: 0,
+        }
     }
 
     /// The owner's end; `None` for bytes that are no role.
@@ -86,7 +93,9 @@ impl FlowKey {
 #[must_use]
 pub fn address(family: u8, bytes: [u8; 16]) -> Option<IpAddr> {
     match family {
-        FAMILY_V4 => Some(IpAddr::V4(Ipv4Addr::new(bytes[0], bytes[1], bytes[2], bytes[3]))),
+        FAMILY_V4 => Some(IpAddr::V4(Ipv4Addr::new(
+            bytes[0], bytes[1], bytes[2], bytes[3],
+        ))),
         FAMILY_V6 => Some(IpAddr::V6(Ipv6Addr::from(bytes))),
         _ => None,
     }
@@ -177,8 +186,10 @@ impl Closing {
     #[must_use]
     pub const fn sent(&self) -> u64 {
         let syn = self.client as u64;
-        let fin_sent =
-            matches!(self.old_state, state::FIN_WAIT2 | state::TIME_WAIT | state::CLOSING | state::LAST_ACK);
+        let fin_sent = matches!(
+            self.old_state,
+            state::FIN_WAIT2 | state::TIME_WAIT | state::CLOSING | state::LAST_ACK
+        );
         let fin = (fin_sent && self.all_acked) as u64;
         self.bytes_acked.saturating_sub(syn + fin)
     }
@@ -218,7 +229,10 @@ mod tests {
         bytes[..4].copy_from_slice(&[10, 1, 2, 3]);
         assert_eq!(address(FAMILY_V4, bytes), "10.1.2.3".parse::<IpAddr>().ok());
         bytes[15] = 9;
-        assert_eq!(address(FAMILY_V6, bytes), "a01:203::9".parse::<IpAddr>().ok());
+        assert_eq!(
+            address(FAMILY_V6, bytes),
+            "a01:203::9".parse::<IpAddr>().ok()
+        );
         for family in [0, 2, 10, 255] {
             assert_eq!(address(family, bytes), None);
         }
@@ -227,7 +241,10 @@ mod tests {
     #[test]
     fn an_overflow_key_has_a_side_and_no_peer() {
         let key = FlowKey::overflow(7, ROLE_SERVER);
-        assert_eq!((key.side(), key.peer(), key.server_port), (Some(Side::Server), None, 0));
+        assert_eq!(
+            (key.side(), key.peer(), key.server_port),
+            (Some(Side::Server), None, 0)
+        );
         assert_eq!(FlowKey { role: 3, ..key }.side(), None);
     }
 
@@ -246,19 +263,46 @@ mod tests {
             (closing.sent(), closing.received())
         };
         // We close first, the peer's FIN arrives in FIN_WAIT2.
-        assert_eq!(closing(state::FIN_WAIT2, true, 102, 51, true, Some(false)), (100, 50));
-        assert_eq!(closing(state::FIN_WAIT2, false, 101, 51, true, Some(false)), (100, 50));
+        assert_eq!(
+            closing(state::FIN_WAIT2, true, 102, 51, true, Some(false)),
+            (100, 50)
+        );
+        assert_eq!(
+            closing(state::FIN_WAIT2, false, 101, 51, true, Some(false)),
+            (100, 50)
+        );
         // We close and nobody waits for the peer's FIN.
-        assert_eq!(closing(state::FIN_WAIT2, false, 101, 50, true, Some(true)), (100, 50));
+        assert_eq!(
+            closing(state::FIN_WAIT2, false, 101, 50, true, Some(true)),
+            (100, 50)
+        );
         // The peer closes first.
-        assert_eq!(closing(state::LAST_ACK, true, 102, 51, true, None), (100, 50));
-        assert_eq!(closing(state::LAST_ACK, false, 100, 51, false, None), (100, 50));
-        assert_eq!(closing(state::CLOSE_WAIT, false, 100, 51, true, None), (100, 50));
+        assert_eq!(
+            closing(state::LAST_ACK, true, 102, 51, true, None),
+            (100, 50)
+        );
+        assert_eq!(
+            closing(state::LAST_ACK, false, 100, 51, false, None),
+            (100, 50)
+        );
+        assert_eq!(
+            closing(state::CLOSE_WAIT, false, 100, 51, true, None),
+            (100, 50)
+        );
         // Both at once.
-        assert_eq!(closing(state::CLOSING, true, 102, 51, true, None), (100, 50));
+        assert_eq!(
+            closing(state::CLOSING, true, 102, 51, true, None),
+            (100, 50)
+        );
         // Reset.
-        assert_eq!(closing(state::ESTABLISHED, true, 101, 50, true, None), (100, 50));
-        assert_eq!(closing(state::FIN_WAIT1, false, 100, 50, false, None), (100, 50));
+        assert_eq!(
+            closing(state::ESTABLISHED, true, 101, 50, true, None),
+            (100, 50)
+        );
+        assert_eq!(
+            closing(state::FIN_WAIT1, false, 100, 50, false, None),
+            (100, 50)
+        );
         // Never below zero, whatever the kernel says.
         assert_eq!(closing(state::LAST_ACK, true, 0, 0, true, None), (0, 0));
     }

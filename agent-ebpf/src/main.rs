@@ -3,7 +3,10 @@
 #![cfg_attr(
     target_arch = "bpf",
     feature(asm_experimental_arch),
-    expect(unstable_features, reason = "atomic addition; the toolchain of the object is a nightly, or told to be one")
+    expect(
+        unstable_features,
+        reason = "atomic addition; the toolchain of the object is a nightly, or told to be one"
+    )
 )]
 
 #[cfg(target_arch = "bpf")]

@@ -35,7 +35,9 @@ pub const CPU: &str = "PLUMB_CPU";
 /// The last scheduler event of each CPU.
 pub const CPU_CLOCK: &str = "PLUMB_CPU_CLOCK";
 /// Every map.
-pub const MAPS: [&str; 9] = [EVENTS, DROPS, OWNER, FLOWS, OVERFLOW, EPOCH, FIN_WAIT, CPU, CPU_CLOCK];
+pub const MAPS: [&str; 9] = [
+    EVENTS, DROPS, OWNER, FLOWS, OVERFLOW, EPOCH, FIN_WAIT, CPU, CPU_CLOCK,
+];
 
 /// Attach type under which the kernel keeps the storage of a `sock_ops` attachment: `BPF_CGROUP_SOCK_OPS` of
 /// `enum bpf_attach_type`.
@@ -49,7 +51,10 @@ mod tests {
     fn the_kernel_keeps_every_name_whole() {
         for name in PROGRAMS.iter().chain(&MAPS) {
             assert!(name.len() <= 15, "{name} has {} characters", name.len());
-            assert!(name.to_lowercase().starts_with("plumb_"), "{name}: leftovers are found by their prefix");
+            assert!(
+                name.to_lowercase().starts_with("plumb_"),
+                "{name}: leftovers are found by their prefix"
+            );
         }
     }
 }

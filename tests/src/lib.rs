@@ -1,1 +1,15 @@
-//! x
+//! What the tests, the demo and the benchmarks stand on: real processes in pod-shaped cgroups.
+//!
+//! - [`pods`]: plays pods exactly as the kubelet lays them out.
+//! - [`cgroup`], [`netns`]: what pods are made of.
+//! - [`agent`]: starts the agent's binary and talks to its local socket.
+//! - [`wait`]: polls. [`skip`]: says when a machine cannot run a test.
+//!
+//! Nothing here touches the host's interfaces, routes or other cgroups.
+
+pub mod agent;
+pub mod cgroup;
+pub mod netns;
+pub mod pods;
+pub mod skip;
+pub mod wait;

@@ -2,6 +2,13 @@
 
 mod build;
 mod check;
+mod debian;
+mod demo;
+mod http;
+mod interrupt;
+mod play;
+mod process;
+mod receivers;
 mod setup;
 mod shell;
 mod test;
@@ -37,6 +44,19 @@ enum Task {
         after_help = "Examples:\n  cargo xtask build             target/debug/plumbline\n  cargo xtask build --release   target/release/plumbline"
     )]
     Build(build::Arguments),
+    /// Show the whole line at work: real pods, the agent, real OTLP receivers on loopback.
+    ///
+    /// Builds, starts pods laid out as the kubelet does (below a cgroup of their own, never in an existing kubepods tree) with
+    /// seeded deviations, runs the agent on them, and prints each finding and where it was received. Succeeds only if the
+    /// seeded deviations and nothing else were found and received. The first run fetches the receivers; later ones need no
+    /// network. Everything it started is gone afterwards, also after Ctrl-C.
+    #[command(
+        after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --json | jq '.[].rule_id'\n  cargo xtask demo --keep   look around until Ctrl-C"
+    )]
+    Demo(demo::Arguments),
+    /// What processes in the demo's containers do.
+    #[command(hide = true)]
+    Play(play::Arguments),
     /// Format, lints, licences and the workspace's own rules; changes nothing.
     #[command(
         after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --online   also known vulnerabilities (fetches their database)"
@@ -56,6 +76,8 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Task::Setup => setup::command(),
         Task::Build(arguments) => build::command(&arguments),
+        Task::Demo(arguments) => demo::command(&arguments),
+        Task::Play(arguments) => play::command(&arguments),
         Task::Check(arguments) => check::command(&arguments),
         Task::Test(arguments) => test::command(&arguments),
     };

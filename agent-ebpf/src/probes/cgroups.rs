@@ -33,7 +33,9 @@ pub(crate) fn plumb_rmdir(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn record(ctx: &RawTracePointContext, kind: u32) {
     let path: *const u8 = ctx.arg(1);
-    let Some(mut entry) = events::reserve::<CgroupRecord>() else { return };
+    let Some(mut entry) = events::reserve::<CgroupRecord>() else {
+        return;
+    };
     // In place: the record is larger than the stack.
     let record = entry.as_mut_ptr();
     // SAFETY: the ring reserved a whole record, aligned to 8 bytes.

@@ -45,7 +45,9 @@ pub(crate) fn plumb_tick(_ctx: PerfEventContext) -> i32 {
 /// Interrupts are off in both hooks, so that nothing interferes with this CPU's values.
 #[inline(always)]
 fn account() {
-    let Some(clock) = PLUMB_CPU_CLOCK.get_ptr_mut(0) else { return };
+    let Some(clock) = PLUMB_CPU_CLOCK.get_ptr_mut(0) else {
+        return;
+    };
     // SAFETY: no arguments, no state.
     let now = unsafe { bpf_ktime_get_ns() };
     // SAFETY: the map's value, of this CPU only.

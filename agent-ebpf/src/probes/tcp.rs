@@ -10,10 +10,14 @@
 use core::ptr::{addr_of, addr_of_mut, read_volatile};
 
 use aya_ebpf::bindings::{
-    BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB_FLAG,
-    BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+    BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
+    BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
+    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
 };
-#[expect(deprecated, reason = "its successor came with Linux 6.2, and we load on 5.10")]
+#[expect(
+    deprecated,
+    reason = "its successor came with Linux 6.2, and we load on 5.10"
+)]
 use aya_ebpf::btf_maps::CgroupStorage;
 use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb_flags_set};
 use aya_ebpf::macros::{btf_map, map, sock_ops};
@@ -22,14 +26,17 @@ use aya_ebpf::programs::SockOpsContext;
 use plumbline_ebpf::drops::{FLOWS_FULL, OVERFLOW_MISSING, SOCKET_UNKNOWN, UNATTRIBUTED};
 use plumbline_ebpf::event::{LISTENER_CLOSED, LISTENER_OPENED, ListenerRecord};
 use plumbline_ebpf::flow::{
-    Closing, FAMILY_V4, FAMILY_V6, FIN_WAIT_SLOTS, FLOWS_MAX, FinWait, FlowCounts, FlowKey, OVERFLOW_MAX, ROLE_CLIENT,
-    ROLE_SERVER, state,
+    Closing, FAMILY_V4, FAMILY_V6, FIN_WAIT_SLOTS, FLOWS_MAX, FinWait, FlowCounts, FlowKey,
+    OVERFLOW_MAX, ROLE_CLIENT, ROLE_SERVER, state,
 };
 
 use super::{atomic, drops, events};
 
 #[btf_map]
-#[expect(deprecated, reason = "its successor came with Linux 6.2, and we load on 5.10")]
+#[expect(
+    deprecated,
+    reason = "its successor came with Linux 6.2, and we load on 5.10"
+)]
 static PLUMB_OWNER: CgroupStorage<u64> = CgroupStorage::new();
 
 #[map]
@@ -70,7 +77,9 @@ struct Address {
 pub(crate) fn plumb_tcp(ctx: SockOpsContext) -> u32 {
     match field!(ctx, op) {
         BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
-        BPF_SOCK_OPS_TCP_CONNECT_CB => watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG)
+        }
         BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(&ctx, ROLE_CLIENT),
         BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
             watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
@@ -137,8 +146,12 @@ fn state_changed(ctx: &SockOpsContext) {
 #[inline(always)]
 fn listener(ctx: &SockOpsContext, kind: u32) {
     let Some(owner) = owner() else { return };
-    let Some(Address { family, bytes }) = local(ctx) else { return };
-    let Some(mut entry) = events::reserve::<ListenerRecord>() else { return };
+    let Some(Address { family, bytes }) = local(ctx) else {
+        return;
+    };
+    let Some(mut entry) = events::reserve::<ListenerRecord>() else {
+        return;
+    };
     entry.write(ListenerRecord {
         kind,
         port: field!(ctx, local_port) as u16,
@@ -165,7 +178,9 @@ fn established(ctx: &SockOpsContext, role: u8) {
 #[inline(always)]
 fn failed(ctx: &SockOpsContext) {
     let timeout = field!(ctx, total_retrans) > 0 && field!(ctx, segs_in) == 0;
-    let Some(counts) = counts(ctx, ROLE_CLIENT) else { return };
+    let Some(counts) = counts(ctx, ROLE_CLIENT) else {
+        return;
+    };
     // SAFETY: a value of the flow table.
     add(unsafe { addr_of_mut!((*counts).failures) }, 1);
     if timeout {
@@ -184,22 +199,40 @@ fn closed(ctx: &SockOpsContext, old_state: u32) {
         bytes_acked: field!(ctx, bytes_acked),
         bytes_received,
         all_acked: field!(ctx, snd_una) == field!(ctx, snd_nxt),
-        quiet_since_fin_wait2: if old_state == state::FIN_WAIT2 { quiet(ctx, bytes_received) } else { None },
+        quiet_since_fin_wait2: if old_state == state::FIN_WAIT2 {
+            quiet(ctx, bytes_received)
+        } else {
+            None
+        },
     };
     // The kernel keeps eight times the smoothed round-trip time.
     let srtt_us = field!(ctx, srtt_us) >> 3;
     let retransmits = field!(ctx, total_retrans);
-    let Some(counts) = counts(ctx, if client { ROLE_CLIENT } else { ROLE_SERVER }) else { return };
+    let Some(counts) = counts(ctx, if client { ROLE_CLIENT } else { ROLE_SERVER }) else {
+        return;
+    };
     // SAFETY: a value of the flow table; so are the others below.
     add(unsafe { addr_of_mut!((*counts).closed) }, 1);
     // SAFETY: as above.
-    add(unsafe { addr_of_mut!((*counts).sent_bytes) }, closing.sent());
+    add(
+        unsafe { addr_of_mut!((*counts).sent_bytes) },
+        closing.sent(),
+    );
     // SAFETY: as above.
-    add(unsafe { addr_of_mut!((*counts).received_bytes) }, closing.received());
+    add(
+        unsafe { addr_of_mut!((*counts).received_bytes) },
+        closing.received(),
+    );
     // SAFETY: as above.
-    add(unsafe { addr_of_mut!((*counts).retransmits) }, u64::from(retransmits));
+    add(
+        unsafe { addr_of_mut!((*counts).retransmits) },
+        u64::from(retransmits),
+    );
     // SAFETY: as above.
-    add(unsafe { addr_of_mut!((*counts).srtt_us_sum) }, u64::from(srtt_us));
+    add(
+        unsafe { addr_of_mut!((*counts).srtt_us_sum) },
+        u64::from(srtt_us),
+    );
 }
 
 /// Atomic, since sockets of one flow close on several CPUs. Nothing is spent on adding nothing.
@@ -215,8 +248,13 @@ fn add(counter: *mut u64, many: u64) {
 #[inline(always)]
 fn note_fin_wait(ctx: &SockOpsContext) {
     let cookie = cookie(ctx);
-    let Some(slot) = PLUMB_FIN_WAIT.get_ptr_mut(slot(cookie)) else { return };
-    let note = FinWait { cookie, bytes_received: field!(ctx, bytes_received) };
+    let Some(slot) = PLUMB_FIN_WAIT.get_ptr_mut(slot(cookie)) else {
+        return;
+    };
+    let note = FinWait {
+        cookie,
+        bytes_received: field!(ctx, bytes_received),
+    };
     // SAFETY: the map's value. Two CPUs may write at once; the reader checks the cookie.
     unsafe { slot.write_volatile(note) };
 }
@@ -251,7 +289,14 @@ fn counts(ctx: &SockOpsContext, role: u8) -> Option<*mut FlowCounts> {
         field!(ctx, local_port) as u16
     };
     let epoch = PLUMB_EPOCH.get(0).copied().unwrap_or(0);
-    let key = FlowKey { owner, peer: bytes, server_port, family, role, epoch };
+    let key = FlowKey {
+        owner,
+        peer: bytes,
+        server_port,
+        family,
+        role,
+        epoch,
+    };
     if let Some(counts) = PLUMB_FLOWS.get_ptr_mut(key) {
         return Some(counts);
     }
@@ -306,7 +351,10 @@ fn remote(ctx: &SockOpsContext) -> Option<Address> {
 #[inline(always)]
 fn v4(word: u32) -> Address {
     let [a, b, c, d] = word.to_ne_bytes();
-    Address { family: FAMILY_V4, bytes: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0] }
+    Address {
+        family: FAMILY_V4,
+        bytes: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+    }
 }
 
 /// IPv4-mapped addresses are folded to IPv4.
@@ -316,5 +364,8 @@ fn v6(words: [u32; 4]) -> Address {
         return v4(words[3]);
     }
     let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = words.map(u32::to_ne_bytes);
-    Address { family: FAMILY_V6, bytes: [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] }
+    Address {
+        family: FAMILY_V6,
+        bytes: [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p],
+    }
 }

@@ -1,1 +1,183 @@
-//! .
+//! The eBPF source: one thread that owns the kernel objects and turns them into observations.
+//!
+//! - [`support`]: what this kernel and these rights allow, found by trying. [`plan`]: which probes follow from that (pure).
+//! - `object`: the embedded object and its maps. `keeper`: attach and detach, the seam to a process of its own.
+//! - `probes`: from the plan to attached programs. `tree`, `containers`: which cgroups there are, which have a program.
+//! - `flows`, `windows`: deltas of the kernel's tables. `report`: states, told when they change. `worker`: the thread.
+
+mod containers;
+mod flows;
+mod keeper;
+mod object;
+pub mod plan;
+mod probes;
+mod report;
+pub mod support;
+mod tree;
+mod windows;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use plumbline_core::id::CgroupId;
+use plumbline_core::time::Timestamp;
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::sources::Sink;
+use crate::sources::cgroups::CgroupRoot;
+
+/// What the source does.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Where pods are looked for.
+    pub cgroup_root: CgroupRoot,
+    /// Listeners and flows.
+    pub tcp: bool,
+    /// CPU time in 100 ms windows.
+    pub cpu_windows: bool,
+    /// Between readings of the flow tables.
+    pub flow_interval: Duration,
+    /// Between walks of the cgroup tree, which find what events missed.
+    pub rescan_interval: Duration,
+    /// Entries of the flow table.
+    pub flows_max: u32,
+}
+
+impl Settings {
+    /// Everything on, with the intervals of the product.
+    #[must_use]
+    pub fn new(cgroup_root: CgroupRoot) -> Self {
+        Self {
+            cgroup_root,
+            tcp: true,
+            cpu_windows: true,
+            flow_interval: Duration::from_secs(1),
+            rescan_interval: Duration::from_secs(30),
+            flows_max: plumbline_ebpf::flow::FLOWS_MAX,
+        }
+    }
+}
+
+/// Figures for tests, benchmarks and `status`, as of the last tick.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Our programs.
+    pub programs: Vec<ProgramStats>,
+    /// Containers that have a network program.
+    pub attached: usize,
+    /// CPU time that the scheduler probe saw; `None` when it is not attached.
+    pub cpu: Option<CpuTotals>,
+}
+
+/// What the kernel says about one of our programs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ProgramStats {
+    /// Its name, one of [`plumbline_ebpf::names::PROGRAMS`].
+    pub name: String,
+    /// Its id.
+    pub id: u32,
+    /// Runs; 0 unless `kernel.bpf_stats_enabled` is set (see [`aya::sys::enable_stats`]).
+    pub run_count: u64,
+    /// Time spent in it, under the same condition.
+    pub run_time: Duration,
+    /// Instructions that the verifier looked at; `None` before Linux 5.16.
+    pub verified_instructions: Option<u32>,
+}
+
+/// CPU time that the scheduler probe saw, summed over CPUs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CpuTotals {
+    /// Nanoseconds in which a CPU ran anything but the idle task.
+    pub busy_ns: u64,
+    /// Nanoseconds for which CPUs were watched: what `busy_ns` can be at most.
+    pub watched_ns: u64,
+    /// Nanoseconds by measured (leaf) cgroup since it was first seen.
+    pub cgroups: BTreeMap<CgroupId, u64>,
+    /// When this was read.
+    pub at: Timestamp,
+}
+
+/// The running source. Dropping it stops it.
+#[derive(Debug)]
+pub struct Handle {
+    stop: Arc<OwnedFd>,
+    thread: Option<JoinHandle<()>>,
+    stats: Arc<Mutex<Stats>>,
+}
+
+/// Loading takes some hundred milliseconds; a machine that needs this long does not work.
+const START_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Starts the source. Returns when the programs are attached to what was there and the first facts are sent.
+///
+/// What the kernel or the rights do not allow is told as facts about probes and fails nothing.
+///
+/// # Errors
+///
+/// When no thread or descriptor is to be had.
+pub fn spawn(settings: Settings, sink: Sink) -> anyhow::Result<Handle> {
+    let stop = Arc::new(
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK).context("make an eventfd")?,
+    );
+    let stats = Arc::new(Mutex::new(Stats::default()));
+    let (ready, started) = sync_channel(1);
+    let (stop_of_thread, stats_of_thread) = (Arc::clone(&stop), Arc::clone(&stats));
+    let thread = std::thread::Builder::new()
+        .name("ebpf".into())
+        .spawn(move || worker::run(settings, sink, &stop_of_thread, &stats_of_thread, &ready))
+        .context("start the thread of the eBPF source")?;
+    let handle = Handle {
+        stop,
+        thread: Some(thread),
+        stats,
+    };
+    match started.recv_timeout(START_TIMEOUT) {
+        Ok(()) => Ok(handle),
+        Err(RecvTimeoutError::Timeout) => {
+            bail!("the eBPF source did not start within {START_TIMEOUT:?}")
+        }
+        Err(RecvTimeoutError::Disconnected) => {
+            bail!("the thread of the eBPF source ended before it was ready")
+        }
+    }
+}
+
+impl Handle {
+    /// Figures as of the last tick (1 s).
+    #[must_use]
+    pub fn stats(&self) -> Stats {
+        self.stats
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Reads the tables a last time, sends what they hold, detaches everything, and ends.
+    pub fn stop(self) {
+        drop(self);
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        // The counter of the eventfd cannot overflow by one.
+        rustix::io::write(&*self.stop, &1_u64.to_ne_bytes()).map_or_else(
+            |error| tracing::error!(error = %error, "cannot stop the eBPF source"),
+            |_| {
+                if self
+                    .thread
+                    .take()
+                    .is_some_and(|thread| thread.join().is_err())
+                {
+                    tracing::error!("the thread of the eBPF source panicked");
+                }
+            },
+        );
+    }
+}

@@ -66,8 +66,8 @@ impl CgroupResolver {
         if let Some(known) = self.cache.get(shown) {
             return known.clone();
         }
-        let placed = self.frame.locate(shown).and_then(|below| {
-            let meta = fs::metadata(self.root.join(below.trim_start_matches('/'))).ok()?;
+        let placed = self.below_root(shown).and_then(|below| {
+            let meta = fs::metadata(self.root.directory_of(&below)).ok()?;
             Some(Placed {
                 cgroup: CgroupId(meta.ino()),
                 path: below.into(),

@@ -1,0 +1,262 @@
+//! The seam: all that needs rights for as long as the agent lives. Loads programs, attaches them, detaches them. Knows no
+//! pods and no paths, so that it can move into a process of its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::io;
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use aya::Ebpf;
+#[expect(
+    deprecated,
+    reason = "its successor came with Linux 6.2, and we load on 5.10"
+)]
+use aya::maps::CgroupStorage;
+use aya::maps::cgroup_storage::CgroupStorageKey;
+use aya::maps::{Map, MapData, MapError};
+use aya::programs::perf_event::{
+    PerfEvent, PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent,
+};
+use aya::programs::sock_ops::SockOpsLink;
+use aya::programs::{CgroupAttachMode, Program, ProgramError, RawTracePoint, SockOps};
+use plumbline_core::id::CgroupId;
+use plumbline_ebpf::names;
+use rustix::fs::{Mode, OFlags};
+
+use super::{ProgramStats, object};
+
+/// Between two runs of the CPU clock program on one CPU. A window of 100 ms is complete once every CPU was heard of after
+/// its end, so that more often would only wake idle CPUs.
+const TICK_NS: u64 = 100_000_000;
+
+/// Owner of the loaded object and of every attachment. Dropping it detaches everything.
+#[derive(Debug)]
+pub(super) struct Keeper {
+    ebpf: Ebpf,
+    #[expect(
+        deprecated,
+        reason = "its successor came with Linux 6.2, and we load on 5.10"
+    )]
+    owners: Option<CgroupStorage<MapData, u64>>,
+    links: BTreeMap<CgroupId, SockOpsLink>,
+    ticking: BTreeSet<u32>,
+    flows_max: u32,
+}
+
+/// Why a container has no program.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AttachError {
+    /// The directory is not there: not yet, or no longer.
+    #[error("the cgroup is gone")]
+    Gone,
+    /// The kernel refused.
+    #[error("{0}")]
+    Refused(String),
+}
+
+impl Keeper {
+    /// Makes the maps.
+    pub(super) fn load(flows_max: u32) -> anyhow::Result<Self> {
+        Ok(Self {
+            ebpf: object::load(flows_max)?,
+            owners: None,
+            links: BTreeMap::new(),
+            ticking: BTreeSet::new(),
+            flows_max,
+        })
+    }
+
+    /// Entries of the flow table.
+    pub(super) const fn flows_max(&self) -> u32 {
+        self.flows_max
+    }
+
+    /// Takes a map for reading. Call it after the programs that use the map are loaded.
+    pub(super) fn map<T: TryFrom<Map, Error = MapError>>(
+        &mut self,
+        name: &str,
+    ) -> anyhow::Result<T> {
+        object::take(&mut self.ebpf, name)
+    }
+
+    /// Loads the network program, so that it can be attached.
+    pub(super) fn load_tcp(&mut self) -> anyhow::Result<()> {
+        let program: &mut SockOps = self.program(names::TCP)?;
+        program.load().map_err(|error| refused(names::TCP, error))?;
+        self.owners = Some(object::take(&mut self.ebpf, names::OWNER)?);
+        Ok(())
+    }
+
+    /// Attaches the network program to a container's cgroup and tells it whose sockets it sees. Once more is nothing.
+    pub(super) fn attach(&mut self, cgroup: CgroupId, directory: &Path) -> Result<(), AttachError> {
+        if self.links.contains_key(&cgroup) {
+            return Ok(());
+        }
+        let directory = open_cgroup(cgroup, directory)?;
+        let program: &mut SockOps = self
+            .program(names::TCP)
+            .map_err(|error| AttachError::from(&error))?;
+        // Single is flags 0, the only mode in which links of several agents live side by side.
+        let link = program
+            .attach(directory, CgroupAttachMode::Single)
+            .map_err(AttachError::from)?;
+        let link = program.take_link(link).map_err(AttachError::from)?;
+        let owners = self
+            .owners
+            .as_mut()
+            .ok_or_else(|| AttachError::Refused("the program is not loaded".into()))?;
+        let key = CgroupStorageKey::new(cgroup.0, names::OWNER_ATTACH_TYPE);
+        owners
+            .insert(key, cgroup.0, 0)
+            .map_err(|error| AttachError::from(&anyhow!(error)))?;
+        self.links.insert(cgroup, link);
+        Ok(())
+    }
+
+    /// Takes the network program off a container's cgroup.
+    pub(super) fn detach(&mut self, cgroup: CgroupId) {
+        self.links.remove(&cgroup);
+    }
+
+    /// Containers with a network program.
+    pub(super) fn attached(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Loads and attaches a program on a raw tracepoint.
+    pub(super) fn trace(&mut self, program: &str, tracepoint: &str) -> anyhow::Result<()> {
+        let raw: &mut RawTracePoint = self.program(program)?;
+        raw.load().map_err(|error| refused(program, error))?;
+        raw.attach(tracepoint)
+            .with_context(|| format!("attach to the raw tracepoint {tracepoint}"))?;
+        Ok(())
+    }
+
+    /// Loads the CPU clock program.
+    pub(super) fn load_tick(&mut self) -> anyhow::Result<()> {
+        let program: &mut PerfEvent = self.program(names::TICK)?;
+        program.load().map_err(|error| refused(names::TICK, error))
+    }
+
+    /// Starts the CPU clock program on the CPUs that are online and have none yet; a CPU that went away loses its own.
+    pub(super) fn tick(&mut self, online: &BTreeSet<u32>) -> anyhow::Result<()> {
+        self.ticking.retain(|cpu| online.contains(cpu));
+        let missing: Vec<u32> = online.difference(&self.ticking).copied().collect();
+        for cpu in missing {
+            let program: &mut PerfEvent = self.program(names::TICK)?;
+            let config = PerfEventConfig::Software(SoftwareEvent::CpuClock);
+            program
+                .attach(
+                    config,
+                    PerfEventScope::AllProcessesOneCpu { cpu },
+                    SamplePolicy::Period(TICK_NS),
+                    false,
+                )
+                .with_context(|| format!("open the clock of CPU {cpu}"))?;
+            self.ticking.insert(cpu);
+        }
+        Ok(())
+    }
+
+    /// What the kernel says about the programs that are loaded.
+    pub(super) fn programs(&self) -> Vec<ProgramStats> {
+        let loaded = self
+            .ebpf
+            .programs()
+            .filter_map(|(name, program)| Some((name, program.info().ok()?)));
+        let mut programs: Vec<ProgramStats> = loaded
+            .map(|(name, info)| ProgramStats {
+                name: name.to_owned(),
+                id: info.id(),
+                run_count: info.run_count(),
+                run_time: info.run_time(),
+                verified_instructions: info.verified_instruction_count(),
+            })
+            .collect();
+        programs.sort_by(|a, b| a.name.cmp(&b.name));
+        programs
+    }
+
+    fn program<'a, T>(&'a mut self, name: &str) -> anyhow::Result<&'a mut T>
+    where
+        &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+    {
+        let program = self
+            .ebpf
+            .program_mut(name)
+            .ok_or_else(|| anyhow!("the object has no program {name}"))?;
+        <&'a mut T>::try_from(program).with_context(|| format!("use the program {name}"))
+    }
+}
+
+/// Opens the directory, if it is still the cgroup that is meant.
+fn open_cgroup(cgroup: CgroupId, directory: &Path) -> Result<File, AttachError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(directory, flags, Mode::empty()).map_err(io::Error::from);
+    let file = file.map_err(|error| {
+        if error.kind() == io::ErrorKind::NotFound {
+            AttachError::Gone
+        } else {
+            AttachError::Refused(format!("open {}: {error}", directory.display()))
+        }
+    })?;
+    let inode = rustix::fs::fstat(&file).map(|stat| stat.st_ino);
+    if inode == Ok(cgroup.0) {
+        Ok(File::from(file))
+    } else {
+        Err(AttachError::Gone)
+    }
+}
+
+impl From<ProgramError> for AttachError {
+    fn from(error: ProgramError) -> Self {
+        if let ProgramError::SyscallError(error) = &error {
+            match error
+                .io_error
+                .raw_os_error()
+                .map(rustix::io::Errno::from_raw_os_error)
+            {
+                Some(rustix::io::Errno::NOENT | rustix::io::Errno::NODEV) => return Self::Gone,
+                Some(rustix::io::Errno::PERM) => {
+                    return Self::Refused(
+                        "not permitted: CAP_NET_ADMIN is missing, or another tool attached a sock_ops program here or \
+                         above exclusively (`bpftool cgroup tree` shows it)"
+                            .into(),
+                    );
+                }
+                _ => {}
+            }
+        }
+        Self::from(&anyhow!(error))
+    }
+}
+
+impl From<&anyhow::Error> for AttachError {
+    fn from(error: &anyhow::Error) -> Self {
+        Self::Refused(format!("{error:#}"))
+    }
+}
+
+/// The verifier's log is long; its end tells.
+fn refused(program: &str, error: ProgramError) -> anyhow::Error {
+    let ProgramError::LoadError {
+        io_error,
+        verifier_log,
+    } = error
+    else {
+        return anyhow!(error).context(format!("load {program}"));
+    };
+    let log = verifier_log.to_string();
+    let mut last: Vec<&str> = log
+        .lines()
+        .rev()
+        .filter(|line| !line.trim().is_empty())
+        .take(3)
+        .collect();
+    last.reverse();
+    anyhow!(
+        "load {program}: the kernel refused it ({io_error}): {}",
+        last.join(" | ")
+    )
+}

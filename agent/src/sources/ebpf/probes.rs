@@ -1,0 +1,112 @@
+//! From a plan to attached programs: each step that fails takes one probe with it and no other.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, anyhow};
+use aya::maps::{MapData, PerCpuArray, RingBuf};
+use plumbline_core::observation::{Health, ProbeStatus};
+use plumbline_ebpf::names;
+
+use super::flows::Flows;
+use super::keeper::Keeper;
+use super::plan::{self, CGROUPS, CPU_WINDOWS, Plan, TCP, Verdict};
+use super::windows::Windows;
+use crate::clock;
+
+/// What is attached, and how each probe is.
+pub(super) struct Probes {
+    pub(super) keeper: Option<Keeper>,
+    pub(super) events: Option<RingBuf<MapData>>,
+    pub(super) drops: Option<PerCpuArray<MapData, u64>>,
+    pub(super) flows: Option<Flows>,
+    pub(super) windows: Option<Windows>,
+    pub(super) tcp: ProbeStatus,
+    pub(super) cpu_windows: ProbeStatus,
+    pub(super) cgroups: ProbeStatus,
+}
+
+impl Probes {
+    /// Does what the plan says.
+    pub(super) fn attach(plan: &Plan, flows_max: u32) -> Self {
+        let mut probes = Self {
+            keeper: None,
+            events: None,
+            drops: None,
+            flows: None,
+            windows: None,
+            tcp: plan.tcp.status(TCP),
+            cpu_windows: plan.cpu_windows.status(CPU_WINDOWS),
+            cgroups: plan.cgroups.status(CGROUPS),
+        };
+        if !plan.needs_object() {
+            return probes;
+        }
+        match Keeper::load(flows_max) {
+            Ok(keeper) => probes.attach_to(plan, keeper),
+            Err(error) => probes.give_up(&format!("{error:#}")),
+        }
+        probes
+    }
+
+    fn attach_to(&mut self, plan: &Plan, mut keeper: Keeper) {
+        // Events of cgroups first: what is made while the tree is walked must not be missed.
+        if plan.cgroups == Verdict::Attach
+            && let Err(error) = attach_cgroups(&mut keeper)
+        {
+            self.cgroups = plan::broken(CGROUPS, &format!("{error:#}"));
+        }
+        if plan.tcp == Verdict::Attach {
+            match keeper.load_tcp().and_then(|()| Flows::new(&mut keeper)) {
+                Ok(flows) => self.flows = Some(flows),
+                Err(error) => self.tcp = plan::broken(TCP, &format!("{error:#}")),
+            }
+        }
+        if plan.cpu_windows == Verdict::Attach {
+            match attach_cpu(&mut keeper) {
+                Ok(windows) => self.windows = Some(windows),
+                Err(error) => self.cpu_windows = plan::broken(CPU_WINDOWS, &format!("{error:#}")),
+            }
+        }
+        let rings = keeper
+            .map(names::EVENTS)
+            .and_then(|events| Ok((events, keeper.map(names::DROPS)?)));
+        match rings {
+            Ok((events, drops)) => {
+                (self.events, self.drops) = (Some(events), Some(drops));
+                self.keeper = Some(keeper);
+            }
+            Err(error) => self.give_up(&format!("{error:#}")),
+        }
+    }
+
+    /// Nothing is attached.
+    fn give_up(&mut self, error: &str) {
+        (self.keeper, self.flows, self.windows) = (None, None, None);
+        for status in [&mut self.tcp, &mut self.cpu_windows, &mut self.cgroups] {
+            if status.health == Health::Ok {
+                *status = plan::broken(&status.probe, error);
+            }
+        }
+    }
+}
+
+fn attach_cgroups(keeper: &mut Keeper) -> anyhow::Result<()> {
+    keeper.trace(names::RMDIR, "cgroup_rmdir")?;
+    keeper.trace(names::MKDIR, "cgroup_mkdir")
+}
+
+fn attach_cpu(keeper: &mut Keeper) -> anyhow::Result<Windows> {
+    keeper.load_tick()?;
+    keeper.trace(names::SWITCH, "sched_switch")?;
+    keeper.tick(&online_cpus()?)?;
+    Windows::new(keeper, clock::monotonic())
+}
+
+/// CPUs that run.
+pub(super) fn online_cpus() -> anyhow::Result<BTreeSet<u32>> {
+    let cpus = aya::util::online_cpus().map_err(|(path, error)| anyhow!(error).context(path));
+    Ok(cpus
+        .context("find out which CPUs are online")?
+        .into_iter()
+        .collect())
+}
