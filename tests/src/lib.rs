@@ -2,6 +2,7 @@
 //!
 //! - [`pods`]: plays pods exactly as the kubelet lays them out.
 //! - [`cgroup`], [`netns`]: what pods are made of.
+//! - [`traffic`]: exact work for the processes inside, with the counts that an observer must have seen.
 //! - [`agent`]: starts the agent's binary and talks to its local socket.
 //! - [`wait`]: polls. [`skip`]: says when a machine cannot run a test.
 //!
@@ -12,4 +13,5 @@ pub mod cgroup;
 pub mod netns;
 pub mod pods;
 pub mod skip;
+pub mod traffic;
 pub mod wait;

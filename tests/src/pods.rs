@@ -2,15 +2,15 @@
 //! `kubectl` would give of them. All below a directory of its own, which goes when the sandbox is dropped.
 
 mod dump;
+mod place;
 pub mod spec;
+pub(crate) mod text;
 
 use std::fs::{self, File};
 use std::io::Write;
 use std::net::IpAddr;
-use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -19,8 +19,10 @@ use serde_json::Value;
 
 use crate::cgroup;
 use crate::netns::{Addresses, Netns};
-use crate::wait::{monotonic_ns, rfc3339_now};
+use crate::wait::rfc3339_now;
+pub use place::{Container, Place};
 use spec::{ContainerSpec, PodSpec, ServiceSpec, container_dir, pod_path};
+use text::{made_up_hex, made_up_uid, millis};
 
 /// A node to play pods on.
 #[derive(Debug)]
@@ -52,23 +54,6 @@ struct PodParts {
     addresses: Option<Addresses>,
     started: String,
     containers: Mutex<Vec<Container>>,
-}
-
-/// A container that runs. Clones are handles of the same container.
-#[derive(Clone, Debug)]
-pub struct Container {
-    spec: ContainerSpec,
-    id: String,
-    place: Place,
-    started: String,
-}
-
-/// A cgroup and a network namespace in which processes can be started.
-#[derive(Clone, Debug)]
-pub struct Place {
-    path: PathBuf,
-    cgroup_id: u64,
-    netns: Netns,
 }
 
 /// Sandboxes made by this process, for their names, and ids made up, so that no two are equal.
@@ -155,6 +140,22 @@ impl Sandbox {
         }));
         self.state().pods.push(pod.clone());
         Ok(pod)
+    }
+
+    /// Starts a pod with one container, both of that name and the commonest kind.
+    ///
+    /// # Errors
+    /// When the kernel or `ip` refuses.
+    pub fn solo(&self, name: &str) -> Result<(Pod, Container)> {
+        let pod = self.pod(PodSpec {
+            name: name.to_owned(),
+            ..PodSpec::default()
+        })?;
+        let container = pod.container(ContainerSpec {
+            name: name.to_owned(),
+            ..ContainerSpec::default()
+        })?;
+        Ok((pod, container))
     }
 
     /// A cgroup of the node outside the pods, such as `system.slice/kubelet.service`, in the node's namespace.
@@ -248,6 +249,14 @@ impl Sandbox {
     }
 }
 
+/// No standard streams: a process that outlives a killed test must not hold its pipes open.
+fn quiet(command: &mut Command) -> &mut Command {
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+}
+
 impl Drop for Sandbox {
     fn drop(&mut self) {
         if let Err(error) = self.clean() {
@@ -339,6 +348,19 @@ impl Pod {
             .into()
     }
 
+    /// The pod's own addresses in all three notations: IPv4, IPv6, IPv4-mapped. Empty in the host's network.
+    #[must_use]
+    pub fn notations(&self) -> Vec<IpAddr> {
+        let Some(own) = self.0.addresses else {
+            return Vec::new();
+        };
+        vec![
+            own.ipv4.into(),
+            own.ipv6.into(),
+            own.ipv4.to_ipv6_mapped().into(),
+        ]
+    }
+
     /// The pod's network namespace.
     #[must_use]
     pub fn netns(&self) -> &Netns {
@@ -359,208 +381,5 @@ impl Pod {
     pub fn delete(&self, sandbox: &Sandbox) -> Result<()> {
         sandbox.state().pods.retain(|pod| pod.uid() != self.uid());
         cgroup::remove(&self.0.place.path)
-    }
-}
-
-impl Container {
-    /// Name in the pod.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.spec.name
-    }
-
-    /// The runtime's id: 64 hex digits.
-    #[must_use]
-    pub fn id(&self) -> &str {
-        &self.id
-    }
-
-    /// Id of the container's cgroup: the inode of its directory.
-    #[must_use]
-    pub fn cgroup_id(&self) -> u64 {
-        self.place.cgroup_id
-    }
-
-    /// Directory of the container's cgroup.
-    #[must_use]
-    pub fn cgroup_path(&self) -> &Path {
-        &self.place.path
-    }
-
-    /// Where its processes run.
-    #[must_use]
-    pub fn place(&self) -> &Place {
-        &self.place
-    }
-
-    /// Starts a process in the container: it is in its cgroup and network namespace before its program begins.
-    ///
-    /// # Errors
-    /// When the program cannot be started.
-    pub fn spawn(&self, command: &mut Command) -> Result<Child> {
-        self.place.spawn(command)
-    }
-
-    /// A cgroup inside the container, as crun, systemd or dockerd inside make.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn child_cgroup(&self, name: &str) -> Result<Place> {
-        self.place.below(name)
-    }
-
-    /// Kills all processes of the container.
-    ///
-    /// # Errors
-    /// When processes remain.
-    pub fn kill(&self) -> Result<()> {
-        cgroup::kill(&self.place.path)
-    }
-}
-
-impl Place {
-    fn make(path: PathBuf, netns: Netns) -> Result<Self> {
-        let cgroup_id = cgroup::create(&path)?;
-        Ok(Self {
-            path,
-            cgroup_id,
-            netns,
-        })
-    }
-
-    /// The same network in a cgroup below this one.
-    ///
-    /// # Errors
-    /// When the kernel refuses.
-    pub fn below(&self, name: &str) -> Result<Self> {
-        Self::make(self.path.join(name), self.netns.clone())
-    }
-
-    /// Id of the cgroup: the inode of its directory.
-    #[must_use]
-    pub fn cgroup_id(&self) -> u64 {
-        self.cgroup_id
-    }
-
-    /// Directory of the cgroup.
-    #[must_use]
-    pub fn cgroup_path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Starts a process in the cgroup and the network namespace: it is in both before its program begins, so every socket
-    /// it makes belongs there. It is killed with the sandbox, not when the `Child` is dropped.
-    ///
-    /// # Errors
-    /// When the program cannot be started.
-    pub fn spawn(&self, command: &mut Command) -> Result<Child> {
-        let procs = self.path.join("cgroup.procs");
-        let procs = File::options()
-            .write(true)
-            .open(&procs)
-            .with_context(|| format!("open {}", procs.display()))?;
-        self.netns.enter(command)?;
-        // SAFETY: write is safe to call between fork and exec. The closure runs once in each child of this command.
-        unsafe {
-            command.pre_exec(move || {
-                rustix::io::write(procs.as_fd(), b"0")
-                    .map(drop)
-                    .map_err(Into::into)
-            });
-        }
-        command.spawn().with_context(|| {
-            format!(
-                "start {:?} in {}",
-                command.get_program(),
-                self.path.display()
-            )
-        })
-    }
-}
-
-/// No standard streams: a process that outlives a killed test must not hold its pipes open.
-fn quiet(command: &mut Command) -> &mut Command {
-    command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-}
-
-/// Thousandths of a CPU of a quantity such as `250m`, `2` or `0.5`.
-fn millis(quantity: &str) -> Result<u64> {
-    if let Some(millis) = quantity.strip_suffix('m') {
-        return millis
-            .parse()
-            .with_context(|| format!("quantity {quantity}"));
-    }
-    let (whole, fraction) = quantity.split_once('.').unwrap_or((quantity, ""));
-    let digits = format!("{fraction:0<3}");
-    let whole: u64 = whole
-        .parse()
-        .with_context(|| format!("quantity {quantity}"))?;
-    let part: u64 = digits
-        .get(..3)
-        .unwrap_or_default()
-        .parse()
-        .with_context(|| format!("quantity {quantity}"))?;
-    Ok(whole * 1_000 + part)
-}
-
-/// Hex digits that no other call gives, in this process or another.
-fn made_up_hex(name: &str, digits: usize) -> String {
-    static SERIAL: AtomicU32 = AtomicU32::new(0);
-    let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-    let mut state = monotonic_ns() ^ (u64::from(std::process::id()) << 32) ^ u64::from(serial);
-    let mut text = String::new();
-    for byte in name.bytes() {
-        state = mixed(state ^ u64::from(byte));
-    }
-    while text.len() < digits {
-        state = mixed(state);
-        text.push_str(&format!("{state:016x}"));
-    }
-    text.truncate(digits);
-    text
-}
-
-/// The step of splitmix64 (Sebastiano Vigna, public domain).
-pub(crate) fn mixed(state: u64) -> u64 {
-    let mut z = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
-}
-
-fn made_up_uid(name: &str) -> String {
-    let hex = made_up_hex(name, 32);
-    let parts = [(0, 8), (8, 12), (12, 16), (16, 20), (20, 32)]
-        .map(|(from, to)| hex.get(from..to).unwrap_or_default());
-    parts.join("-")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{made_up_hex, made_up_uid, millis};
-
-    #[test]
-    fn quantities_of_cpu() {
-        for (text, expected) in [
-            ("250m", 250),
-            ("2", 2_000),
-            ("0.5", 500),
-            ("1.25", 1_250),
-            ("0.0001", 0),
-        ] {
-            assert_eq!(millis(text).unwrap(), expected, "{text}");
-        }
-        assert!(millis("x").is_err());
-    }
-
-    #[test]
-    fn ids_have_their_shape_and_differ() {
-        assert_eq!(made_up_hex("a", 64).len(), 64);
-        assert_ne!(made_up_hex("a", 64), made_up_hex("a", 64));
-        let lengths: Vec<usize> = made_up_uid("a").split('-').map(str::len).collect();
-        assert_eq!(lengths, [8, 4, 4, 4, 12]);
     }
 }

@@ -9,7 +9,8 @@ use super::spec::{
     ContainerSpec, Handler, Kind, PodSpec, PortRef, PortSpec, ProbeKind, ProbeSpec, Qos,
     ServiceSpec, scheme,
 };
-use super::{Container, Pod, mixed};
+use super::text::mixed;
+use super::{Container, Pod};
 use crate::netns::Addresses;
 
 /// A List as `kubectl get -o json` prints it.

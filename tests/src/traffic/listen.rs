@@ -1,0 +1,65 @@
+//! Listening sockets of every kind, opened and closed on command.
+
+use std::io::stdin;
+use std::net::{SocketAddr, TcpListener};
+
+use anyhow::{Context, Result, bail};
+use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
+
+use super::{Endpoint, worker};
+
+/// Connections that may wait to be accepted.
+const BACKLOG: i32 = 1_024;
+
+/// Opens a listener.
+pub(super) fn open(endpoint: &Endpoint) -> Result<TcpListener> {
+    let family = if endpoint.address.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
+    let protocol: Protocol = if endpoint.mptcp {
+        ipproto::MPTCP
+    } else {
+        ipproto::TCP
+    };
+    let socket = rustix::net::socket_with(
+        family,
+        SocketType::STREAM,
+        SocketFlags::CLOEXEC,
+        Some(protocol),
+    )
+    .context("make a socket")?;
+    sockopt::set_socket_reuseaddr(&socket, true).context("set SO_REUSEADDR")?;
+    if endpoint.reuse_port {
+        sockopt::set_socket_reuseport(&socket, true).context("set SO_REUSEPORT")?;
+    }
+    if matches!(endpoint.address, SocketAddr::V6(_)) {
+        sockopt::set_ipv6_v6only(&socket, endpoint.v6only).context("set IPV6_V6ONLY")?;
+    }
+    rustix::net::bind(&socket, &endpoint.address)
+        .with_context(|| format!("bind {}", endpoint.address))?;
+    rustix::net::listen(&socket, BACKLOG)
+        .with_context(|| format!("listen on {}", endpoint.address))?;
+    Ok(socket.into())
+}
+
+/// Obeys `open`, `close` and `exit`, and answers each with the same word once it is done. A closed stdin is `exit`.
+pub(super) fn obey(endpoints: &[Endpoint]) -> Result<()> {
+    let mut listening = Vec::new();
+    worker::say("ready");
+    for line in stdin().lines() {
+        match line.context("read a command")?.as_str() {
+            "open" => listening = endpoints.iter().map(open).collect::<Result<_>>()?,
+            "close" => listening.clear(),
+            "exit" => break,
+            other => bail!("unknown command {other:?}: open, close or exit"),
+        }
+        worker::say(if listening.is_empty() {
+            "close"
+        } else {
+            "open"
+        });
+    }
+    Ok(())
+}
