@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use plumbline::clock;
 use plumbline::sources::Sink;
 use plumbline::sources::kube::{KubeSettings, run};
 use plumbline::sources::manifests::load;
@@ -18,6 +19,8 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 
 const NODE: &str = "node-a";
+/// For the slowest step on the busiest machine: the API server's start.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -208,7 +211,8 @@ impl Watch {
 
     /// Waits until `holds` of what was told last.
     fn until(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
-        for _ in 0..900 {
+        let deadline = clock::instant() + PATIENCE;
+        while clock::instant() < deadline {
             self.receive();
             if holds(self) {
                 return;
@@ -216,7 +220,7 @@ impl Watch {
             std::thread::sleep(Duration::from_millis(100));
         }
         panic!(
-            "{what}: not in 90 s; told {:#?} {:#?}",
+            "{what}: not in {PATIENCE:?}; told {:#?} {:#?}",
             self.declared, self.status
         );
     }
