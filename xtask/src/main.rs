@@ -2,6 +2,14 @@
 
 mod build;
 mod check;
+mod dashboards;
+mod debian;
+mod demo;
+mod http;
+mod interrupt;
+mod play;
+mod process;
+mod receivers;
 mod setup;
 mod shell;
 mod test;
@@ -37,11 +45,29 @@ enum Task {
         after_help = "Examples:\n  cargo xtask build             target/debug/plumbline\n  cargo xtask build --release   target/release/plumbline"
     )]
     Build(build::Arguments),
+    /// Show the whole line at work: real pods, the agent, real OTLP receivers on loopback.
+    ///
+    /// Builds, starts pods laid out as the kubelet does (below a cgroup of their own, never in an existing kubepods tree) with
+    /// seeded deviations, runs the agent on them, and prints each finding and where it was received. Succeeds only if the
+    /// seeded deviations and nothing else were found and received. The first run fetches the receivers; later ones need no
+    /// network. Everything it started is gone afterwards, also after Ctrl-C.
+    #[command(
+        after_help = "Examples:\n  cargo xtask demo\n  cargo xtask demo --json | jq '.[].rule_id'\n  cargo xtask demo --keep   look around until Ctrl-C"
+    )]
+    Demo(demo::Arguments),
+    /// What processes in the demo's containers do.
+    #[command(hide = true)]
+    Play(play::Arguments),
     /// Format, lints, licences and the workspace's own rules; changes nothing.
     #[command(
         after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --online   also known vulnerabilities (fetches their database)"
     )]
     Check(check::Arguments),
+    /// The dashboard and the alert rules: what `check` and `test` ask of them, and their queries against a live store.
+    #[command(
+        after_help = "Examples:\n  cargo xtask dashboards\n  cargo xtask dashboards --live http://127.0.0.1:8428   also run every query there"
+    )]
+    Dashboards(dashboards::Arguments),
     /// All tests, after `check`; those of the kernel side need root.
     ///
     /// The last line is always `N passed, N failed, N skipped`. Tests with real eBPF run as root, or through a sudo that asks no
@@ -56,7 +82,10 @@ fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Task::Setup => setup::command(),
         Task::Build(arguments) => build::command(&arguments),
+        Task::Demo(arguments) => demo::command(&arguments),
+        Task::Play(arguments) => play::command(&arguments),
         Task::Check(arguments) => check::command(&arguments),
+        Task::Dashboards(arguments) => dashboards::command(&arguments),
         Task::Test(arguments) => test::command(&arguments),
     };
     match result {

@@ -4,6 +4,8 @@ mod apt;
 mod linker;
 mod toolchain;
 
+pub(crate) use apt::Apt;
+
 use std::{ffi::OsString, path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result};
@@ -89,6 +91,45 @@ pub(crate) fn ensure() -> Result<EbpfTools> {
         linker,
         path,
     })
+}
+
+/// `cargo install` of a tool into the workspace's own folder, from the registry, locked. Built for a quick build rather than a
+/// quick tool: these run for a second or two each.
+pub(crate) fn cargo_install(name: &str, version: &str) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.args([
+        "install",
+        name,
+        "--version",
+        version,
+        "--locked",
+        "--force",
+        "--no-default-features",
+        "--root",
+    ]);
+    cargo.arg(shell::tools());
+    for (setting, value) in [
+        ("OPT_LEVEL", "1"),
+        ("DEBUG", "0"),
+        ("LTO", "off"),
+        ("CODEGEN_UNITS", "16"),
+    ] {
+        cargo.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+    }
+    cargo
+}
+
+/// Makes sure that a program is there, if need be by installing Debian's package of it.
+///
+/// # Errors
+/// The line to run as root, or that there is no apt here.
+pub(crate) fn program(name: &str, package: &str) -> Result<()> {
+    if shell::which(name, &shell::path()).is_some() {
+        return Ok(());
+    }
+    let apt =
+        Apt::find().with_context(|| format!("there is no `{name}` on PATH; install {package}"))?;
+    apt.install(&[package])
 }
 
 /// The command: ensures, then says what is in use and how to build without xtask.

@@ -24,6 +24,8 @@ pub struct Metric {
     pub instrument: Instrument,
     /// One sentence.
     pub description: &'static str,
+    /// Keys of the attributes that its points may have, sorted. Any point may have fewer.
+    pub attributes: &'static [&'static str],
 }
 
 impl Serialize for Metric {
@@ -38,6 +40,7 @@ pub static CONTAINER_CPU_TIME: Metric = Metric {
     unit: "s",
     instrument: Instrument::Counter,
     description: "CPU time of the container since it began, from its cgroup's own files.",
+    attributes: &[],
 };
 
 /// `container.cpu.usage`.
@@ -46,6 +49,7 @@ pub static CONTAINER_CPU_USAGE: Metric = Metric {
     unit: "{cpu}",
     instrument: Instrument::Gauge,
     description: "Mean number of CPUs in use between the last two readings.",
+    attributes: &[],
 };
 
 /// `k8s.container.cpu.limit.desired`.
@@ -54,6 +58,7 @@ pub static K8S_CPU_LIMIT_DESIRED: Metric = Metric {
     unit: "{cpu}",
     instrument: Instrument::UpDownCounter,
     description: "CPU limit that the pod's spec declares for the container.",
+    attributes: &[],
 };
 
 /// `k8s.container.cpu.limit.utilization`.
@@ -62,6 +67,7 @@ pub static K8S_CPU_LIMIT_UTILIZATION: Metric = Metric {
     unit: "1",
     instrument: Instrument::Gauge,
     description: "CPU use as a share of the declared limit. Absent without a limit.",
+    attributes: &[],
 };
 
 /// `k8s.container.cpu.request.desired`.
@@ -70,6 +76,7 @@ pub static K8S_CPU_REQUEST_DESIRED: Metric = Metric {
     unit: "{cpu}",
     instrument: Instrument::UpDownCounter,
     description: "CPU request that the pod's spec declares for the container.",
+    attributes: &[],
 };
 
 /// `k8s.container.cpu.request.utilization`.
@@ -78,6 +85,7 @@ pub static K8S_CPU_REQUEST_UTILIZATION: Metric = Metric {
     unit: "1",
     instrument: Instrument::Gauge,
     description: "CPU use as a share of the declared request. Absent without a request.",
+    attributes: &[],
 };
 
 /// `plumbline.container.cpu.limit.effective`.
@@ -86,6 +94,7 @@ pub static CPU_LIMIT_EFFECTIVE: Metric = Metric {
     unit: "{cpu}",
     instrument: Instrument::Gauge,
     description: "CPU limit in force (cpu.max). Absent where there is none.",
+    attributes: &[],
 };
 
 /// `plumbline.container.cpu.periods`.
@@ -94,6 +103,7 @@ pub static CPU_PERIODS: Metric = Metric {
     unit: "{period}",
     instrument: Instrument::Counter,
     description: "Bandwidth periods in which the container ran, throttled or not.",
+    attributes: &[attribute::CPU_THROTTLED],
 };
 
 /// `plumbline.container.cpu.throttled.time`.
@@ -102,6 +112,7 @@ pub static CPU_THROTTLED_TIME: Metric = Metric {
     unit: "s",
     instrument: Instrument::Counter,
     description: "Time for which the container was throttled, summed over CPUs.",
+    attributes: &[],
 };
 
 /// `plumbline.container.cpu.usage.peak`.
@@ -110,6 +121,7 @@ pub static CPU_USAGE_PEAK: Metric = Metric {
     unit: "{cpu}",
     instrument: Instrument::Gauge,
     description: "Highest number of CPUs in use in one window since the last export.",
+    attributes: &[attribute::WINDOW],
 };
 
 /// `plumbline.coverage.containers`.
@@ -118,6 +130,7 @@ pub static COVERAGE_CONTAINERS: Metric = Metric {
     unit: "{container}",
     instrument: Instrument::Gauge,
     description: "Running containers by how much of their network activity is seen.",
+    attributes: &[attribute::COVERAGE_STATE, attribute::REASON],
 };
 
 /// `plumbline.ebpf.events.lost`.
@@ -126,6 +139,7 @@ pub static EBPF_EVENTS_LOST: Metric = Metric {
     unit: "{event}",
     instrument: Instrument::Counter,
     description: "What a bounded map, ring, queue or table lost.",
+    attributes: &[attribute::MAP, attribute::REASON],
 };
 
 /// `plumbline.ebpf.map.capacity`.
@@ -134,6 +148,7 @@ pub static EBPF_MAP_CAPACITY: Metric = Metric {
     unit: "{entry}",
     instrument: Instrument::Gauge,
     description: "Entries that a bounded map or table can hold.",
+    attributes: &[attribute::MAP],
 };
 
 /// `plumbline.ebpf.map.entries`.
@@ -142,6 +157,7 @@ pub static EBPF_MAP_ENTRIES: Metric = Metric {
     unit: "{entry}",
     instrument: Instrument::Gauge,
     description: "Entries that a bounded map or table holds.",
+    attributes: &[attribute::MAP],
 };
 
 /// `plumbline.findings.open`.
@@ -150,6 +166,12 @@ pub static FINDINGS_OPEN: Metric = Metric {
     unit: "{finding}",
     instrument: Instrument::Gauge,
     description: "Open findings of this node.",
+    attributes: &[
+        attribute::K8S_NAMESPACE_NAME,
+        attribute::OVERFLOW,
+        attribute::SEVERITY,
+        attribute::SECURITY_RULE_NAME,
+    ],
 };
 
 /// `plumbline.network.connect.failures`.
@@ -158,6 +180,15 @@ pub static NETWORK_CONNECT_FAILURES: Metric = Metric {
     unit: "{connection}",
     instrument: Instrument::Counter,
     description: "TCP connection attempts of the container that failed.",
+    attributes: &[
+        attribute::ERROR_TYPE,
+        attribute::NETWORK_TRANSPORT,
+        attribute::OVERFLOW,
+        attribute::PEER_KIND,
+        attribute::PEER_NAME,
+        attribute::PEER_NAMESPACE,
+        attribute::SERVER_PORT,
+    ],
 };
 
 /// `plumbline.network.connections`.
@@ -166,6 +197,15 @@ pub static NETWORK_CONNECTIONS: Metric = Metric {
     unit: "{connection}",
     instrument: Instrument::Counter,
     description: "TCP connections established, by role, server port and peer.",
+    attributes: &[
+        attribute::NETWORK_TRANSPORT,
+        attribute::OVERFLOW,
+        attribute::FLOW_ROLE,
+        attribute::PEER_KIND,
+        attribute::PEER_NAME,
+        attribute::PEER_NAMESPACE,
+        attribute::SERVER_PORT,
+    ],
 };
 
 /// `plumbline.network.io`.
@@ -174,6 +214,16 @@ pub static NETWORK_IO: Metric = Metric {
     unit: "By",
     instrument: Instrument::Counter,
     description: "Payload bytes of closed TCP connections, by role, server port and peer.",
+    attributes: &[
+        attribute::NETWORK_TRANSPORT,
+        attribute::OVERFLOW,
+        attribute::FLOW_IO,
+        attribute::FLOW_ROLE,
+        attribute::PEER_KIND,
+        attribute::PEER_NAME,
+        attribute::PEER_NAMESPACE,
+        attribute::SERVER_PORT,
+    ],
 };
 
 /// `plumbline.port.listening`.
@@ -182,6 +232,13 @@ pub static PORT_LISTENING: Metric = Metric {
     unit: "{socket}",
     instrument: Instrument::UpDownCounter,
     description: "Listening TCP sockets, by port, reach and what declares the port.",
+    attributes: &[
+        attribute::NETWORK_LOCAL_PORT,
+        attribute::NETWORK_TRANSPORT,
+        attribute::OVERFLOW,
+        attribute::BIND_SCOPE,
+        attribute::DECLARED_BY,
+    ],
 };
 
 /// `plumbline.report.points.cut`.
@@ -190,6 +247,7 @@ pub static REPORT_POINTS_CUT: Metric = Metric {
     unit: "{point}",
     instrument: Instrument::Gauge,
     description: "Points left out of this report because it is full.",
+    attributes: &[],
 };
 
 /// Every metric that leaves, by name.
@@ -268,5 +326,12 @@ mod tests {
     fn metrics_are_sorted_and_named_once() {
         let names: Vec<&str> = CATALOGUE.iter().map(|metric| metric.name).collect();
         assert!(names.is_sorted_by(|a, b| a < b), "{names:?}");
+    }
+
+    #[test]
+    fn attributes_are_sorted_and_named_once() {
+        for metric in CATALOGUE {
+            assert!(metric.attributes.is_sorted_by(|a, b| a < b), "{metric:?}");
+        }
     }
 }

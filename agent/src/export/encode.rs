@@ -2,6 +2,8 @@
 //!
 //! One OTLP resource per subject, so that a pod's attributes travel once however many points it has.
 
+#[cfg(test)]
+mod catalogue;
 mod findings;
 mod image;
 mod metrics;

@@ -263,21 +263,20 @@ pub(super) async fn supervise(
         Lane::Findings(lane) => Arc::clone(&lane.stats),
     };
     let mut transport = Some(transport);
-    loop {
-        let Some(ready) = transport.take().or_else(|| again(&endpoint, &node)) else {
-            tokio::time::sleep(RESTART_PAUSE).await;
-            continue;
-        };
-        let mut courier = Courier::new(ready, Arc::clone(&stats), closing.clone());
-        let run = async {
-            match &lane {
-                Lane::Metrics(lane) => lane.run(&mut courier, closing.clone()).await,
-                Lane::Findings(lane) => lane.run(&mut courier, closing.clone()).await,
+    let run = || {
+        let ready = transport.take().or_else(|| again(&endpoint, &node));
+        let (lane, stats, closing) = (&lane, Arc::clone(&stats), closing.clone());
+        async move {
+            let Some(ready) = ready else { return false };
+            let mut courier = Courier::new(ready, stats, closing.clone());
+            match lane {
+                Lane::Metrics(lane) => lane.run(&mut courier, closing).await,
+                Lane::Findings(lane) => lane.run(&mut courier, closing).await,
             }
-        };
-        if AssertUnwindSafe(run).catch_unwind().await.is_ok() {
-            return;
+            true
         }
+    };
+    let on_panic = || {
         let waiting = match &lane {
             Lane::Metrics(lane) => lane
                 .latest
@@ -291,6 +290,19 @@ pub(super) async fn supervise(
             lane = stats.lane(),
             "the export lane panicked; starting it again"
         );
+    };
+    until_done(run, on_panic).await;
+}
+
+/// Runs what `run` gives until it says that it is done.
+async fn until_done<F: Future<Output = bool>>(mut run: impl FnMut() -> F, on_panic: impl Fn()) {
+    loop {
+        match AssertUnwindSafe(run()).catch_unwind().await {
+            Ok(true) => return,
+            Ok(false) => {}
+            // The panic hook has already told what and where.
+            Err(_panic) => on_panic(),
+        }
         tokio::time::sleep(RESTART_PAUSE).await;
     }
 }
@@ -302,5 +314,27 @@ fn again(endpoint: &Endpoint, node: &NodeIdentity) -> Option<Transport> {
             tracing::error!(error = %format!("{error:#}"), "cannot start the export lane again yet");
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lane_that_panics_is_started_again() {
+        let (runs, panics) = (Cell::new(0), Cell::new(0));
+        let run = || {
+            runs.set(runs.get() + 1);
+            let run = runs.get();
+            async move {
+                assert!(run != 2, "the second run panics");
+                run == 4
+            }
+        };
+        until_done(run, || panics.set(panics.get() + 1)).await;
+        assert_eq!((runs.get(), panics.get()), (4, 1));
     }
 }

@@ -20,7 +20,8 @@ use crate::clock;
 use crate::sources::Sink;
 use crate::sources::cgroups::CgroupRoot;
 use crate::sources::processes::CgroupResolver;
-use scan::Scan;
+use rustix::thread::{CapabilitySet, capabilities};
+use scan::{Errors, Scan};
 
 /// Containers waiting for a scan of their own. A request that finds the queue full is dropped: the next scan of the node
 /// covers it.
@@ -116,57 +117,67 @@ fn work(settings: &Settings, sink: &Sink, requests: &Receiver<CgroupRow>, stop: 
     }
 }
 
-/// Scans one container or the node, and sends. Returns how much could not be read.
+/// Scans one container or the node, and sends. Returns what could not be read.
 fn send(
     settings: &Settings,
     sink: &Sink,
     resolver: &mut CgroupResolver,
     container: Option<&CgroupRow>,
-) -> u32 {
+) -> Errors {
     let at = clock::monotonic();
-    let Scan { rows, errors } = scan::scan(
-        &settings.proc_root,
-        resolver,
-        container.map(|row| row.path.as_str()),
-    );
+    let path = container.map(|row| row.path.as_str());
+    let Scan { rows, errors } = scan::scan(&settings.proc_root, resolver, path);
     let scope = container.map_or(ScanScope::Node, |row| ScanScope::Container(row.cgroup));
-    sink.send(
-        at,
-        Fact::Listeners {
-            scope,
-            rows,
-            errors,
-        },
-    );
+    let fact = Fact::Listeners {
+        scope,
+        rows,
+        errors: errors.sum(),
+    };
+    sink.send(at, fact);
     errors
 }
 
-/// Says how the probe is, when that changes.
-fn report_health(sink: &Sink, last: &mut Option<bool>, errors: u32) {
-    let ok = errors == 0;
-    if last.replace(ok) == Some(ok) {
-        return;
-    }
-    let (health, reason) = if ok {
-        (Health::Ok, None)
-    } else {
+/// Says how the probe is, when that changes. That a single process could not be read is counted, and no reason to call
+/// the probe broken: the kernel also denies a process that ends while it is looked at.
+fn report_health(sink: &Sink, last: &mut Option<Health>, errors: Errors) {
+    let missing = missing_rights();
+    let (health, reason) = if errors.denied > 0 && !missing.is_empty() {
         let reason = format!(
-            "{errors} processes or tables could not be read: CAP_SYS_PTRACE and CAP_DAC_READ_SEARCH are missing, or the \
-             number of sockets is over the limit; new listeners are still seen by the tcp probe, without their process"
-        );
-        tracing::warn!(
-            probe = "listeners",
-            reason,
-            "listening sockets are not all attributed"
+            "{} processes may not be read without {}; new listeners are still seen by the tcp probe, without their process",
+            errors.denied,
+            missing.join(" and ")
         );
         (Health::Unsupported, Some(reason))
+    } else if errors.cut > 0 {
+        let reason = format!("{} listening sockets are beyond the limit of a scan", errors.cut);
+        (Health::Broken, Some(reason))
+    } else {
+        (Health::Ok, None)
     };
-    sink.send(
-        clock::monotonic(),
-        Fact::Probe(ProbeStatus {
-            probe: "listeners".into(),
-            health,
-            reason,
-        }),
-    );
+    if last.replace(health) == Some(health) {
+        return;
+    }
+    if let Some(reason) = &reason {
+        tracing::warn!(probe = "listeners", reason, "not all listening sockets are attributed");
+    }
+    let status = ProbeStatus {
+        probe: "listeners".into(),
+        health,
+        reason,
+    };
+    sink.send(clock::monotonic(), Fact::Probe(status));
+}
+
+/// Rights that reading other users' processes takes and that we do not have. With all of them, a process is denied only
+/// while it ends.
+fn missing_rights() -> Vec<&'static str> {
+    let Ok(sets) = capabilities(None) else {
+        return vec!["capabilities that can be read"];
+    };
+    let needed = [
+        (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
+        (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
+    ];
+    let missing = needed.into_iter().filter(|(right, _)| !sets.effective.contains(*right));
+    missing.map(|(_, name)| name).collect()
 }

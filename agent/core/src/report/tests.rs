@@ -230,6 +230,31 @@ fn what_leaves_is_in_the_catalogue_and_the_catalogue_leaves() {
 }
 
 #[test]
+fn attributes_that_leave_are_those_of_the_catalogue() {
+    let node = node();
+    let mut seen: BTreeSet<(&str, &str)> = BTreeSet::new();
+    for point in build(&node, &findings(&node))
+        .resources
+        .iter()
+        .flat_map(|resource| &resource.points)
+    {
+        seen.extend(
+            point
+                .attributes
+                .iter()
+                .map(|(key, _)| (point.metric.name, *key)),
+        );
+    }
+    let mut expected: BTreeSet<(&str, &str)> = CATALOGUE
+        .iter()
+        .flat_map(|metric| metric.attributes.iter().map(|key| (metric.name, *key)))
+        .collect();
+    // Only with a thousand series of findings: see `many_reasons_and_findings_are_bounded`.
+    expected.remove(&("plumbline.findings.open", "otel.metric.overflow"));
+    assert_eq!(seen, expected);
+}
+
+#[test]
 fn what_was_not_measured_is_absent() {
     let pod = pod(vec![container("app", ContainerKind::Regular, &[8080])]);
     let mut node = snapshot(Some(declared(&pod, vec![])), vec![view(&pod, None, vec![])]);

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use http::uri::{Scheme, Uri};
-use http::{HeaderName, HeaderValue};
+use http::{HeaderName, HeaderValue, Uri};
 use percent_encoding::percent_decode_str;
 
 use super::{
@@ -352,15 +351,16 @@ fn header(one: &str, protocol: Protocol) -> Result<(String, String), &'static st
 
 /// With scheme and authority, checked. The value is never repeated: it may hold a password.
 fn parse_url(value: &str) -> Result<Uri, String> {
+    let scheme = value
+        .split_once("://")
+        .map_or("", |(scheme, _)| scheme)
+        .to_ascii_lowercase();
+    if scheme != "http" && scheme != "https" {
+        return Err("must begin with http:// or https://".to_owned());
+    }
     let url: Uri = value
         .parse()
         .map_err(|error| format!("is not a URL: {error}"))?;
-    let scheme = url.scheme_str().unwrap_or_default();
-    if url.scheme() != Some(&Scheme::HTTP) && url.scheme() != Some(&Scheme::HTTPS) {
-        return Err(format!(
-            "must begin with http:// or https://, not `{scheme}`"
-        ));
-    }
     let authority = url.authority().map_or("", http::uri::Authority::as_str);
     if authority.contains('@') {
         return Err(
@@ -379,9 +379,6 @@ fn parse_url(value: &str) -> Result<Uri, String> {
 
 /// The base with the signal's path, or the signal's own URL as it is.
 fn http_url(value: &str, append: Option<&str>) -> Result<Uri, String> {
-    if !value.contains("://") {
-        return Err("must begin with http:// or https://".to_owned());
-    }
     let url = parse_url(value)?;
     let Some(append) = append else { return Ok(url) };
     if url.query().is_some() {

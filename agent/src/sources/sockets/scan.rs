@@ -11,18 +11,55 @@ use plumbline_core::observation::{HOLDERS_MAX, Holder, ListenerRow};
 use procfs::ProcError;
 use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, Process};
+use rustix::io::Errno;
 
 use crate::sources::processes::{CgroupResolver, Placed};
 
-/// Rows of one scan. More listening sockets than this are left out and counted as errors.
+/// Rows of one scan. More listening sockets than this are left out and counted.
 const ROWS_MAX: usize = 65_536;
 
 /// What a scan found.
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     pub(super) rows: Vec<ListenerRow>,
-    /// Processes, tables and rows that could not be read or kept.
-    pub(super) errors: u32,
+    pub(super) errors: Errors,
+}
+
+/// What a scan could not read or keep. A process that ended while it was looked at is not among it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Errors {
+    /// Processes whose descriptors or tables we have no right to read.
+    pub(super) denied: u32,
+    /// Processes and tables that could not be read for another reason.
+    pub(super) failed: u32,
+    /// Sockets beyond [`ROWS_MAX`].
+    pub(super) cut: u32,
+}
+
+impl Errors {
+    /// All of them.
+    pub(super) fn sum(self) -> u32 {
+        self.denied.saturating_add(self.failed).saturating_add(self.cut)
+    }
+
+    fn add(&mut self, error: &ProcError) {
+        match error {
+            ProcError::PermissionDenied(_) => self.denied = self.denied.saturating_add(1),
+            ProcError::NotFound(_) => {}
+            ProcError::Io(error, _) if is_gone(error) => {}
+            ProcError::Io(_, _)
+            | ProcError::Incomplete(_)
+            | ProcError::Other(_)
+            | ProcError::InternalError(_) => self.failed = self.failed.saturating_add(1),
+        }
+    }
+}
+
+/// What the kernel answers about a process that has ended (`ESRCH`), also to who still holds its directory, and about the
+/// network of one that nobody has waited for yet (`EINVAL`).
+fn is_gone(error: &io::Error) -> bool {
+    let gone = [Errno::NOENT, Errno::SRCH, Errno::INVAL];
+    Errno::from_io_error(error).is_some_and(|errno| gone.contains(&errno))
 }
 
 /// A process that is looked at.
@@ -61,7 +98,7 @@ pub(super) fn scan(
             continue;
         };
         if scan.rows.len() >= ROWS_MAX {
-            scan.errors = scan.errors.saturating_add(1);
+            scan.errors.cut = scan.errors.cut.saturating_add(1);
             continue;
         }
         scan.rows.push(ListenerRow {
@@ -82,11 +119,14 @@ fn candidates(
     proc_root: &Path,
     resolver: &mut CgroupResolver,
     container: Option<&str>,
-    errors: &mut u32,
+    errors: &mut Errors,
 ) -> Vec<Candidate> {
-    let Ok(entries) = std::fs::read_dir(proc_root) else {
-        *errors = errors.saturating_add(1);
-        return Vec::new();
+    let entries = match std::fs::read_dir(proc_root) {
+        Ok(entries) => entries,
+        Err(error) => {
+            errors.add(&ProcError::from(error));
+            return Vec::new();
+        }
     };
     let mut pids: Vec<u32> = entries
         .flatten()
@@ -120,7 +160,7 @@ fn candidates(
                 placed,
                 netns,
             }),
-            Err(error) => count(&error, errors),
+            Err(error) => errors.add(&error),
         }
     }
     found
@@ -137,7 +177,7 @@ fn netns(process: &Path) -> io::Result<u64> {
 }
 
 /// Listening sockets by inode, of every network namespace that a candidate is in.
-fn listening(candidates: &[Candidate], errors: &mut u32) -> BTreeMap<u64, Socket> {
+fn listening(candidates: &[Candidate], errors: &mut Errors) -> BTreeMap<u64, Socket> {
     let mut representatives: BTreeMap<u64, Vec<&Candidate>> = BTreeMap::new();
     for candidate in candidates {
         representatives
@@ -147,13 +187,7 @@ fn listening(candidates: &[Candidate], errors: &mut u32) -> BTreeMap<u64, Socket
     }
     let mut sockets = BTreeMap::new();
     for (netns, members) in representatives {
-        // A process may end while it is read; another one of the namespace will do.
-        let tables = members
-            .iter()
-            .take(8)
-            .find_map(|member| tables(&member.process).ok());
-        let Some(entries) = tables else {
-            *errors = errors.saturating_add(1);
+        let Some(entries) = tables_of_any(&members, errors) else {
             continue;
         };
         for entry in entries
@@ -173,6 +207,26 @@ fn listening(candidates: &[Candidate], errors: &mut u32) -> BTreeMap<u64, Socket
     sockets
 }
 
+/// The tables of a namespace, by whichever of its processes still lives to show them.
+fn tables_of_any(members: &[&Candidate], errors: &mut Errors) -> Option<Vec<TcpNetEntry>> {
+    let mut last = None;
+    for member in members {
+        match tables(&member.process) {
+            Ok(entries) => return Some(entries),
+            // A right that is missing here is missing for the whole namespace.
+            Err(error @ ProcError::PermissionDenied(_)) => {
+                errors.add(&error);
+                return None;
+            }
+            Err(error) => last = Some(error),
+        }
+    }
+    if let Some(error) = last {
+        errors.add(&error);
+    }
+    None
+}
+
 fn tables(process: &Process) -> Result<Vec<TcpNetEntry>, ProcError> {
     let mut entries = process.tcp()?;
     // Absent when the kernel runs without IPv6.
@@ -185,13 +239,13 @@ fn tables(process: &Process) -> Result<Vec<TcpNetEntry>, ProcError> {
 }
 
 /// Adds a process to the sockets that it holds.
-fn hold(candidate: &Candidate, sockets: &mut BTreeMap<u64, Socket>, errors: &mut u32) {
+fn hold(candidate: &Candidate, sockets: &mut BTreeMap<u64, Socket>, errors: &mut Errors) {
     if sockets.is_empty() {
         return;
     }
     let descriptors = match candidate.process.fd() {
         Ok(descriptors) => descriptors,
-        Err(error) => return count(&error, errors),
+        Err(error) => return errors.add(&error),
     };
     let mut executable = None;
     for descriptor in descriptors.flatten() {
@@ -225,19 +279,4 @@ fn hold(candidate: &Candidate, sockets: &mut BTreeMap<u64, Socket>, errors: &mut
             cgroup,
         });
     }
-}
-
-/// Counts what is worth telling: a process that ended while it was looked at is not.
-fn count(error: &ProcError, errors: &mut u32) {
-    let gone = match error {
-        ProcError::NotFound(_) => true,
-        ProcError::Io(error, _) => {
-            matches!(error.kind(), io::ErrorKind::NotFound) || error.raw_os_error() == Some(3)
-        }
-        ProcError::PermissionDenied(_)
-        | ProcError::Incomplete(_)
-        | ProcError::Other(_)
-        | ProcError::InternalError(_) => false,
-    };
-    *errors = errors.saturating_add(u32::from(!gone));
 }

@@ -1,0 +1,94 @@
+//! What the shipped manifests may do: exactly what their README says.
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use plumbline::sources::manifests::load;
+use serde_json::{Value, json};
+
+fn base() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/kustomize/base")
+}
+
+fn documents(file: &str) -> Vec<Value> {
+    serde_saphyr::from_multiple(&fs::read_to_string(base().join(file)).unwrap()).unwrap()
+}
+
+#[test]
+fn the_daemon_set_has_these_rights_and_no_others() {
+    let [daemon_set] = <[Value; 1]>::try_from(documents("daemonset.yaml")).unwrap();
+    let pod = &daemon_set["spec"]["template"]["spec"];
+    for absent in [
+        "hostPID",
+        "hostNetwork",
+        "hostIPC",
+        "securityContext",
+        "initContainers",
+    ] {
+        assert_eq!(pod[absent], Value::Null, "{absent}");
+    }
+    let containers = pod["containers"].as_array().unwrap();
+    assert_eq!(containers.len(), 1);
+    let security = &containers[0]["securityContext"];
+    assert_eq!(security["privileged"], false);
+    assert_eq!(security["allowPrivilegeEscalation"], false);
+    assert_eq!(security["readOnlyRootFilesystem"], true);
+    assert_eq!(security["seccompProfile"]["type"], "RuntimeDefault");
+    let capabilities = json!({
+        "drop": ["ALL"],
+        "add": ["BPF", "PERFMON", "NET_ADMIN", "SYS_PTRACE", "DAC_READ_SEARCH"],
+    });
+    assert_eq!(security["capabilities"], capabilities);
+    let resources =
+        json!({"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}});
+    assert_eq!(containers[0]["resources"], resources);
+    for volume in pod["volumes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|volume| !volume["hostPath"].is_null())
+    {
+        let mounts = containers[0]["volumeMounts"].as_array().unwrap();
+        let mut mounts = mounts
+            .iter()
+            .filter(|mount| mount["name"] == volume["name"]);
+        assert!(mounts.all(|mount| mount["readOnly"] == true), "{volume}");
+    }
+    assert_eq!(
+        daemon_set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"],
+        "10%"
+    );
+}
+
+#[test]
+fn the_role_reads_pods_and_services_and_nothing_else() {
+    let documents = documents("rbac.yaml");
+    let roles: Vec<_> = documents
+        .iter()
+        .filter(|document| document["kind"] == "ClusterRole")
+        .collect();
+    let rules = ["pods", "services"].map(
+        |resource| json!({"apiGroups": [""], "resources": [resource], "verbs": ["list", "watch"]}),
+    );
+    assert_eq!(
+        roles
+            .iter()
+            .map(|role| role["rules"].clone())
+            .collect::<Vec<_>>(),
+        [json!(rules)]
+    );
+}
+
+#[test]
+fn the_agent_declares_itself() {
+    let declared = load(&base()).unwrap();
+    assert_eq!(declared.problems, []);
+    let pods: Vec<_> = declared
+        .pods
+        .iter()
+        .map(|pod| (pod.owner.kind.as_str(), pod.owner.name.as_str()))
+        .collect();
+    assert_eq!(pods, [("DaemonSet", "plumbline")]);
+    assert_eq!(declared.pods[0].containers[0].cpu_request_millis, Some(50));
+}

@@ -1,0 +1,51 @@
+//! The exporter against a collector in this process: what arrives, what each fault leads to, what is counted.
+#![expect(clippy::unwrap_used, reason = "a test that panics gives a stack trace")]
+#![expect(clippy::print_stderr, reason = "the collector's side of a failed test")]
+#![expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "a new answer must not change old tests"
+)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod delivery;
+mod encode;
+mod faults;
+mod own;
+mod tls;
+
+use std::collections::BTreeMap;
+
+use plumbline::export::Exporter;
+use plumbline::export::settings::ExportSettings;
+use plumbline::export::stats::LaneStats;
+
+use common::collector::Collector;
+use common::data::node;
+
+/// Settings as an operator would give them.
+fn settings(collector: &Collector, more: &[(&str, &str)]) -> ExportSettings {
+    let mut variables: BTreeMap<String, String> = collector.variables().into_iter().collect();
+    variables.extend(
+        more.iter()
+            .map(|(key, value)| ((*key).to_owned(), (*value).to_owned())),
+    );
+    ExportSettings::from_env(|name| variables.get(name).cloned()).unwrap()
+}
+
+fn start(collector: &Collector, more: &[(&str, &str)]) -> Exporter {
+    Exporter::start(settings(collector, more), node()).unwrap()
+}
+
+fn metrics_stats(exporter: &Exporter) -> LaneStats {
+    exporter.stats().remove(0)
+}
+
+fn findings_stats(exporter: &Exporter) -> LaneStats {
+    exporter.stats().remove(1)
+}
+
+fn dropped<const N: usize>(reasons: [(&'static str, u64); N]) -> BTreeMap<&'static str, u64> {
+    BTreeMap::from(reasons)
+}

@@ -1,0 +1,195 @@
+//! `cargo xtask bench`: what the agent costs those it watches, from one run with all arms interleaved.
+
+mod agent;
+mod footprint;
+mod kernel;
+mod load;
+mod machine;
+mod results;
+mod rounds;
+mod stage;
+mod statistics;
+mod table;
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+
+pub(crate) use load::{Arguments as LoadArguments, command as load};
+
+use crate::{build, interrupt, setup, shell};
+use agent::Agent;
+use load::Programs;
+use machine::Machine;
+use results::{Footprint, Results};
+use rounds::{Arm, Plan, Sample};
+use stage::{PODS, Stage};
+use statistics::{Spread, per};
+
+/// How much to measure.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    /// A few short repetitions: to see that it works, not to judge by
+    #[arg(long)]
+    quick: bool,
+    /// Repetitions of each arm [default: 10; with --quick: 3]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    reps: Option<u32>,
+    /// Seconds of each kind of connections in each arm [default: 3; with --quick: 1]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: Option<u32>,
+    /// Also arms with one probe each: which of them costs
+    #[arg(long)]
+    split: bool,
+    /// Decides the order of arms
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    /// Print everything that was measured, each sample too, as one JSON object
+    #[arg(long)]
+    json: bool,
+    /// The agent's binary, already built
+    #[arg(long, value_name = "PATH")]
+    agent: Option<PathBuf>,
+}
+
+/// The command: measures and prints. Missed targets are no failure: this measures, tests judge.
+///
+/// # Errors
+/// When something cannot be built, fetched, started or measured; when the person interrupts.
+pub(crate) fn command(arguments: &Arguments) -> Result<()> {
+    setup::program("ip", "iproute2")?;
+    let programs = Programs::ensure()?;
+    let binary = match &arguments.agent {
+        Some(binary) => binary.clone(),
+        None => build::agent(&setup::ensure()?, true)?,
+    };
+    if !shell::is_root() {
+        return as_root(&binary);
+    }
+    interrupt::watch()?;
+    let dir = tempfile::Builder::new()
+        .prefix("plumbline-bench-")
+        .tempdir()
+        .context("make a folder for the benchmark")?;
+    let measured = measure(
+        &arguments.plan(binary),
+        arguments.quick,
+        &programs,
+        dir.path(),
+    );
+    if measured.is_err() && !interrupt::came() {
+        shell::note(format_args!(
+            "the logs of all processes are left in {}",
+            dir.keep().display()
+        ));
+    }
+    let results = measured?;
+    if arguments.json {
+        shell::out(serde_json::to_string_pretty(&results).context("write JSON")?);
+    } else {
+        shell::out(table::text(&results));
+    }
+    Ok(())
+}
+
+impl Arguments {
+    fn plan(&self, binary: PathBuf) -> Plan {
+        let mut arms = vec![Arm::None, Arm::NoneAgain, Arm::Agent, Arm::Counted];
+        if self.split {
+            arms.extend([Arm::TcpOnly, Arm::CpuOnly]);
+        }
+        let usual = |quick, full| if self.quick { quick } else { full };
+        Plan {
+            arms,
+            repetitions: self.reps.unwrap_or(usual(3, 10)),
+            seconds: self.seconds.unwrap_or(usual(1, 3)),
+            round_trips: usual(20_000, 100_000).into(),
+            settle_seconds: usual(1, 3),
+            seed: self.seed,
+            binary,
+        }
+    }
+}
+
+/// Starts this program again as root: cgroups, namespaces and eBPF need it, building does not.
+fn as_root(binary: &Path) -> Result<()> {
+    shell::note("pods and eBPF need root: going on by sudo");
+    let mut sudo = Command::new("sudo");
+    sudo.arg("-E")
+        .arg(std::env::current_exe().context("path of xtask")?)
+        .args(std::env::args_os().skip(1))
+        .arg("--agent")
+        .arg(binary);
+    shell::run(&mut sudo).context("the benchmark needs root; run it as root where there is no sudo")
+}
+
+/// From the first pod to the last cleaning up. Whatever is started here stops when this returns, however it does.
+fn measure(plan: &Plan, quick: bool, programs: &Programs, dir: &Path) -> Result<Results> {
+    let load_average_at_start = machine::load_average();
+    let stage = Stage::set(programs, dir)?;
+    shell::note(format_args!(
+        "{PODS} pods below {}; load average {load_average_at_start:.1}",
+        stage.sandbox.root().display()
+    ));
+    let samples = rounds::run(&stage, plan)?;
+    let footprint = idle(&stage, plan, if quick { 10 } else { 30 }, &samples)?;
+    stage.close()?;
+    let kernel = results::kernel(&samples);
+    if kernel.iter().any(|phase| phase.programs.is_empty()) {
+        bail!(
+            "the kernel counted no run of our programs in one of the phases: nothing was measured"
+        );
+    }
+    let arms = results::arms(plan, &samples);
+    Ok(Results {
+        command: command_line(plan),
+        machine: Machine::this()?,
+        load_average_at_start,
+        load_average: Spread::of(samples.iter().map(|sample| sample.load_average)),
+        steal_seconds: per(samples.iter().map(|sample| sample.steal_ticks).sum(), 100),
+        verdicts: results::verdicts(&arms, &samples, &footprint),
+        arms,
+        kernel,
+        footprint,
+        samples,
+        plan: plan.clone(),
+    })
+}
+
+/// The agent with nothing to do.
+fn idle(stage: &Stage<'_>, plan: &Plan, seconds: u32, samples: &[Sample]) -> Result<Footprint> {
+    shell::note(format_args!("the agent alone for {seconds} s"));
+    let agent = Agent::start(stage, &plan.binary, &[])?;
+    // What starting costs is not what being idle costs.
+    rounds::pause(Duration::from_secs(2))?;
+    let used = agent.used_us()?;
+    rounds::pause(Duration::from_secs(seconds.into()))?;
+    let used = agent.used_us()? - used;
+    let memory = agent.memory()?;
+    agent.stop()?;
+    Ok(Footprint {
+        binary: footprint::binary(&plan.binary)?,
+        idle_seconds: seconds,
+        pods: PODS,
+        idle: memory,
+        idle_cpu_percent: per(used, u64::from(seconds) * 1_000_000) * 100.0,
+        peak_under_load_kib: samples
+            .iter()
+            .filter_map(|sample| Some(sample.memory.as_ref()?.peak_kib))
+            .max(),
+    })
+}
+
+/// What gives the same measurement again.
+fn command_line(plan: &Plan) -> String {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    format!(
+        "cargo xtask {} ({})",
+        arguments.join(" "),
+        plan.binary.display()
+    )
+}

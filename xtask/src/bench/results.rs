@@ -1,0 +1,347 @@
+//! From samples to figures: spreads, ratios to `none`, nanoseconds per run, and whether a target is met.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use super::{
+    footprint::{Binary, Memory},
+    machine::Machine,
+    rounds::{Arm, Phase, Plan, Runs, Sample},
+    statistics::{Spread, per},
+};
+
+/// Two arms without the agent may differ by this much, or nothing is judged.
+pub(super) const NOISE_MAX: f64 = 0.03;
+
+/// Everything that was measured.
+#[derive(Serialize)]
+pub(super) struct Results {
+    /// As it was typed.
+    pub(super) command: String,
+    /// Where.
+    pub(super) machine: Machine,
+    /// How much was measured.
+    pub(super) plan: Plan,
+    /// Load average at the start, and the spread of that before each sample, which the load itself raises.
+    pub(super) load_average_at_start: f64,
+    /// See above.
+    pub(super) load_average: Option<Spread>,
+    /// CPU seconds that the hypervisor gave to others.
+    pub(super) steal_seconds: f64,
+    /// By arm.
+    pub(super) arms: Vec<ArmResults>,
+    /// Kernel run-time statistics.
+    pub(super) kernel: Vec<PhaseCost>,
+    /// Disk and memory.
+    pub(super) footprint: Footprint,
+    /// Every target.
+    pub(super) verdicts: Vec<Verdict>,
+    /// What all of it is made from.
+    pub(super) samples: Vec<Sample>,
+}
+
+/// Disk, memory and CPU of an agent that has nothing to do.
+#[derive(Serialize)]
+pub(super) struct Footprint {
+    /// The binary.
+    pub(super) binary: Binary,
+    /// Seconds that the agent was left alone.
+    pub(super) idle_seconds: u32,
+    /// Pods meanwhile.
+    pub(super) pods: u32,
+    /// Afterwards.
+    pub(super) idle: Memory,
+    /// CPU time in that time, in percent of one CPU.
+    pub(super) idle_cpu_percent: f64,
+    /// The most that was resident under load, in KiB.
+    pub(super) peak_under_load_kib: Option<u64>,
+}
+
+/// One arm.
+#[derive(Serialize)]
+pub(super) struct ArmResults {
+    /// Which.
+    pub(super) arm: Arm,
+    /// Each measured quantity.
+    pub(super) quantities: Vec<QuantityResults>,
+    /// CPU time of the agent while short connections were made, in percent of one CPU.
+    pub(super) agent_cpu_percent: Option<Spread>,
+}
+
+/// One quantity in one arm.
+#[derive(Serialize)]
+pub(super) struct QuantityResults {
+    /// Which.
+    pub(super) quantity: Quantity,
+    /// As measured.
+    pub(super) value: Spread,
+    /// Divided by that of `none` in the same repetition.
+    pub(super) to_none: Option<Spread>,
+}
+
+/// What is compared between arms.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Quantity {
+    /// Short connections: requests per second.
+    ShortRequests,
+    /// Short connections: microseconds of CPU of server and client per request.
+    ShortCpu,
+    /// Kept-alive connections: requests per second.
+    KeptRequests,
+    /// Kept-alive connections: microseconds of CPU of server and client per request.
+    KeptCpu,
+    /// Nanoseconds of CPU per context switch of two threads that do nothing else.
+    SwitchCpu,
+}
+
+impl Quantity {
+    /// All of them.
+    pub(super) const ALL: [Self; 5] = [
+        Self::ShortRequests,
+        Self::ShortCpu,
+        Self::KeptRequests,
+        Self::KeptCpu,
+        Self::SwitchCpu,
+    ];
+
+    /// For tables.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::ShortRequests => "short connections, requests/s",
+            Self::ShortCpu => "short connections, CPU us/request",
+            Self::KeptRequests => "kept-alive, requests/s",
+            Self::KeptCpu => "kept-alive, CPU us/request",
+            Self::SwitchCpu => "context switch, CPU ns",
+        }
+    }
+
+    fn of(self, sample: &Sample) -> f64 {
+        match self {
+            Self::ShortRequests => sample.short.requests_per_second,
+            Self::ShortCpu => sample.short.cpu_us_per_request,
+            Self::KeptRequests => sample.kept_alive.requests_per_second,
+            Self::KeptCpu => sample.kept_alive.cpu_us_per_request,
+            Self::SwitchCpu => sample.switches.cpu_ns_per_switch,
+        }
+    }
+}
+
+/// What our programs cost in one kind of work, by the kernel's statistics over all repetitions.
+#[derive(Serialize)]
+pub(super) struct PhaseCost {
+    /// `short connections`, `kept-alive connections` or `context switches`.
+    pub(super) phase: &'static str,
+    /// What is counted: `connection`, `request` or `switch`.
+    pub(super) unit: &'static str,
+    /// How many of them.
+    pub(super) units: u64,
+    /// By program.
+    pub(super) programs: Vec<ProgramCost>,
+}
+
+/// One program in one kind of work.
+#[derive(Serialize)]
+pub(super) struct ProgramCost {
+    /// Its name; `empty_*` is a program that does nothing on the same hook.
+    pub(super) program: String,
+    /// Runs in all repetitions.
+    pub(super) runs: u64,
+    /// Nanoseconds per run, by repetition.
+    pub(super) ns_per_run: Spread,
+    /// Runs per unit of the work.
+    pub(super) runs_per_unit: f64,
+    /// Nanoseconds per unit of the work.
+    pub(super) ns_per_unit: f64,
+}
+
+/// A target and whether it is met.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Verdict {
+    /// What was aimed at.
+    pub(super) target: String,
+    /// What was measured.
+    pub(super) measured: String,
+    /// Absent when nothing can be said.
+    pub(super) met: Option<bool>,
+    /// Why nothing can be said.
+    pub(super) refused: Option<String>,
+}
+
+/// All arms in the order of the plan.
+pub(super) fn arms(plan: &Plan, samples: &[Sample]) -> Vec<ArmResults> {
+    plan.arms
+        .iter()
+        .map(|arm| ArmResults {
+            arm: *arm,
+            quantities: Quantity::ALL
+                .into_iter()
+                .filter_map(|quantity| {
+                    let value = Spread::of(of(samples, *arm).map(|sample| quantity.of(sample)))?;
+                    Some(QuantityResults {
+                        quantity,
+                        value,
+                        to_none: to_none(samples, *arm, quantity),
+                    })
+                })
+                .collect(),
+            agent_cpu_percent: Spread::of(
+                of(samples, *arm)
+                    .filter(|sample| sample.memory.is_some())
+                    .map(|sample| {
+                        per(
+                            sample.short.agent_cpu_us,
+                            u64::from(plan.seconds) * 1_000_000,
+                        ) * 100.0
+                    }),
+            ),
+        })
+        .collect()
+}
+
+fn of(samples: &[Sample], arm: Arm) -> impl Iterator<Item = &Sample> {
+    samples.iter().filter(move |sample| sample.arm == arm)
+}
+
+/// Ratios to `none` of the same repetition.
+fn to_none(samples: &[Sample], arm: Arm, quantity: Quantity) -> Option<Spread> {
+    if arm == Arm::None {
+        return None;
+    }
+    Spread::of(of(samples, arm).filter_map(|sample| {
+        let base = of(samples, Arm::None).find(|base| base.repetition == sample.repetition)?;
+        Some(quantity.of(sample) / quantity.of(base))
+    }))
+}
+
+/// What our programs cost.
+pub(super) fn kernel(samples: &[Sample]) -> Vec<PhaseCost> {
+    let counted: Vec<&Sample> = of(samples, Arm::Counted).collect();
+    let phase = |phase, unit, pick: fn(&Sample) -> (u64, &[Runs])| {
+        let picked: Vec<_> = counted.iter().map(|sample| pick(sample)).collect();
+        let units = picked.iter().map(|(units, _)| units).sum();
+        let mut by_program: BTreeMap<&str, Vec<&Runs>> = BTreeMap::new();
+        for runs in picked.iter().flat_map(|(_, runs)| *runs) {
+            by_program.entry(&runs.program).or_default().push(runs);
+        }
+        let programs = by_program
+            .into_iter()
+            .filter_map(|(program, all)| {
+                let runs: u64 = all.iter().map(|one| one.runs).sum();
+                let ns: u64 = all.iter().map(|one| one.ns).sum();
+                let each = all.iter().filter(|one| one.runs > 0);
+                Some(ProgramCost {
+                    program: program.to_owned(),
+                    runs,
+                    ns_per_run: Spread::of(each.map(|one| per(one.ns, one.runs)))?,
+                    runs_per_unit: per(runs, units),
+                    ns_per_unit: per(ns, units),
+                })
+            })
+            .collect();
+        PhaseCost {
+            phase,
+            unit,
+            units,
+            programs,
+        }
+    };
+    fn requests(phase: &Phase) -> (u64, &[Runs]) {
+        (phase.requests, &phase.programs)
+    }
+    vec![
+        phase(
+            "short connections, both ends in pods",
+            "connection",
+            |sample| (sample.short.connections, &sample.short.programs),
+        ),
+        phase("kept-alive connections", "request", |sample| {
+            requests(&sample.kept_alive)
+        }),
+        phase(
+            "context switches of the whole machine",
+            "switch",
+            |sample| (sample.switches.machine_switches, &sample.switches.programs),
+        ),
+    ]
+}
+
+/// Every target of the product that is measured here.
+pub(super) fn verdicts(
+    arms: &[ArmResults],
+    samples: &[Sample],
+    footprint: &Footprint,
+) -> Vec<Verdict> {
+    let mut verdicts: Vec<Verdict> = [
+        (Quantity::ShortRequests, 0.96),
+        (Quantity::KeptRequests, 0.99),
+    ]
+    .into_iter()
+    .map(|(quantity, target)| ratio_verdict(arms, samples, quantity, target))
+    .collect();
+    let mib = |kib: u64| per(kib, 1024);
+    let binary = &footprint.binary;
+    verdicts.push(Verdict {
+        target: "release binary, stripped: at most 15 MiB".into(),
+        measured: format!("{:.1} MiB", per(binary.bytes, 1 << 20)),
+        met: binary.stripped.then_some(binary.bytes <= 15 << 20),
+        refused: (!binary.stripped).then(|| "it has a symbol table".into()),
+    });
+    verdicts.push(Verdict {
+        target: format!(
+            "idle memory with {} pods: at most 30 MiB resident",
+            footprint.pods
+        ),
+        measured: format!("{:.1} MiB", mib(footprint.idle.rss_kib)),
+        met: Some(footprint.idle.rss_kib <= 30 * 1024),
+        refused: None,
+    });
+    verdicts
+}
+
+fn ratio_verdict(
+    arms: &[ArmResults],
+    samples: &[Sample],
+    quantity: Quantity,
+    target: f64,
+) -> Verdict {
+    let ratio = |arm: Arm| {
+        let arm = arms.iter().find(|results| results.arm == arm)?;
+        let found = arm.quantities.iter().find(|one| one.quantity == quantity)?;
+        found.to_none
+    };
+    let target_text = format!("{}: at least {target:.2} of none", quantity.name());
+    let (Some(agent), Some(noise)) = (ratio(Arm::Agent), ratio(Arm::NoneAgain)) else {
+        return Verdict {
+            target: target_text,
+            measured: "nothing".into(),
+            met: None,
+            refused: Some("an arm is missing".into()),
+        };
+    };
+    let foreign = samples
+        .iter()
+        .filter(|sample| sample.foreign_programs > 0)
+        .count();
+    let refused = if (noise.median - 1.0).abs() > NOISE_MAX {
+        Some(format!(
+            "the two arms without the agent differ by {:.1} %, more than {:.0} %",
+            (noise.median - 1.0).abs() * 100.0,
+            NOISE_MAX * 100.0
+        ))
+    } else if foreign > 0 {
+        Some(format!(
+            "another plumbline ran before {foreign} of {} samples",
+            samples.len()
+        ))
+    } else {
+        None
+    };
+    Verdict {
+        target: target_text,
+        measured: format!("{:.3} (A/A {:.3})", agent.median, noise.median),
+        met: refused.is_none().then_some(agent.median >= target),
+        refused,
+    }
+}

@@ -1,0 +1,196 @@
+//! Prints results for people.
+
+use std::fmt::Write as _;
+
+use super::{
+    results::{Footprint, PhaseCost, Quantity, Results, Verdict},
+    rounds::Arm,
+    statistics::{Spread, per},
+};
+
+/// All of it.
+pub(super) fn text(results: &Results) -> String {
+    let mut text = String::new();
+    let put = |text: &mut String, part: String| {
+        text.push_str(&part);
+        text.push('\n');
+    };
+    put(&mut text, head(results));
+    put(&mut text, ratios(results));
+    put(&mut text, kernel(&results.kernel));
+    put(&mut text, footprint(&results.footprint));
+    put(&mut text, verdicts(&results.verdicts));
+    text
+}
+
+fn head(results: &Results) -> String {
+    let (machine, plan) = (&results.machine, &results.plan);
+    let mut text = format!(
+        "{}\n{}, {} CPUs, {} MiB, {}, {}\n",
+        results.command,
+        machine.cpu,
+        machine.cpus,
+        machine.memory_mib,
+        machine.kernel,
+        machine.system
+    );
+    let average = results
+        .load_average
+        .map_or_else(String::new, |spread| range(spread, 1));
+    line(
+        &mut text,
+        format_args!(
+            "{} repetitions of {} arms in shuffled order (seed {}), {} s a phase; load average {:.1} at the start, then {average} \
+             (the load itself makes about 2); {:.1} CPU s stolen",
+            plan.repetitions,
+            plan.arms.len(),
+            plan.seed,
+            plan.seconds,
+            results.load_average_at_start,
+            results.steal_seconds,
+        ),
+    );
+    text
+}
+
+fn ratios(results: &Results) -> String {
+    let mut text = String::from(
+        "nginx and wrk (16 connections) in two pods: median [quartiles], ratio to `none` of the same repetition: median [quartiles] (min..max)\n",
+    );
+    for quantity in Quantity::ALL {
+        line(&mut text, format_args!("  {}", quantity.name()));
+        for arm in results.arms.iter().filter(|arm| arm.arm != Arm::Counted) {
+            let Some(found) = arm.quantities.iter().find(|one| one.quantity == quantity) else {
+                continue;
+            };
+            let digits = if found.value.median < 1_000.0 { 2 } else { 0 };
+            let ratio = found.to_none.map_or_else(String::new, |ratio| {
+                format!("{} ({:.3}..{:.3})", range(ratio, 3), ratio.min, ratio.max)
+            });
+            line(
+                &mut text,
+                format_args!(
+                    "    {:<16} {:<32} {ratio}",
+                    arm.arm.name(),
+                    range(found.value, digits)
+                ),
+            );
+        }
+    }
+    for arm in &results.arms {
+        if let Some(cpu) = arm.agent_cpu_percent {
+            line(
+                &mut text,
+                format_args!(
+                    "  CPU of `{}` itself during short connections: {} % of a core",
+                    arm.arm.name(),
+                    range(cpu, 2)
+                ),
+            );
+        }
+    }
+    text
+}
+
+fn kernel(phases: &[PhaseCost]) -> String {
+    let mut text = String::from(
+        "Kernel run-time statistics of our programs (arm `agent, counted`); empty_*: a program that does nothing on the same hook, so mostly the clock readings\n",
+    );
+    for phase in phases {
+        line(
+            &mut text,
+            format_args!("  {}: {} {}s", phase.phase, phase.units, phase.unit),
+        );
+        for program in &phase.programs {
+            line(
+                &mut text,
+                format_args!(
+                    "    {:<14} {:>10} runs  {:>22} ns/run  {:>7.3} runs and {:>7.1} ns per {}",
+                    program.program,
+                    program.runs,
+                    range(program.ns_per_run, 0),
+                    program.runs_per_unit,
+                    program.ns_per_unit,
+                    phase.unit
+                ),
+            );
+        }
+    }
+    text
+}
+
+fn footprint(footprint: &Footprint) -> String {
+    let (binary, idle) = (&footprint.binary, &footprint.idle);
+    let mib = |kib: u64| per(kib, 1024);
+    let mut text = format!(
+        "Release binary: {:.2} MiB, {}\n",
+        per(binary.bytes, 1 << 20),
+        if binary.stripped {
+            "stripped"
+        } else {
+            "NOT stripped"
+        }
+    );
+    line(
+        &mut text,
+        format_args!(
+            "Agent after {} s idle with {} pods, exporting: {:.1} MiB resident ({:.1} anonymous), peak {:.1} MiB; {:.2} % of a core",
+            footprint.idle_seconds,
+            footprint.pods,
+            mib(idle.rss_kib),
+            mib(idle.anonymous_kib),
+            mib(idle.peak_kib),
+            footprint.idle_cpu_percent
+        ),
+    );
+    if let Some(peak) = footprint.peak_under_load_kib {
+        line(
+            &mut text,
+            format_args!("Peak under the load above: {:.1} MiB resident", mib(peak)),
+        );
+    }
+    let maps: Vec<String> = idle
+        .maps_kib
+        .iter()
+        .map(|(name, kib)| format!("{name} {kib}"))
+        .collect();
+    line(
+        &mut text,
+        format_args!(
+            "Kernel memory besides: maps {:.1} MiB (KiB: {}), programs {} KiB",
+            mib(idle.all_maps_kib()),
+            maps.join(", "),
+            idle.programs_kib
+        ),
+    );
+    text
+}
+
+fn verdicts(verdicts: &[Verdict]) -> String {
+    let mut text = String::new();
+    for verdict in verdicts {
+        let word = match (verdict.met, &verdict.refused) {
+            (_, Some(why)) => format!("NO VERDICT: {why}"),
+            (Some(true), None) => "met".into(),
+            (Some(false), None) => "MISSED".into(),
+            (None, None) => "NO VERDICT".into(),
+        };
+        line(
+            &mut text,
+            format_args!("{:<52} {:<24} {word}", verdict.target, verdict.measured),
+        );
+    }
+    text
+}
+
+/// Median and quartiles.
+fn range(spread: Spread, digits: usize) -> String {
+    format!(
+        "{:.digits$} [{:.digits$}..{:.digits$}]",
+        spread.median, spread.lower, spread.upper
+    )
+}
+
+fn line(text: &mut String, part: std::fmt::Arguments<'_>) {
+    writeln!(text, "{part}").expect("writing to a string does not fail");
+}

@@ -1,0 +1,105 @@
+//! `cargo xtask play`, hidden: what processes in the demo's containers do when no packaged program fits. Each runs until it is killed.
+
+use std::{
+    io::{Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    thread,
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result};
+
+use crate::shell;
+
+/// How long a request may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// A client's pause between two rounds of requests.
+const PAUSE: Duration = Duration::from_millis(100);
+/// Length of a burst: more than one window of 100 ms wherever it begins, so one is at least 60 % busy.
+const BURST: Duration = Duration::from_millis(120);
+/// From one burst to the next: 12 % of a CPU on average.
+const BURST_EVERY: Duration = Duration::from_secs(1);
+
+/// What to do.
+#[derive(clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(clap::Subcommand)]
+enum Role {
+    /// Serve a short HTTP answer on each address; `[::]:PORT` serves IPv4 too
+    Serve { addresses: Vec<SocketAddr> },
+    /// Ask each address for a page, again and again
+    Request { addresses: Vec<SocketAddr> },
+    /// Burn a CPU for 120 ms in each second
+    Burst,
+    /// Do nothing
+    Idle,
+}
+
+/// The command; returns only with an error.
+pub(crate) fn command(arguments: &Arguments) -> Result<()> {
+    match &arguments.role {
+        Role::Serve { addresses } => serve(addresses),
+        Role::Request { addresses } => request(addresses),
+        Role::Burst => burst(),
+        Role::Idle => loop {
+            thread::park();
+        },
+    }
+}
+
+fn serve(addresses: &[SocketAddr]) -> Result<()> {
+    let mut servers = Vec::new();
+    for address in addresses {
+        let listener =
+            TcpListener::bind(address).with_context(|| format!("listen on {address}"))?;
+        servers.push(thread::spawn(move || {
+            listener.incoming().flatten().for_each(answer)
+        }));
+    }
+    servers.into_iter().for_each(|server| drop(server.join()));
+    Ok(())
+}
+
+/// Answers one request. A client that goes away is none of our business.
+fn answer(mut client: TcpStream) {
+    let mut talk = || {
+        client.set_read_timeout(Some(PATIENCE))?;
+        let mut request = [0; 1024];
+        if client.read(&mut request)? > 0 {
+            client.write_all(b"HTTP/1.0 200 OK\r\nContent-Length: 3\r\n\r\nok\n")?;
+        }
+        std::io::Result::Ok(())
+    };
+    drop(talk());
+}
+
+fn request(addresses: &[SocketAddr]) -> Result<()> {
+    loop {
+        for address in addresses {
+            // The server may not be up yet: ask again in the next round.
+            drop(ask(*address));
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn ask(address: SocketAddr) -> std::io::Result<()> {
+    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    write!(stream, "GET / HTTP/1.0\r\nHost: {address}\r\n\r\n")?;
+    stream.read_to_end(&mut Vec::new()).map(drop)
+}
+
+fn burst() -> Result<()> {
+    loop {
+        let began = shell::now();
+        while began.elapsed() < BURST {
+            std::hint::spin_loop();
+        }
+        thread::sleep(BURST_EVERY.saturating_sub(began.elapsed()));
+    }
+}
