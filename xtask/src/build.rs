@@ -25,7 +25,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
 }
 
 /// Builds the agent and returns its binary.
-fn agent(tools: &EbpfTools, release: bool) -> Result<PathBuf> {
+pub(crate) fn agent(tools: &EbpfTools, release: bool) -> Result<PathBuf> {
     let profile: &[&str] = if release { &["--release"] } else { &[] };
     shell::run(cargo_build(tools).args(profile))?;
     Ok(shell::target()
