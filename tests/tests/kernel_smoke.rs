@@ -14,6 +14,7 @@ mod kernel {
     pub(crate) mod watch;
 }
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::time::Duration;
 
@@ -71,6 +72,46 @@ fn probes_attach_and_containers_get_programs() {
         2,
         "neither the pod nor a nested cgroup has a program"
     );
+    stopped.nothing_is_left();
+}
+
+#[test]
+fn churn_is_followed_and_leaves_nothing_in_the_tables() {
+    const CONTAINERS: u32 = 600;
+    let sandbox = Sandbox::new();
+    let mut watch = Watch::start(Settings::new(sandbox.root()));
+    for n in 0..CONTAINERS {
+        sandbox.container(1, n).remove();
+    }
+    let last = sandbox.container(2, 1);
+    watch
+        .until(|fact| matches!(fact, Fact::CgroupSeen(row) if row.cgroup == last.id).then_some(()));
+    // The last container, and those whose sockets may still close.
+    watch.until_last(|fact| match fact {
+        Fact::Occupancy { place, entries, .. } if place == "ebpf.cpu_windows" => {
+            Some(*entries == 1)
+        }
+        _ => None,
+    });
+    watch.until_last(|fact| match fact {
+        Fact::Occupancy { place, entries, .. } if place == "ebpf.containers" => {
+            Some(*entries <= 257)
+        }
+        _ => None,
+    });
+    let stopped = watch.stop();
+    let mut there = BTreeSet::new();
+    for fact in &stopped.facts {
+        match fact {
+            Fact::CgroupSeen(row) => drop(there.insert(row.cgroup)),
+            Fact::CgroupGone { cgroup } => drop(there.remove(cgroup)),
+            Fact::CgroupTree { rows } => there = rows.iter().map(|row| row.cgroup).collect(),
+            _ => {}
+        }
+    }
+    assert!(there.contains(&last.id));
+    // The root, kubepods, its class, two pods, the last container.
+    assert_eq!(there.len(), 6, "{there:?}");
     stopped.nothing_is_left();
 }
 
