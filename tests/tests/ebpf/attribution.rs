@@ -66,6 +66,7 @@ impl Cast {
             seed: 5,
             framed: true,
             orders: Vec::new(),
+            payload_max: None,
             mptcp: false,
         };
         let asked: Tally = Worker::start(self.client.1.place(), &Plan::Connect(plan))

@@ -1,6 +1,6 @@
 //! The scheduler probe against the kernel's own account of the same cgroups.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::thread;
 use std::time::Duration;
@@ -23,11 +23,12 @@ const WALL_MS: u64 = 6_000;
 /// What a running task may have used since it was last looked at: it is accounted at a switch or at the end of a window.
 const PER_TASK_US: u64 = 100_000;
 
-fn burn(threads: u16, shape: Shape) -> Plan {
+fn burn(threads: u16, shape: Shape, real_time: bool) -> Plan {
     Plan::Burn(Burn {
         threads,
         wall_ms: WALL_MS,
         shape,
+        real_time,
     })
 }
 
@@ -81,6 +82,7 @@ fn assert_close(what: &str, told: u64, used: (u64, u64), running: u64, steal: u6
 #[test]
 fn usage_of_a_mixed_load_is_that_of_the_kernel() {
     let Some(sandbox) = sandbox() else { return };
+    let begun = clock::monotonic();
     let Some(observer) = Observer::start(&sandbox) else {
         return;
     };
@@ -93,12 +95,12 @@ fn usage_of_a_mixed_load_is_that_of_the_kernel() {
     containers
         .iter()
         .for_each(|container| observer.attached(container));
-    let (begun, stolen) = (clock::monotonic(), stolen_us());
+    let stolen = stolen_us();
     let workers: Vec<Worker> = containers
         .iter()
         .zip(loads)
         .map(|(container, (_, threads, shape))| {
-            Worker::ready(container.place(), &burn(threads, shape)).unwrap()
+            Worker::ready(container.place(), &burn(threads, shape, false)).unwrap()
         })
         .collect();
 
@@ -156,12 +158,12 @@ fn usage_of_a_mixed_load_is_that_of_the_kernel() {
         end.watched_ns,
         wall * cpus
     );
-    assert!(sum <= end.busy_ns && end.busy_ns <= end.watched_ns);
+    assert!(sum <= end.busy_ns && end.busy_ns <= end.watched_ns && end.watched_ns <= wall * cpus);
 }
 
-/// Microseconds in each 100 ms window of a container, by the window's number.
-fn windows(seen: &Seen, container: &Container) -> (BTreeMap<u64, u64>, u64) {
-    let (mut busy, mut lost) = (BTreeMap::new(), 0);
+/// Microseconds in each 100 ms window of a container by the window's number, and the numbers of those that were lost.
+fn windows(seen: &Seen, container: &Container) -> (BTreeMap<u64, u64>, BTreeSet<u64>) {
+    let (mut busy, mut lost) = (BTreeMap::new(), BTreeSet::new());
     for observation in &seen.facts {
         let Fact::CpuWindows {
             start,
@@ -172,8 +174,8 @@ fn windows(seen: &Seen, container: &Container) -> (BTreeMap<u64, u64>, u64) {
         else {
             continue;
         };
-        lost += u64::from(*missing);
         let first = start.0 / CPU_WINDOW_NS;
+        lost.extend(first - u64::from(*missing)..first);
         let row = rows
             .iter()
             .find(|row| row.cgroup == CgroupId(container.cgroup_id()));
@@ -199,13 +201,13 @@ fn bursts_that_an_average_hides_are_in_the_windows() {
     let (_, container) = sandbox.solo("pulse").unwrap();
     observer.attached(&container);
     let stolen = stolen_us();
-    let first = clock::monotonic().0 / CPU_WINDOW_NS;
+    let first = clock::monotonic().0 / CPU_WINDOW_NS + 1;
     let shape = Shape::Duty {
         busy_ms: 50,
         period_ms: 500,
         phase_ms: 20,
     };
-    let burnt: Burnt = Worker::ready(container.place(), &burn(1, shape))
+    let burnt: Burnt = Worker::ready(container.place(), &burn(1, shape, true))
         .unwrap()
         .finish()
         .unwrap();
@@ -214,6 +216,14 @@ fn bursts_that_an_average_hides_are_in_the_windows() {
         let (busy, lost) = windows(seen, &container);
         (busy.last_key_value()?.0 >= &last).then_some((busy, lost))
     });
+    for window in first..=last {
+        assert!(
+            busy.contains_key(&window) != lost.contains(&window),
+            "window {window} is either told or counted as lost"
+        );
+    }
+    // On a crowded machine the reader may come after the 1.6 s that the kernel keeps: that must be said, and is.
+    let lost = lost.range(first..=last).count();
     let busy: Vec<u64> = busy.range(first..=last).map(|(_, us)| *us).collect();
     let (used, steal) = (
         usage_us(container.cgroup_path()).unwrap(),
@@ -221,14 +231,21 @@ fn bursts_that_an_average_hides_are_in_the_windows() {
     );
     let sum: u64 = busy.iter().sum();
     println!("{burnt:?}, cpu.stat {used} us, windows {busy:?}, lost {lost}, steal {steal} us");
-    assert_eq!(lost, 0);
-    assert_close("sum of the windows", sum, (used, used), 0, steal);
-    // 11 pulses of 50 ms in 6 s: a mean of a tenth of a CPU. The windows show what the mean hides.
+    // The first window began before the run and is left out; it holds the start of the process.
+    let unknown = u64::try_from(lost + 1).unwrap() * PER_TASK_US;
+    assert_close(
+        "sum of the windows",
+        sum,
+        (used.saturating_sub(unknown), used),
+        0,
+        steal,
+    );
+    // Pulses of 50 ms twice a second: a mean of a tenth of a CPU. The windows show what the mean hides.
     let mean = sum / u64::try_from(busy.len()).unwrap();
     let pulses = busy.iter().filter(|us| **us > 2 * mean).count();
     let quiet = busy.iter().filter(|us| **us < mean / 2).count();
     assert!(
-        pulses >= 8,
+        pulses + lost >= 10,
         "{pulses} windows over twice the mean of {mean} us: {busy:?}"
     );
     assert!(
