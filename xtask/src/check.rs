@@ -5,7 +5,7 @@ mod tidy;
 
 use anyhow::{Result, bail};
 
-use crate::{setup, shell};
+use crate::{dashboards, setup, shell};
 
 /// Which checks to run.
 #[derive(clap::Args)]
@@ -30,6 +30,7 @@ pub(crate) fn run(cargo: &setup::Cargo, online: bool) -> Result<()> {
         step("deny", || deny::run(online)),
         step("tree", deny::tree),
         step("tidy", tidy::run),
+        step("dashboards", dashboards::lint),
     ]
     .into_iter()
     .flatten()

@@ -3,6 +3,7 @@
 mod bench;
 mod build;
 mod check;
+mod dashboards;
 mod debian;
 mod demo;
 mod http;
@@ -74,6 +75,11 @@ enum Task {
         after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --online   also known vulnerabilities (fetches their database)"
     )]
     Check(check::Arguments),
+    /// The dashboard and the alert rules: what `check` and `test` ask of them, and their queries against a live store.
+    #[command(
+        after_help = "Examples:\n  cargo xtask dashboards\n  cargo xtask dashboards --live http://127.0.0.1:8428   also run every query there"
+    )]
+    Dashboards(dashboards::Arguments),
     /// All tests, after `check`; those of the kernel side need root.
     ///
     /// The last line is always `N passed, N failed, N skipped`. Tests with real eBPF run as root, or through a sudo that asks no
@@ -93,6 +99,7 @@ fn main() -> ExitCode {
         Task::Bench(arguments) => bench::command(&arguments),
         Task::BenchLoad(arguments) => bench::load(&arguments),
         Task::Check(arguments) => check::command(&arguments),
+        Task::Dashboards(arguments) => dashboards::command(&arguments),
         Task::Test(arguments) => test::command(&arguments),
     };
     match result {

@@ -93,6 +93,32 @@ pub(crate) fn ensure() -> Result<EbpfTools> {
     })
 }
 
+/// `cargo install` of a tool into the workspace's own folder, from the registry, locked. Built for a quick build rather than a
+/// quick tool: these run for a second or two each.
+pub(crate) fn cargo_install(name: &str, version: &str) -> Command {
+    let mut cargo = Command::new("cargo");
+    cargo.args([
+        "install",
+        name,
+        "--version",
+        version,
+        "--locked",
+        "--force",
+        "--no-default-features",
+        "--root",
+    ]);
+    cargo.arg(shell::tools());
+    for (setting, value) in [
+        ("OPT_LEVEL", "1"),
+        ("DEBUG", "0"),
+        ("LTO", "off"),
+        ("CODEGEN_UNITS", "16"),
+    ] {
+        cargo.env(format!("CARGO_PROFILE_RELEASE_{setting}"), value);
+    }
+    cargo
+}
+
 /// Makes sure that a program is there, if need be by installing Debian's package of it.
 ///
 /// # Errors

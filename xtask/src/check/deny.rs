@@ -4,7 +4,7 @@ use std::{path::PathBuf, process::Command};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::shell;
+use crate::{setup, shell};
 
 /// The release of cargo-deny that is built when none is on PATH.
 const VERSION: &str = "0.20.2";
@@ -75,18 +75,7 @@ fn tool() -> Result<PathBuf> {
     {
         return Ok(found);
     }
-    let mut cargo = Command::new("cargo");
-    cargo
-        .args([
-            "install",
-            "cargo-deny",
-            "--version",
-            VERSION,
-            "--locked",
-            "--no-default-features",
-            "--root",
-        ])
-        .arg(shell::tools());
+    let mut cargo = setup::cargo_install("cargo-deny", VERSION);
     shell::run_logged(
         &format!("building cargo-deny {VERSION} (a few minutes, once)"),
         "cargo-deny",

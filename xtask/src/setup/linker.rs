@@ -81,21 +81,9 @@ fn links(linker: &Path, bitcode: &Path) -> Result<()> {
 fn build(toolchain: &Toolchain) -> Result<()> {
     let prefix = llvm_prefix(toolchain)?;
     let feature = format!("llvm-{}", toolchain.llvm_major);
-    let mut cargo = Command::new("cargo");
-    cargo.args([
-        "install",
-        "bpf-linker",
-        "--version",
-        VERSION,
-        "--locked",
-        "--no-default-features",
-        "--features",
-        &feature,
-    ]);
+    let mut cargo = super::cargo_install("bpf-linker", VERSION);
     cargo
-        .arg("--force")
-        .arg("--root")
-        .arg(shell::tools())
+        .args(["--features", &feature])
         .env("LLVM_PREFIX", &prefix);
     if let Some(first) = &toolchain.path_first {
         cargo.env("PATH", shell::path_with(std::slice::from_ref(first))?);
