@@ -54,8 +54,16 @@ pub const CPU_STALLED: Reason = Reason {
     reason: "stalled",
 };
 
+/// A socket that connects had lost the flags that we gave it: another program replaced them, or it began to connect before
+/// we were attached. Given again; but for what that program does later, its close is seen.
+pub const FLAGS_MISSING: Reason = Reason {
+    index: 7,
+    place: "tcp",
+    reason: "flags_replaced",
+};
+
 /// Every reason, in the order of the indexes.
-pub const REASONS: [Reason; 7] = [
+pub const REASONS: [Reason; 8] = [
     EVENTS_FULL,
     FLOWS_FULL,
     OVERFLOW_MISSING,
@@ -63,10 +71,11 @@ pub const REASONS: [Reason; 7] = [
     SOCKET_UNKNOWN,
     PATH_UNREADABLE,
     CPU_STALLED,
+    FLAGS_MISSING,
 ];
 
 /// Entries of the map of counters.
-pub const CAPACITY: u32 = 7;
+pub const CAPACITY: u32 = 8;
 
 const _: () = assert!(REASONS.len() == CAPACITY as usize);
 

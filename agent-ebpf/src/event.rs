@@ -34,7 +34,7 @@ pub struct ListenerRecord {
     /// Zero.
     pub pad: u8,
     /// Local address, as in [`crate::flow::FlowKey::peer`].
-    pub address: [u8; 16],
+    pub address: [u32; 4],
     /// Container cgroup of the socket's creator.
     pub owner: u64,
     /// The socket's cookie.
@@ -110,7 +110,7 @@ impl<'a> Event<'a> {
         Some(Self::Listener {
             opened,
             port: u16::from_ne_bytes(field(record, 4)?),
-            address: address(family, field(record, 8)?)?,
+            address: address(family, words(record, 8)?)?,
             owner: u64::from_ne_bytes(field(record, 24)?),
             cookie: u64::from_ne_bytes(field(record, 32)?),
             at_ns: u64::from_ne_bytes(field(record, 40)?),
@@ -130,6 +130,15 @@ impl<'a> Event<'a> {
             .filter(|path| fits && path.starts_with('/'));
         Some(Self::Cgroup { made, path, at_ns })
     }
+}
+
+/// Four words at an offset.
+fn words(record: &[u8], offset: usize) -> Option<[u32; 4]> {
+    let mut words = [0; 4];
+    for (index, word) in words.iter_mut().enumerate() {
+        *word = u32::from_ne_bytes(field(record, offset + 4 * index)?);
+    }
+    Some(words)
 }
 
 /// `N` bytes at an offset.
@@ -154,12 +163,11 @@ mod tests {
     }
 
     fn listener(kind: u32) -> ListenerRecord {
-        let mut address = [0; 16];
-        address[..4].copy_from_slice(&[127, 0, 0, 1]);
+        let (family, address) = crate::flow::words("127.0.0.1".parse().unwrap());
         ListenerRecord {
             kind,
             port: 8_080,
-            family: 4,
+            family,
             pad: 0,
             address,
             owner: 77,

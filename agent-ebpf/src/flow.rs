@@ -15,7 +15,7 @@ pub const OVERFLOW_MAX: u32 = 2 * CONTAINERS_MAX;
 /// Slots for sockets in FIN_WAIT2. Two sockets in one slot: at most one byte too few in one count.
 pub const FIN_WAIT_SLOTS: u32 = 1_024;
 
-/// [`FlowKey::family`]: the peer is IPv4, in the first four bytes.
+/// [`FlowKey::family`]: the peer is IPv4, in the first word.
 pub const FAMILY_V4: u8 = 4;
 /// [`FlowKey::family`]: the peer is IPv6.
 pub const FAMILY_V6: u8 = 6;
@@ -33,8 +33,8 @@ pub const ROLE_SERVER: u8 = 2;
 pub struct FlowKey {
     /// Container cgroup of the socket's creator.
     pub owner: u64,
-    /// The other end in network byte order; IPv4 (also IPv4-mapped) in the first four bytes, the others zero.
-    pub peer: [u8; 16],
+    /// The other end, as words in network byte order; IPv4 (also IPv4-mapped) in the first, the others zero.
+    pub peer: [u32; 4],
     /// The server's port; 0 in an overflow entry.
     pub server_port: u16,
     /// One of the `FAMILY_` constants.
@@ -64,7 +64,7 @@ impl FlowKey {
     pub const fn overflow(owner: u64, role: u8) -> Self {
         Self {
             owner,
-            peer: [0; 16],
+            peer: [0; 4],
             server_port: 0,
             family: FAMILY_NONE,
             role,
@@ -89,16 +89,36 @@ impl FlowKey {
     }
 }
 
-/// An address from its bytes; `None` for a family that is none.
+/// An address from its words in network byte order; `None` for a family that is none.
 #[must_use]
-pub fn address(family: u8, bytes: [u8; 16]) -> Option<IpAddr> {
+pub fn address(family: u8, words: [u32; 4]) -> Option<IpAddr> {
     match family {
-        FAMILY_V4 => Some(IpAddr::V4(Ipv4Addr::new(
-            bytes[0], bytes[1], bytes[2], bytes[3],
+        FAMILY_V4 => Some(IpAddr::V4(Ipv4Addr::from(words[0].to_ne_bytes()))),
+        FAMILY_V6 => Some(IpAddr::V6(Ipv6Addr::from_bits(
+            words
+                .iter()
+                .fold(0, |bits, word| bits << 32 | u128::from(u32::from_be(*word))),
         ))),
-        FAMILY_V6 => Some(IpAddr::V6(Ipv6Addr::from(bytes))),
         _ => None,
     }
+}
+
+/// The words of an address: the inverse of [`address`].
+#[must_use]
+pub fn words(address: IpAddr) -> (u8, [u32; 4]) {
+    match address {
+        IpAddr::V4(v4) => (FAMILY_V4, [u32::from_ne_bytes(v4.octets()), 0, 0, 0]),
+        IpAddr::V6(v6) => {
+            let [[a, b], [c, d], [e, f], [g, h]] = pairs(v6);
+            let word = |high: u16, low: u16| (u32::from(high) << 16 | u32::from(low)).to_be();
+            (FAMILY_V6, [word(a, b), word(c, d), word(e, f), word(g, h)])
+        }
+    }
+}
+
+fn pairs(v6: Ipv6Addr) -> [[u16; 2]; 4] {
+    let [a, b, c, d, e, f, g, h] = v6.segments();
+    [[a, b], [c, d], [e, f], [g, h]]
 }
 
 /// Counts of one flow in one epoch. Programs add atomically, from several CPUs.
@@ -107,7 +127,7 @@ pub fn address(family: u8, bytes: [u8; 16]) -> Option<IpAddr> {
 pub struct FlowCounts {
     /// Connections established.
     pub connections: u64,
-    /// Connection attempts that failed.
+    /// Connection attempts that failed: refused, unreachable, out of time, or given up by the program.
     pub failures: u64,
     /// Of these, those that retransmitted the SYN and never got an answer.
     pub timeouts: u64,
@@ -124,6 +144,20 @@ pub struct FlowCounts {
 }
 
 const _: () = assert!(size_of::<FlowCounts>() == 64);
+
+impl FlowCounts {
+    /// Nothing.
+    pub const ZERO: Self = Self {
+        connections: 0,
+        failures: 0,
+        timeouts: 0,
+        closed: 0,
+        sent_bytes: 0,
+        received_bytes: 0,
+        retransmits: 0,
+        srtt_us_sum: 0,
+    };
+}
 
 /// Bytes that a socket had received when it entered FIN_WAIT2.
 #[repr(C)]
@@ -221,21 +255,25 @@ mod pod {
 mod tests {
     use core::net::IpAddr;
 
-    use super::{Closing, FAMILY_V4, FAMILY_V6, FlowKey, ROLE_SERVER, Side, address, state};
+    use super::{Closing, FlowKey, ROLE_SERVER, Side, address, state, words};
 
     #[test]
     fn addresses_decode_and_unknown_families_do_not() {
-        let mut bytes = [0; 16];
-        bytes[..4].copy_from_slice(&[10, 1, 2, 3]);
-        assert_eq!(address(FAMILY_V4, bytes), "10.1.2.3".parse::<IpAddr>().ok());
-        bytes[15] = 9;
-        assert_eq!(
-            address(FAMILY_V6, bytes),
-            "a01:203::9".parse::<IpAddr>().ok()
-        );
-        for family in [0, 2, 10, 255] {
-            assert_eq!(address(family, bytes), None);
+        for text in ["10.1.2.3", "255.0.0.1", "::", "a01:203::9", "fe80::1:2:3"] {
+            let want: IpAddr = text.parse().unwrap();
+            let (family, words) = words(want);
+            assert_eq!(address(family, words), Some(want));
         }
+        for family in [0, 2, 10, 255] {
+            assert_eq!(address(family, [1; 4]), None);
+        }
+    }
+
+    #[test]
+    fn words_lie_in_memory_as_on_the_wire() {
+        let (_, words) = words("102:304::1".parse().unwrap());
+        let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
+        assert_eq!(bytes, [1, 2, 3, 4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]);
     }
 
     #[test]

@@ -193,14 +193,15 @@ impl Watch {
 
     fn receive(&mut self) {
         while let Ok(observation) = self.receiver.try_recv() {
-            match observation.fact {
-                Fact::Declared(declared) => {
-                    assert_ne!(self.declared.as_ref(), Some(&declared), "told twice");
-                    self.declared = Some(declared);
-                    self.told += 1;
-                }
-                Fact::Probe(status) => self.status = Some(status),
-                other => panic!("{other:?}"),
+            let fact = observation.fact;
+            if let Fact::Declared(declared) = fact {
+                assert_ne!(self.declared.as_ref(), Some(&declared), "told twice");
+                self.declared = Some(declared);
+                self.told += 1;
+            } else if let Fact::Probe(status) = fact {
+                self.status = Some(status);
+            } else {
+                panic!("{fact:?}");
             }
         }
     }

@@ -66,7 +66,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
         ));
     }
     shell::note(format_args!(
-        "demo over after {} s; processes, namespaces and cgroups are gone",
+        "demo over after {} s",
         started.elapsed().as_secs()
     ));
     result
@@ -75,7 +75,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
 /// Builds and fetches: all that may need the network.
 fn prepare() -> Result<PathBuf> {
     setup::program("ip", "iproute2")?;
-    let binary = build::agent(&setup::ensure()?, false)?;
+    let binary = build::agent_logged(&setup::ensure()?)?;
     Receivers::fetch()?;
     Nginx::ensure()?;
     Ok(binary)
@@ -131,6 +131,7 @@ fn show(arguments: &Arguments, binary: &Path, dir: &Path) -> Result<()> {
     }
     agent.stop()?;
     scene.close()?;
+    shell::note("cleaned up: agent, pods, their namespaces and cgroups");
     if !problems.is_empty() {
         bail!(
             "the demo did not show what it should:\n  {}",

@@ -23,7 +23,9 @@ use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb
 use aya_ebpf::macros::{btf_map, map, sock_ops};
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::SockOpsContext;
-use plumbline_ebpf::drops::{FLOWS_FULL, OVERFLOW_MISSING, SOCKET_UNKNOWN, UNATTRIBUTED};
+use plumbline_ebpf::drops::{
+    FLAGS_MISSING, FLOWS_FULL, OVERFLOW_MISSING, SOCKET_UNKNOWN, UNATTRIBUTED,
+};
 use plumbline_ebpf::event::{LISTENER_CLOSED, LISTENER_OPENED, ListenerRecord};
 use plumbline_ebpf::flow::{
     Closing, FAMILY_V4, FAMILY_V6, FIN_WAIT_SLOTS, FLOWS_MAX, FinWait, FlowCounts, FlowKey,
@@ -69,29 +71,77 @@ macro_rules! field {
 /// An address and its family, as they stand in keys and records.
 struct Address {
     family: u8,
-    bytes: [u8; 16],
+    words: [u32; 4],
 }
 
 /// A TCP callback of a socket of the container.
 #[sock_ops]
 pub(crate) fn plumb_tcp(ctx: SockOpsContext) -> u32 {
-    match field!(ctx, op) {
-        BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
-        BPF_SOCK_OPS_TCP_CONNECT_CB => {
-            watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG)
-        }
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => established(&ctx, ROLE_CLIENT),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
-            watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-            established(&ctx, ROLE_SERVER);
-        }
-        BPF_SOCK_OPS_TCP_LISTEN_CB => {
-            watch(&ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
-            listener(&ctx, LISTENER_OPENED);
-        }
-        _ => {}
+    let op = field!(ctx, op);
+    // About 17 callbacks a connection: what tells nothing leaves first.
+    if !matches!(
+        op,
+        BPF_SOCK_OPS_STATE_CB
+            | BPF_SOCK_OPS_TCP_CONNECT_CB
+            | BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB
+            | BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB
+            | BPF_SOCK_OPS_TCP_LISTEN_CB
+    ) {
+        return 1;
+    }
+    if let Some(owner) = owner()
+        && let Some(change) = observe(&ctx, op, owner)
+    {
+        record(&ctx, owner, &change);
     }
     1
+}
+
+#[inline(always)]
+fn observe(ctx: &SockOpsContext, op: u32, owner: u64) -> Option<Change> {
+    match op {
+        BPF_SOCK_OPS_STATE_CB => state_changed(ctx, owner),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            watch(ctx, CLIENT_FLAGS);
+            None
+        }
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => {
+            if field!(ctx, bpf_sock_ops_cb_flags) & CLIENT_FLAGS != CLIENT_FLAGS {
+                drops::count(FLAGS_MISSING);
+                watch(ctx, CLIENT_FLAGS);
+            }
+            Some(established(ROLE_CLIENT))
+        }
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+            // Two sockets that connected to each other (or one to itself) both end up here.
+            Some(established(if is_client(ctx) {
+                ROLE_CLIENT
+            } else {
+                ROLE_SERVER
+            }))
+        }
+        BPF_SOCK_OPS_TCP_LISTEN_CB => {
+            watch(ctx, BPF_SOCK_OPS_STATE_CB_FLAG);
+            listener(ctx, LISTENER_OPENED, owner);
+            None
+        }
+        _ => None,
+    }
+}
+
+/// Nothing at close tells the role, so that it is kept in the callback flags: only sockets that connect get the RTO flag.
+const CLIENT_FLAGS: u32 = BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTO_CB_FLAG;
+
+#[inline(always)]
+fn is_client(ctx: &SockOpsContext) -> bool {
+    field!(ctx, bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_RTO_CB_FLAG != 0
+}
+
+/// What happened to a connection.
+struct Change {
+    role: u8,
+    counts: FlowCounts,
 }
 
 /// The container, or `None` (counted) while the agent has not filled in the attachment.
@@ -107,13 +157,8 @@ fn owner() -> Option<u64> {
 }
 
 /// Asks for callbacks, on top of what other programs asked for: the helper replaces all flags.
-///
-/// The role is kept in the flags, since nothing at close tells it: only clients get the RTO flag.
 #[inline(always)]
 fn watch(ctx: &SockOpsContext, flags: u32) {
-    if owner().is_none() {
-        return;
-    }
     let all = field!(ctx, bpf_sock_ops_cb_flags) | flags;
     // SAFETY: the context of this program.
     if unsafe { bpf_sock_ops_cb_flags_set(ctx.ops, all as i32) } != 0 {
@@ -122,13 +167,20 @@ fn watch(ctx: &SockOpsContext, flags: u32) {
 }
 
 #[inline(always)]
-fn state_changed(ctx: &SockOpsContext) {
+fn state_changed(ctx: &SockOpsContext, owner: u64) -> Option<Change> {
     let old = field!(ctx, __bindgen_anon_1.args[0]);
     let new = field!(ctx, __bindgen_anon_1.args[1]);
     match (old, new) {
-        (state::LISTEN, _) => listener(ctx, LISTENER_CLOSED),
-        (state::SYN_SENT, state::CLOSE) => failed(ctx),
-        (state::FIN_WAIT1, state::FIN_WAIT2) => note_fin_wait(ctx),
+        (state::LISTEN, _) => {
+            listener(ctx, LISTENER_CLOSED, owner);
+            None
+        }
+        (state::SYN_SENT, state::CLOSE) => Some(failed(ctx)),
+        // To the same state: closed by the application before the peer's FIN, right before the socket goes to CLOSE.
+        (state::FIN_WAIT1 | state::FIN_WAIT2, state::FIN_WAIT2) => {
+            note_fin_wait(ctx);
+            None
+        }
         (
             state::ESTABLISHED
             | state::FIN_WAIT1
@@ -138,15 +190,15 @@ fn state_changed(ctx: &SockOpsContext) {
             | state::LAST_ACK
             | state::CLOSING,
             state::CLOSE,
-        ) => closed(ctx, old),
-        _ => {}
+        ) => Some(closed(ctx, old)),
+        _ => None,
     }
 }
 
 #[inline(always)]
-fn listener(ctx: &SockOpsContext, kind: u32) {
-    let Some(owner) = owner() else { return };
-    let Some(Address { family, bytes }) = local(ctx) else {
+fn listener(ctx: &SockOpsContext, kind: u32, owner: u64) {
+    let Some(Address { family, words }) = local(ctx) else {
+        drops::count(SOCKET_UNKNOWN);
         return;
     };
     let Some(mut entry) = events::reserve::<ListenerRecord>() else {
@@ -157,7 +209,7 @@ fn listener(ctx: &SockOpsContext, kind: u32) {
         port: field!(ctx, local_port) as u16,
         family,
         pad: 0,
-        address: bytes,
+        address: words,
         owner,
         cookie: cookie(ctx),
         // SAFETY: no arguments, no state.
@@ -167,31 +219,33 @@ fn listener(ctx: &SockOpsContext, kind: u32) {
 }
 
 #[inline(always)]
-fn established(ctx: &SockOpsContext, role: u8) {
-    if let Some(counts) = counts(ctx, role) {
-        // SAFETY: a value of the flow table.
-        add(unsafe { addr_of_mut!((*counts).connections) }, 1);
+fn established(role: u8) -> Change {
+    Change {
+        role,
+        counts: FlowCounts {
+            connections: 1,
+            ..FlowCounts::ZERO
+        },
     }
 }
 
 /// A connect came to nothing. Without any answer (`segs_in`) to a SYN that was sent again, it ran out of time.
 #[inline(always)]
-fn failed(ctx: &SockOpsContext) {
+fn failed(ctx: &SockOpsContext) -> Change {
     let timeout = field!(ctx, total_retrans) > 0 && field!(ctx, segs_in) == 0;
-    let Some(counts) = counts(ctx, ROLE_CLIENT) else {
-        return;
-    };
-    // SAFETY: a value of the flow table.
-    add(unsafe { addr_of_mut!((*counts).failures) }, 1);
-    if timeout {
-        // SAFETY: as above.
-        add(unsafe { addr_of_mut!((*counts).timeouts) }, 1);
+    Change {
+        role: ROLE_CLIENT,
+        counts: FlowCounts {
+            failures: 1,
+            timeouts: u64::from(timeout),
+            ..FlowCounts::ZERO
+        },
     }
 }
 
 #[inline(always)]
-fn closed(ctx: &SockOpsContext, old_state: u32) {
-    let client = field!(ctx, bpf_sock_ops_cb_flags) & BPF_SOCK_OPS_RTO_CB_FLAG != 0;
+fn closed(ctx: &SockOpsContext, old_state: u32) -> Change {
+    let client = is_client(ctx);
     let bytes_received = field!(ctx, bytes_received);
     let closing = Closing {
         old_state,
@@ -205,42 +259,18 @@ fn closed(ctx: &SockOpsContext, old_state: u32) {
             None
         },
     };
-    // The kernel keeps eight times the smoothed round-trip time.
-    let srtt_us = field!(ctx, srtt_us) >> 3;
-    let retransmits = field!(ctx, total_retrans);
-    let Some(counts) = counts(ctx, if client { ROLE_CLIENT } else { ROLE_SERVER }) else {
-        return;
+    let counts = FlowCounts {
+        closed: 1,
+        sent_bytes: closing.sent(),
+        received_bytes: closing.received(),
+        retransmits: u64::from(field!(ctx, total_retrans)),
+        // The kernel keeps eight times the smoothed round-trip time.
+        srtt_us_sum: u64::from(field!(ctx, srtt_us) >> 3),
+        ..FlowCounts::ZERO
     };
-    // SAFETY: a value of the flow table; so are the others below.
-    add(unsafe { addr_of_mut!((*counts).closed) }, 1);
-    // SAFETY: as above.
-    add(
-        unsafe { addr_of_mut!((*counts).sent_bytes) },
-        closing.sent(),
-    );
-    // SAFETY: as above.
-    add(
-        unsafe { addr_of_mut!((*counts).received_bytes) },
-        closing.received(),
-    );
-    // SAFETY: as above.
-    add(
-        unsafe { addr_of_mut!((*counts).retransmits) },
-        u64::from(retransmits),
-    );
-    // SAFETY: as above.
-    add(
-        unsafe { addr_of_mut!((*counts).srtt_us_sum) },
-        u64::from(srtt_us),
-    );
-}
-
-/// Atomic, since sockets of one flow close on several CPUs. Nothing is spent on adding nothing.
-#[inline(always)]
-fn add(counter: *mut u64, many: u64) {
-    if many != 0 {
-        // SAFETY: callers pass an aligned counter in a map's value.
-        unsafe { atomic::add(counter, many) };
+    Change {
+        role: if client { ROLE_CLIENT } else { ROLE_SERVER },
+        counts,
     }
 }
 
@@ -274,14 +304,14 @@ fn slot(cookie: u64) -> u32 {
     cookie as u32 & (FIN_WAIT_SLOTS - 1)
 }
 
-/// The entry of the socket's flow; made if it is new; the owner's overflow entry if there is no room.
+/// Adds to the entry of the socket's flow; makes it if it is new; adds to the owner's overflow entry if there is no room.
 #[inline(always)]
-fn counts(ctx: &SockOpsContext, role: u8) -> Option<*mut FlowCounts> {
-    let owner = owner()?;
-    let Some(Address { family, bytes }) = remote(ctx) else {
+fn record(ctx: &SockOpsContext, owner: u64, change: &Change) {
+    let Some(Address { family, words }) = remote(ctx) else {
         drops::count(SOCKET_UNKNOWN);
-        return None;
+        return;
     };
+    let role = change.role;
     let server_port = if role == ROLE_CLIENT {
         // Network byte order in the upper half: https://github.com/torvalds/linux/blob/v5.10/net/core/filter.c#L9007
         u32::from_be(field!(ctx, remote_port)) as u16
@@ -291,26 +321,48 @@ fn counts(ctx: &SockOpsContext, role: u8) -> Option<*mut FlowCounts> {
     let epoch = PLUMB_EPOCH.get(0).copied().unwrap_or(0);
     let key = FlowKey {
         owner,
-        peer: bytes,
+        peer: words,
         server_port,
         family,
         role,
         epoch,
     };
     if let Some(counts) = PLUMB_FLOWS.get_ptr_mut(key) {
-        return Some(counts);
+        add(counts, &change.counts);
+        return;
     }
-    // Another CPU may be quicker, which is as good.
-    let _: Result<(), i32> = PLUMB_FLOWS.insert(key, FlowCounts::default(), u64::from(BPF_NOEXIST));
+    if PLUMB_FLOWS
+        .insert(key, change.counts, u64::from(BPF_NOEXIST))
+        .is_ok()
+    {
+        return;
+    }
+    // Another CPU was quicker, or the table is full.
     if let Some(counts) = PLUMB_FLOWS.get_ptr_mut(key) {
-        return Some(counts);
+        add(counts, &change.counts);
+        return;
     }
     drops::count(FLOWS_FULL);
-    let counts = PLUMB_OVERFLOW.get_ptr_mut(FlowKey::overflow(owner, role));
-    if counts.is_none() {
-        drops::count(OVERFLOW_MISSING);
+    match PLUMB_OVERFLOW.get_ptr_mut(FlowKey::overflow(owner, role)) {
+        Some(counts) => add(counts, &change.counts),
+        None => drops::count(OVERFLOW_MISSING),
     }
-    counts
+}
+
+/// Atomic, since sockets of one flow close on several CPUs. Nothing is spent on adding nothing.
+#[inline(always)]
+fn add(counts: *mut FlowCounts, change: &FlowCounts) {
+    macro_rules! add {
+        ($($field:ident)+) => {
+            $(if change.$field != 0 {
+                // SAFETY: callers pass a value of a flow table.
+                let counter = unsafe { addr_of_mut!((*counts).$field) };
+                // SAFETY: an aligned u64 in a map's value.
+                unsafe { atomic::add(counter, change.$field) };
+            })+
+        };
+    }
+    add!(connections failures timeouts closed sent_bytes received_bytes retransmits srtt_us_sum);
 }
 
 #[inline(always)]
@@ -349,23 +401,21 @@ fn remote(ctx: &SockOpsContext) -> Option<Address> {
 }
 
 #[inline(always)]
-fn v4(word: u32) -> Address {
-    let [a, b, c, d] = word.to_ne_bytes();
+const fn v4(word: u32) -> Address {
     Address {
         family: FAMILY_V4,
-        bytes: [a, b, c, d, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        words: [word, 0, 0, 0],
     }
 }
 
 /// IPv4-mapped addresses are folded to IPv4.
 #[inline(always)]
-fn v6(words: [u32; 4]) -> Address {
+const fn v6(words: [u32; 4]) -> Address {
     if words[0] == 0 && words[1] == 0 && words[2] == MAPPED {
         return v4(words[3]);
     }
-    let [[a, b, c, d], [e, f, g, h], [i, j, k, l], [m, n, o, p]] = words.map(u32::to_ne_bytes);
     Address {
         family: FAMILY_V6,
-        bytes: [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p],
+        words,
     }
 }

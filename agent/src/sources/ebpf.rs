@@ -2,11 +2,13 @@
 //!
 //! - [`support`]: what this kernel and these rights allow, found by trying. [`plan`]: which probes follow from that (pure).
 //! - `object`: the embedded object and its maps. `keeper`: attach and detach, the seam to a process of its own.
-//! - `probes`: from the plan to attached programs. `tree`, `containers`: which cgroups there are, which have a program.
+//! - `probes`: from the plan to attached programs. `happening`: records, placed.
+//! - `tree`, `containers`: which cgroups there are, which have a program.
 //! - `flows`, `windows`: deltas of the kernel's tables. `report`: states, told when they change. `worker`: the thread.
 
 mod containers;
 mod flows;
+mod happening;
 mod keeper;
 mod object;
 pub mod plan;

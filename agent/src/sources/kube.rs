@@ -64,11 +64,9 @@ pub async fn run(
         "api:{}",
         config.cluster_url.to_string().trim_end_matches('/')
     );
-    let own_pods = watcher::Config::default()
-        .fields(&format!("spec.nodeName={node}"))
-        .any_semantic();
+    let own_pods = from_cache().fields(&format!("spec.nodeName={node}"));
     let (mut pods, pod_answers) = watch(&config, &ApiResource::erase::<Pod>(&()), own_pods)?;
-    let every = watcher::Config::default().any_semantic();
+    let every = from_cache();
     let (mut services, service_answers) =
         watch(&config, &ApiResource::erase::<Service>(&()), every)?;
     let mut state = State {
@@ -94,6 +92,14 @@ pub async fn run(
             () = tokio::time::sleep_until(wake) => state.on_wake(),
         }
     }
+}
+
+/// Lists are answered from the server's cache and not from etcd. With a page size kube would leave `resourceVersion=0` out,
+/// and the list would be a quorum read after all.
+fn from_cache() -> watcher::Config {
+    let mut config = watcher::Config::default().any_semantic();
+    config.page_size = None;
+    config
 }
 
 /// A node's name goes into a field selector, where a comma would begin another.

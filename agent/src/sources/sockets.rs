@@ -20,6 +20,7 @@ use crate::clock;
 use crate::sources::Sink;
 use crate::sources::cgroups::CgroupRoot;
 use crate::sources::processes::CgroupResolver;
+use rustix::thread::{CapabilitySet, capabilities};
 use scan::{Errors, Scan};
 
 /// Containers waiting for a scan of their own. A request that finds the queue full is dropped: the next scan of the node
@@ -137,13 +138,14 @@ fn send(
 }
 
 /// Says how the probe is, when that changes. That a single process could not be read is counted, and no reason to call
-/// the probe broken.
+/// the probe broken: the kernel also denies a process that ends while it is looked at.
 fn report_health(sink: &Sink, last: &mut Option<Health>, errors: Errors) {
-    let (health, reason) = if errors.denied > 0 {
+    let missing = missing_rights();
+    let (health, reason) = if errors.denied > 0 && !missing.is_empty() {
         let reason = format!(
-            "{} processes may not be read: CAP_SYS_PTRACE or CAP_DAC_READ_SEARCH is missing; new listeners are still \
-             seen by the tcp probe, without their process",
-            errors.denied
+            "{} processes may not be read without {}; new listeners are still seen by the tcp probe, without their process",
+            errors.denied,
+            missing.join(" and ")
         );
         (Health::Unsupported, Some(reason))
     } else if errors.cut > 0 {
@@ -164,4 +166,18 @@ fn report_health(sink: &Sink, last: &mut Option<Health>, errors: Errors) {
         reason,
     };
     sink.send(clock::monotonic(), Fact::Probe(status));
+}
+
+/// Rights that reading other users' processes takes and that we do not have. With all of them, a process is denied only
+/// while it ends.
+fn missing_rights() -> Vec<&'static str> {
+    let Ok(sets) = capabilities(None) else {
+        return vec!["capabilities that can be read"];
+    };
+    let needed = [
+        (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
+        (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
+    ];
+    let missing = needed.into_iter().filter(|(right, _)| !sets.effective.contains(*right));
+    missing.map(|(_, name)| name).collect()
 }

@@ -90,7 +90,7 @@ async fn what_may_pass_is_sent_again_until_it_arrives() {
             ),
         ),
     ];
-    for (protocol, answer) in cases {
+    let case = async |(protocol, answer): (Protocol, Answer)| {
         let what = format!("{protocol:?} {answer:?}");
         let (stats, collector) = one_finding(protocol, vec![answer]).await;
         assert_eq!(
@@ -109,7 +109,8 @@ async fn what_may_pass_is_sent_again_until_it_arrives() {
             "{what}"
         );
         assert!(stats.last_error.is_some(), "{what}");
-    }
+    };
+    futures::future::join_all(cases.into_iter().map(case)).await;
 }
 
 #[tokio::test]

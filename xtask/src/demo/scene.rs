@@ -189,7 +189,7 @@ impl Stage<'_> {
         Ok(undeclared)
     }
 
-    /// A job that may use half a CPU and on average uses an eighth, but all of it in one burst a second: C007.
+    /// A job that may use half a CPU and on average uses a fifth, but all of it in one burst a second: C007.
     fn report(&self) -> Result<()> {
         let pod = self.pod("batch", "report-29400000-7xw4s", ("CronJob", "report"))?;
         let burner = pod.container(ContainerSpec {

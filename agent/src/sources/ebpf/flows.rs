@@ -205,18 +205,17 @@ const fn since(now: &flow::FlowCounts, before: &flow::FlowCounts) -> flow::FlowC
 #[cfg(test)]
 mod tests {
     use plumbline_core::observation::Role;
-    use plumbline_ebpf::flow::{FAMILY_V4, FlowCounts, FlowKey, ROLE_CLIENT};
+    use plumbline_ebpf::flow::{FlowCounts, FlowKey, ROLE_CLIENT, words};
 
     use super::{PENDING_MAX, Pending, since};
 
     fn key(port: u16, epoch: u32) -> FlowKey {
-        let mut peer = [0; 16];
-        peer[..4].copy_from_slice(&[10, 0, 0, 1]);
+        let (family, peer) = words("10.0.0.1".parse().unwrap());
         FlowKey {
             owner: 5,
             peer,
             server_port: port,
-            family: FAMILY_V4,
+            family,
             role: ROLE_CLIENT,
             epoch,
         }

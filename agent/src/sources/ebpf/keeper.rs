@@ -16,7 +16,7 @@ use aya::maps::CgroupStorage;
 use aya::maps::cgroup_storage::CgroupStorageKey;
 use aya::maps::{Map, MapData, MapError};
 use aya::programs::perf_event::{
-    PerfEvent, PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent,
+    PerfEvent, PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent,
 };
 use aya::programs::sock_ops::SockOpsLink;
 use aya::programs::{CgroupAttachMode, Program, ProgramError, RawTracePoint, SockOps};
@@ -40,7 +40,7 @@ pub(super) struct Keeper {
     )]
     owners: Option<CgroupStorage<MapData, u64>>,
     links: BTreeMap<CgroupId, SockOpsLink>,
-    ticking: BTreeSet<u32>,
+    ticking: BTreeMap<u32, PerfEventLink>,
     flows_max: u32,
 }
 
@@ -62,7 +62,7 @@ impl Keeper {
             ebpf: object::load(flows_max)?,
             owners: None,
             links: BTreeMap::new(),
-            ticking: BTreeSet::new(),
+            ticking: BTreeMap::new(),
             flows_max,
         })
     }
@@ -141,22 +141,29 @@ impl Keeper {
 
     /// Starts the CPU clock program on the CPUs that are online and have none yet; a CPU that went away loses its own.
     pub(super) fn tick(&mut self, online: &BTreeSet<u32>) -> anyhow::Result<()> {
-        self.ticking.retain(|cpu| online.contains(cpu));
-        let missing: Vec<u32> = online.difference(&self.ticking).copied().collect();
-        for cpu in missing {
+        self.ticking.retain(|cpu, _| online.contains(cpu));
+        for cpu in online {
+            if self.ticking.contains_key(cpu) {
+                continue;
+            }
             let program: &mut PerfEvent = self.program(names::TICK)?;
-            let config = PerfEventConfig::Software(SoftwareEvent::CpuClock);
-            program
+            let link = program
                 .attach(
-                    config,
-                    PerfEventScope::AllProcessesOneCpu { cpu },
+                    PerfEventConfig::Software(SoftwareEvent::CpuClock),
+                    PerfEventScope::AllProcessesOneCpu { cpu: *cpu },
                     SamplePolicy::Period(TICK_NS),
                     false,
                 )
                 .with_context(|| format!("open the clock of CPU {cpu}"))?;
-            self.ticking.insert(cpu);
+            let link = program.take_link(link).context("keep the clock")?;
+            self.ticking.insert(*cpu, link);
         }
         Ok(())
+    }
+
+    /// Stops the CPU clock program of a CPU, to be started anew: one that was offline for a moment has lost it.
+    pub(super) fn stop_tick(&mut self, cpu: u32) {
+        self.ticking.remove(&cpu);
     }
 
     /// What the kernel says about the programs that are loaded.

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use plumbline_core::id::CgroupId;
-use plumbline_core::observation::{CgroupRow, Fact, Health, ListenerEvent};
+use plumbline_core::observation::{CgroupRow, Fact, Health};
 use plumbline_core::time::Timestamp;
 use plumbline_ebpf::drops::{EVENTS_FULL, FLOWS_FULL, REASONS, Reason};
 use plumbline_ebpf::event::Event;
@@ -17,6 +17,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::containers::Containers;
+use super::happening::Happening;
 use super::keeper::AttachError;
 use super::plan::{self, CPU_WINDOWS, TCP, Wanted, plan};
 use super::probes::{Probes, online_cpus};
@@ -25,7 +26,7 @@ use super::tree::{Retries, Tree, is_container, is_in_container};
 use super::{Settings, Stats, support};
 use crate::clock;
 use crate::sources::Sink;
-use crate::sources::cgroups::{self, CgroupRoot};
+use crate::sources::cgroups;
 
 /// Between readings of CPU windows, of which the kernel keeps 1.6 s.
 const TICK: Duration = Duration::from_secs(1);
@@ -87,8 +88,10 @@ impl Worker {
             cpu_windows: settings.cpu_windows,
         };
         let probes = Probes::attach(&plan(&facts, wanted), settings.flows_max);
-        for status in [&probes.tcp, &probes.cpu_windows, &probes.cgroups] {
-            if let Some(reason) = &status.reason {
+        for status in probes.statuses() {
+            if status.health != Health::Off
+                && let Some(reason) = &status.reason
+            {
                 tracing::warn!(probe = %status.probe, health = ?status.health, reason = %reason, "a probe is not attached");
             }
         }
@@ -260,6 +263,7 @@ impl Worker {
     fn gone(&mut self, cgroup: CgroupId) {
         let now = clock::monotonic();
         self.containers.remove(cgroup, now);
+        self.release_expired(now);
         if let Some(windows) = &mut self.probes.windows {
             windows.retire(cgroup, now);
         }
@@ -333,48 +337,24 @@ impl Worker {
 
     fn tick(&mut self, stats: &Mutex<Stats>) {
         let now = clock::monotonic();
-        for cgroup in self.containers.expired(now) {
-            self.release(cgroup);
-        }
+        self.release_expired(now);
         self.read_windows();
-        let programs = self
-            .probes
-            .keeper
-            .as_ref()
-            .map(super::keeper::Keeper::programs)
-            .unwrap_or_default();
-        let attached = self
-            .probes
-            .keeper
-            .as_ref()
-            .map_or(0, super::keeper::Keeper::attached);
-        let cpu = self
-            .probes
-            .windows
-            .as_ref()
-            .map(|windows| windows.totals().clone());
-        *stats.lock().unwrap_or_else(PoisonError::into_inner) = Stats {
-            programs,
-            attached,
-            cpu,
-        };
-        for status in [
-            &self.probes.tcp,
-            &self.probes.cpu_windows,
-            &self.probes.cgroups,
-        ] {
+        *stats.lock().unwrap_or_else(PoisonError::into_inner) = self.probes.stats();
+        for status in self.probes.statuses() {
             self.reporter.probe(status);
         }
     }
 
-    fn release(&mut self, cgroup: CgroupId) {
-        if let Some(keeper) = &mut self.probes.keeper {
-            keeper.detach(cgroup);
-        }
-        if let Some(flows) = &mut self.probes.flows
-            && let Err(error) = flows.retire(cgroup)
-        {
-            tracing::warn!(cgroup = cgroup.0, error = %error, "the overflow entry of a container cannot be removed");
+    fn release_expired(&mut self, now: Timestamp) {
+        for cgroup in self.containers.expired(now) {
+            if let Some(keeper) = &mut self.probes.keeper {
+                keeper.detach(cgroup);
+            }
+            if let Some(flows) = &mut self.probes.flows
+                && let Err(error) = flows.retire(cgroup)
+            {
+                tracing::warn!(cgroup = cgroup.0, error = %error, "an overflow entry cannot be removed");
+            }
         }
     }
 
@@ -403,6 +383,7 @@ impl Worker {
                     windows.sent(count, self.sink.send(clock::monotonic(), fact));
                 }
                 if !silent.is_empty() {
+                    silent.iter().for_each(|cpu| keeper.stop_tick(*cpu));
                     *status = plan::broken(
                         CPU_WINDOWS,
                         &format!("nothing was heard of CPUs {silent:?} for 5 s"),
@@ -478,58 +459,5 @@ impl Worker {
         }
         self.read_flows();
         self.read_windows();
-    }
-}
-
-/// A record of the ring, placed below the root.
-enum Happening {
-    /// To be told as it is.
-    Listener(Timestamp, Fact),
-    /// A directory below the root was announced.
-    Made(String),
-    /// A directory below the root was removed.
-    Removed(String),
-    /// A directory somewhere came or went.
-    Unclear,
-    /// A directory elsewhere came or went.
-    Elsewhere,
-}
-
-impl Happening {
-    fn from(event: Event<'_>, root: &CgroupRoot) -> Self {
-        match event {
-            Event::Listener {
-                opened,
-                owner,
-                address,
-                port,
-                cookie,
-                at_ns,
-            } => {
-                let event = ListenerEvent {
-                    owner: CgroupId(owner),
-                    address,
-                    port,
-                    cookie,
-                };
-                let fact = if opened {
-                    Fact::ListenerOpened(event)
-                } else {
-                    Fact::ListenerClosed(event)
-                };
-                Self::Listener(Timestamp(at_ns), fact)
-            }
-            Event::Cgroup { path: None, .. } => Self::Unclear,
-            Event::Cgroup { .. } if root.kernel_path.is_none() => Self::Unclear,
-            Event::Cgroup {
-                made,
-                path: Some(path),
-                ..
-            } => match root.below(path) {
-                Some(path) if made => Self::Made(path.to_owned()),
-                Some(path) => Self::Removed(path.to_owned()),
-                None => Self::Elsewhere,
-            },
-        }
     }
 }

@@ -166,3 +166,108 @@ fn chain(error: &kube::Error) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use expect_test::{Expect, expect};
+    use kube::core::Status;
+    use kube::runtime::watcher;
+
+    use super::{Answers, OUTAGE_GRACE, Troubles, described};
+    use crate::clock;
+
+    fn refused(code: u16) -> kube::Error {
+        kube::Error::Api(Status::failure("text", "Reason").with_code(code).boxed())
+    }
+
+    fn check(error: &watcher::Error, expected: Expect) {
+        let text = described("pods", error).map(|(text, permanent)| format!("{permanent} {text}"));
+        expected.assert_eq(&text.unwrap_or_default());
+    }
+
+    #[test]
+    fn errors_name_verb_resource_and_fix() {
+        use watcher::Error::{
+            InitialListFailed, NoResourceVersion, WatchError, WatchFailed, WatchStartFailed,
+        };
+        let gone = Status::failure("too old", "Expired").with_code(410).boxed();
+        check(
+            &InitialListFailed(refused(403)),
+            expect![
+                "true may not list pods: bind the ClusterRole of deploy/kustomize/base to the agent's service account (403 text)"
+            ],
+        );
+        check(
+            &WatchStartFailed(refused(404)),
+            expect!["true cannot watch pods: not served here (404 text)"],
+        );
+        check(
+            &WatchStartFailed(refused(401)),
+            expect!["true cannot watch pods: credentials refused (401 text)"],
+        );
+        check(
+            &InitialListFailed(refused(500)),
+            expect!["false cannot list pods: 500 text"],
+        );
+        check(
+            &WatchFailed(kube::Error::ReadEvents(std::io::Error::other("cut"))),
+            expect!["false cannot watch pods: Error reading events stream: cut"],
+        );
+        check(&WatchError(gone), expect![""]);
+        check(
+            &NoResourceVersion,
+            expect![
+                "false cannot watch pods: no metadata.resourceVersion in watch result (does resource support watch?)"
+            ],
+        );
+    }
+
+    #[test]
+    fn an_outage_is_told_after_a_while_and_ends_with_an_answer() {
+        let (pods, services) = (Answers::default(), Answers::default());
+        let mut troubles = Troubles::new([("pods", pods.clone()), ("services", services)]);
+        let start = clock::instant();
+        let failed = watcher::Error::WatchStartFailed(refused(500));
+        troubles.note("pods", &failed, start);
+        assert_eq!(
+            (troubles.reason(start), troubles.next_verdict(start)),
+            (None, Some(start + OUTAGE_GRACE))
+        );
+        // Further failures do not put the verdict off.
+        troubles.note("pods", &failed, start + Duration::from_secs(3));
+        let late = start + OUTAGE_GRACE;
+        assert_eq!(
+            troubles.reason(late),
+            Some("cannot watch pods: 500 text".to_owned())
+        );
+        assert_eq!(troubles.next_verdict(late), None);
+        pods.count();
+        assert_eq!(
+            (troubles.reason(late), troubles.next_verdict(start)),
+            (None, None)
+        );
+        // A new outage has its own while.
+        troubles.note("pods", &failed, late);
+        assert_eq!(troubles.reason(late), None);
+    }
+
+    #[test]
+    fn a_missing_right_is_told_at_once() {
+        let mut troubles = Troubles::new([
+            ("pods", Answers::default()),
+            ("services", Answers::default()),
+        ]);
+        let now = clock::instant();
+        for resource in ["pods", "services"] {
+            troubles.note(
+                resource,
+                &watcher::Error::InitialListFailed(refused(404)),
+                now,
+            );
+        }
+        let told = "cannot list pods: not served here (404 text); cannot list services: not served here (404 text)";
+        assert_eq!(troubles.reason(now).as_deref(), Some(told));
+    }
+}
