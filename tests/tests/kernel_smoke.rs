@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use plumbline::sources::ebpf::Settings;
 use plumbline_core::observation::{Fact, FlowCounts, Health, Role};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use kernel::sandbox::{Sandbox, burn, usage_us};
 use kernel::traffic::{CLOSINGS, Expected, exchange, refused, timed_out};
@@ -73,6 +74,44 @@ fn probes_attach_and_containers_get_programs() {
         "neither the pod nor a nested cgroup has a program"
     );
     stopped.nothing_is_left();
+}
+
+/// Capabilities are a thread's own, and the threads that it starts inherit them.
+#[test]
+fn without_cap_perfmon_tcp_is_still_seen() {
+    let sandbox = Sandbox::new();
+    let rights = CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
+    let start = || {
+        let rights = CapabilitySets {
+            effective: rights,
+            permitted: rights,
+            inheritable: CapabilitySet::empty(),
+        };
+        set_capabilities(None, rights).unwrap();
+        Watch::start(Settings::new(sandbox.root()))
+    };
+    let mut watch = std::thread::scope(|scope| scope.spawn(start).join().unwrap());
+    let why = "missing CAP_PERFMON";
+    for (probe, health, why) in [
+        ("tcp", Health::Ok, ""),
+        ("cpu_windows", Health::Unsupported, why),
+        ("cgroups", Health::Unsupported, why),
+    ] {
+        let status = watch.until(|fact| match fact {
+            Fact::Probe(status) if status.probe == probe => Some(status.clone()),
+            _ => None,
+        });
+        assert_eq!(status.health, health, "{probe}: {:?}", status.reason);
+        assert!(status.reason.unwrap_or_default().starts_with(why));
+    }
+    // Without events it is found by the next walk.
+    let container = sandbox.container(1, 1);
+    watch.until(|fact| matches!(fact, Fact::Attached { error: None, .. }).then_some(()));
+    let listener = container.inside(|| TcpListener::bind((LOOPBACK4, 0)).unwrap());
+    let port = listener.local_addr().unwrap().port();
+    watch.until(|fact| {
+        matches!(fact, Fact::ListenerOpened(event) if event.port == port).then_some(())
+    });
 }
 
 #[test]

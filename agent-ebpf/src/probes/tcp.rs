@@ -32,7 +32,7 @@ use plumbline_ebpf::flow::{
     OVERFLOW_MAX, ROLE_CLIENT, ROLE_SERVER, state,
 };
 
-use super::{atomic, drops, events};
+use super::{assembly, drops, events};
 
 #[btf_map]
 #[expect(
@@ -343,7 +343,10 @@ fn record(ctx: &SockOpsContext, owner: u64, change: &Change) {
         return;
     }
     drops::count(FLOWS_FULL);
-    match PLUMB_OVERFLOW.get_ptr_mut(FlowKey::overflow(owner, role)) {
+    match PLUMB_OVERFLOW.get_ptr_mut(FlowKey {
+        peer: [assembly::zero(); 4],
+        ..FlowKey::overflow(owner, role)
+    }) {
         Some(counts) => add(counts, &change.counts),
         None => drops::count(OVERFLOW_MISSING),
     }
@@ -358,7 +361,7 @@ fn add(counts: *mut FlowCounts, change: &FlowCounts) {
                 // SAFETY: callers pass a value of a flow table.
                 let counter = unsafe { addr_of_mut!((*counts).$field) };
                 // SAFETY: an aligned u64 in a map's value.
-                unsafe { atomic::add(counter, change.$field) };
+                unsafe { assembly::add_atomic(counter, change.$field) };
             })+
         };
     }

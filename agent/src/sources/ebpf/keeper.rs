@@ -245,8 +245,15 @@ impl From<&anyhow::Error> for AttachError {
     }
 }
 
-/// The verifier's log is long; its end tells.
+/// The verifier's log is long: its last lines tell, before the statistics.
 fn refused(program: &str, error: ProgramError) -> anyhow::Error {
+    const STATISTICS: [&str; 5] = [
+        "processed ",
+        "verification time ",
+        "stack depth ",
+        "max_states_per_insn ",
+        "insns processed ",
+    ];
     let ProgramError::LoadError {
         io_error,
         verifier_log,
@@ -255,12 +262,10 @@ fn refused(program: &str, error: ProgramError) -> anyhow::Error {
         return anyhow!(error).context(format!("load {program}"));
     };
     let log = verifier_log.to_string();
-    let mut last: Vec<&str> = log
-        .lines()
-        .rev()
-        .filter(|line| !line.trim().is_empty())
-        .take(3)
-        .collect();
+    let telling = |line: &&str| {
+        !line.trim().is_empty() && !STATISTICS.iter().any(|start| line.starts_with(start))
+    };
+    let mut last: Vec<&str> = log.lines().rev().filter(telling).take(3).collect();
     last.reverse();
     anyhow!(
         "load {program}: the kernel refused it ({io_error}): {}",

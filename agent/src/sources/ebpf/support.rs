@@ -73,7 +73,7 @@ pub enum Memlock {
 pub struct Facts {
     /// The binary contains the eBPF object.
     pub built: bool,
-    /// Effective capabilities of this process.
+    /// Effective capabilities of the thread that asked.
     pub capabilities: u64,
     /// Programs on TCP callbacks of cgroups.
     pub sock_ops: Answer,
@@ -107,7 +107,7 @@ pub fn probe() -> Facts {
     let memlock = memlock();
     Facts {
         built: object::bytes().is_some(),
-        capabilities: fs::read_to_string("/proc/self/status")
+        capabilities: fs::read_to_string("/proc/thread-self/status")
             .ok()
             .and_then(|s| effective(&s))
             .unwrap_or(0),
