@@ -43,7 +43,11 @@ fn a_damaged_recording_is_told_by_its_line() {
     let path = folder.path().join("damaged.jsonl");
     let whole = include_str!("../replay/demo/observations.jsonl");
     let cut = whole.lines().take(3).collect::<Vec<_>>().join("\n");
-    std::fs::write(&path, format!("{cut}\n{{\"at\":1,\"kind\":\"nonsense\"}}\n")).unwrap();
+    std::fs::write(
+        &path,
+        format!("{cut}\n{{\"at\":1,\"kind\":\"nonsense\"}}\n"),
+    )
+    .unwrap();
     let error = format!("{:#}", record::replay(&path, |_| Ok(())).unwrap_err());
     assert!(error.contains("line 4"), "{error}");
     std::fs::write(&path, "{}\n").unwrap();

@@ -69,7 +69,9 @@ fn files(folder: &str) -> Result<Vec<String>> {
         let path = entry
             .with_context(|| format!("list {}", dir.display()))?
             .path();
-        if path.extension().is_some_and(|extension| extension == "rs") || path.join("main.rs").is_file() {
+        if path.extension().is_some_and(|extension| extension == "rs")
+            || path.join("main.rs").is_file()
+        {
             let name = path.file_stem().and_then(|name| name.to_str());
             names.extend(name.map(str::to_owned));
         }
