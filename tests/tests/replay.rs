@@ -1,5 +1,6 @@
 //! Recordings of real nodes, replayed: each `tests/replay/<case>/observations.jsonl` gives exactly its `output.jsonl`.
 //! `UPDATE_EXPECT=1` writes it anew. No root, no kernel.
+#![expect(clippy::unwrap_used, reason = "a test panics where it fails")]
 
 use std::fmt::Write as _;
 use std::path::Path;

@@ -24,6 +24,9 @@ use plumbline_tests::wait::{PATIENCE, poll};
 /// How long a probe may take to see something. Sources read every second; machines stall.
 const SIGHT: Duration = Duration::from_secs(20);
 
+/// What a flow is counted by: role, peer and server port.
+pub(crate) type Flow = (Role, Option<IpAddr>, u16);
+
 /// The running sources and what they saw.
 pub(crate) struct Observer {
     pub(crate) kernel: ebpf::Handle,
@@ -138,10 +141,7 @@ impl Observer {
     }
 
     /// Counts of one container by role, peer and server port, summed since the start.
-    pub(crate) fn flows(
-        &self,
-        container: &Container,
-    ) -> BTreeMap<(Role, Option<IpAddr>, u16), FlowCounts> {
+    pub(crate) fn flows(&self, container: &Container) -> BTreeMap<Flow, FlowCounts> {
         let id = CgroupId(container.cgroup_id());
         self.all_flows()
             .into_iter()
@@ -150,7 +150,7 @@ impl Observer {
             .collect()
     }
 
-    fn all_flows(&self) -> BTreeMap<(CgroupId, (Role, Option<IpAddr>, u16)), FlowCounts> {
+    fn all_flows(&self) -> BTreeMap<(CgroupId, Flow), FlowCounts> {
         let mut all: BTreeMap<_, FlowCounts> = BTreeMap::new();
         for observation in &self.seen().facts {
             if let Fact::Flows { rows } = &observation.fact {
