@@ -308,11 +308,6 @@ impl Signals {
 pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let socket = status::Listener::bind(config.socket.as_deref())?;
-    if config.export.is_off() {
-        tracing::info!(
-            "no OTLP endpoint is set (OTEL_EXPORTER_OTLP_ENDPOINT): nothing is exported"
-        );
-    }
     let export = Exporter::start(config.export.clone(), config.node.clone())?;
     let own = Arc::new(SelfStats::default());
     let telemetry = Telemetry::start(&config.export, &config.node, Arc::clone(&own))?;
@@ -378,15 +373,8 @@ fn handle(
     if let Some(report) = report {
         export.offer_report(Arc::new(report));
     }
-    let is_kernel = |dropped: &&Dropped| dropped.place.starts_with("ebpf.");
     own.update(SelfValues {
-        dropped: snapshot
-            .dropped
-            .iter()
-            .filter(|dropped| !is_kernel(dropped))
-            .cloned()
-            .collect(),
-        events_lost: snapshot.dropped.iter().filter(is_kernel).cloned().collect(),
+        dropped: snapshot.dropped.clone(),
         lanes: export.stats(),
     });
     publish.send_replace(Some(Arc::new(Published {

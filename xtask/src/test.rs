@@ -1,4 +1,5 @@
-//! `cargo xtask test`: check, then the tests that need nothing, then those that need root and eBPF; one count at the end.
+//! `cargo xtask test`: check, then the tests that need nothing, then those that need root and eBPF, then the alert rules'
+//! tests and the demo with every query of the dashboard; one count at the end.
 
 mod count;
 mod kernel;
@@ -7,7 +8,7 @@ use std::process::Command;
 
 use anyhow::{Result, bail};
 
-use crate::{check, setup, shell};
+use crate::{check, dashboards, setup, shell};
 use count::Count;
 
 /// Which tests to run.
@@ -34,6 +35,9 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
     };
     let mut count = runner.hosted()?;
     count += runner.kernel()?;
+    if arguments.filter.is_none() {
+        count += whole(&cargo);
+    }
     if let Err(error) = &checked {
         shell::note(format_args!("{error:#}"));
     }
@@ -42,6 +46,34 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
         bail!("not all is well");
     }
     Ok(())
+}
+
+/// What is tested as a whole: the alert rules, by promtool; and the demo, with every query of the dashboard.
+fn whole(cargo: &setup::Cargo) -> Count {
+    let mut count = one("alert rules", dashboards::rules());
+    if let kernel::Access::No(reason) = kernel::access(cargo) {
+        shell::note(format_args!("demo skipped: {reason}"));
+        count.skipped += 1;
+        return count;
+    }
+    let demo = std::env::current_exe()
+        .map_err(anyhow::Error::from)
+        .and_then(|xtask| shell::run(Command::new(xtask).args(["demo", "--dashboards"])));
+    count += one("demo", demo);
+    count
+}
+
+/// Counts one test, and says why it failed.
+fn one(name: &str, result: Result<()>) -> Count {
+    let mut count = Count::default();
+    match result {
+        Ok(()) => count.passed += 1,
+        Err(error) => {
+            shell::note(format_args!("{name}: {error:#}"));
+            count.failed += 1;
+        }
+    }
+    count
 }
 
 /// Runs groups of tests. Always with `--workspace`, so that all of them share one build.

@@ -177,7 +177,8 @@ fn state_changed(ctx: &SockOpsContext, owner: u64) -> Option<Change> {
             None
         }
         (state::SYN_SENT, state::CLOSE) => Some(failed(ctx)),
-        (state::FIN_WAIT1, state::FIN_WAIT2) => {
+        // To the same state: closed by the application before the peer's FIN, right before the socket goes to CLOSE.
+        (state::FIN_WAIT1 | state::FIN_WAIT2, state::FIN_WAIT2) => {
             note_fin_wait(ctx);
             None
         }

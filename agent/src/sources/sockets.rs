@@ -149,7 +149,10 @@ fn report_health(sink: &Sink, last: &mut Option<Health>, errors: Errors) {
         );
         (Health::Unsupported, Some(reason))
     } else if errors.cut > 0 {
-        let reason = format!("{} listening sockets are beyond the limit of a scan", errors.cut);
+        let reason = format!(
+            "{} listening sockets are beyond the limit of a scan",
+            errors.cut
+        );
         (Health::Broken, Some(reason))
     } else {
         (Health::Ok, None)
@@ -158,7 +161,11 @@ fn report_health(sink: &Sink, last: &mut Option<Health>, errors: Errors) {
         return;
     }
     if let Some(reason) = &reason {
-        tracing::warn!(probe = "listeners", reason, "not all listening sockets are attributed");
+        tracing::warn!(
+            probe = "listeners",
+            reason,
+            "not all listening sockets are attributed"
+        );
     }
     let status = ProbeStatus {
         probe: "listeners".into(),
@@ -178,6 +185,8 @@ fn missing_rights() -> Vec<&'static str> {
         (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
         (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
     ];
-    let missing = needed.into_iter().filter(|(right, _)| !sets.effective.contains(*right));
+    let missing = needed
+        .into_iter()
+        .filter(|(right, _)| !sets.effective.contains(*right));
     missing.map(|(_, name)| name).collect()
 }

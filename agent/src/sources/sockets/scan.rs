@@ -39,7 +39,9 @@ pub(super) struct Errors {
 impl Errors {
     /// All of them.
     pub(super) fn sum(self) -> u32 {
-        self.denied.saturating_add(self.failed).saturating_add(self.cut)
+        self.denied
+            .saturating_add(self.failed)
+            .saturating_add(self.cut)
     }
 
     fn add(&mut self, error: &ProcError) {
@@ -87,7 +89,7 @@ pub(super) fn scan(
 ) -> Scan {
     let mut scan = Scan::default();
     let candidates = candidates(proc_root, resolver, container, &mut scan.errors);
-    let host_netns = netns(&proc_root.join("1")).ok();
+    let host_netns = host_netns(proc_root);
     let mut sockets = listening(&candidates, &mut scan.errors);
     for candidate in &candidates {
         hold(candidate, &mut sockets, &mut scan.errors);
@@ -169,6 +171,17 @@ fn candidates(
 fn is_within(path: &str, container: &str) -> bool {
     path.strip_prefix(container)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Inode of the node's own network namespace: that of process 1, or of kthreadd where process 1 is closed even to root.
+fn host_netns(proc_root: &Path) -> Option<u64> {
+    let of_init = netns(&proc_root.join("1")).ok();
+    of_init.or_else(|| {
+        let name = std::fs::read_to_string(proc_root.join("2/comm")).ok()?;
+        netns(&proc_root.join("2"))
+            .ok()
+            .filter(|_| name.trim() == "kthreadd")
+    })
 }
 
 /// Inode of the network namespace of a process.

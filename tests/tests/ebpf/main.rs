@@ -1,0 +1,7 @@
+//! The kernel side against exact counts: real eBPF, real pods, real traffic. As root.
+
+mod attribution;
+mod cpu;
+mod flows;
+mod listeners;
+mod observer;
