@@ -124,6 +124,7 @@ impl NodeState {
                 windows,
                 lost,
                 rows,
+                unmeasured: _,
             } => {
                 if lost > 0 {
                     self.count("cpu_windows", "overwritten", u64::from(lost));

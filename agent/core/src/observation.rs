@@ -84,6 +84,9 @@ pub enum Fact {
         lost: u32,
         /// One row a (leaf) cgroup that ran.
         rows: Vec<CpuWindowRow>,
+        /// Leaf cgroups of containers that are not measured: no zero may be concluded for them.
+        #[serde(default)]
+        unmeasured: Vec<CgroupId>,
     },
     /// The declared side of the node. Replaces the one before.
     Declared(Declared),

@@ -320,6 +320,7 @@ fn windows_of_nested_cgroups_add_up_and_silence_is_zero_only_while_the_container
             windows: 3,
             lost: 0,
             rows,
+            unmeasured: Vec::new(),
         },
     );
     let snapshot = node.snapshot(Timestamp(1));
