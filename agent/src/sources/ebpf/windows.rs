@@ -35,8 +35,8 @@ pub(super) struct Windows {
 struct Unmeasured {
     /// Those for which there is no room.
     waiting: BTreeSet<CgroupId>,
-    /// Those for which there was room later, with the window in which measuring began.
-    late: BTreeMap<CgroupId, u64>,
+    /// Those that wait no longer, with the window in which there was room after all or they went away.
+    ended: BTreeMap<CgroupId, u64>,
     /// How often there was no room for one.
     refused: u64,
 }
@@ -100,6 +100,9 @@ impl Windows {
             *gone = None;
             return;
         }
+        if self.unmeasured.waiting.contains(&cgroup) {
+            return;
+        }
         if let Err(error) = self.insert(cgroup) {
             tracing::debug!(cgroup = cgroup.0, error = %error, "its CPU windows are not measured");
             self.unmeasured.refuse(cgroup);
@@ -112,7 +115,7 @@ impl Windows {
             if self.insert(cgroup).is_err() {
                 return;
             }
-            self.unmeasured.admit_late(cgroup, window_of(now));
+            self.unmeasured.end_wait(cgroup, window_of(now));
         }
     }
 
@@ -129,7 +132,7 @@ impl Windows {
         if let Some(gone) = self.members.get_mut(&cgroup) {
             gone.get_or_insert(window_of(now));
         }
-        self.unmeasured.waiting.remove(&cgroup);
+        self.unmeasured.end_wait(cgroup, window_of(now));
     }
 
     /// Reads what is complete on all CPUs that are online. `None` when that is nothing.
@@ -246,18 +249,19 @@ impl Unmeasured {
         order
     }
 
-    fn admit_late(&mut self, cgroup: CgroupId, window: u64) {
-        if self.waiting.remove(&cgroup) {
-            self.late.insert(cgroup, window);
+    fn end_wait(&mut self, cgroup: CgroupId, window: u64) {
+        // Only as long as nothing can be read does it fill.
+        if self.waiting.remove(&cgroup) && self.ended.len() < CGROUPS_MAX as usize {
+            self.ended.insert(cgroup, window);
         }
     }
 
     /// Those that were not measured in all windows of a reading, which is the last that has them.
     fn during(&mut self, span: Span) -> Vec<CgroupId> {
-        let late = self.late.iter().filter(|(_, from)| **from >= span.first);
-        let unmeasured = self.waiting.iter().chain(late.map(|(cgroup, _)| cgroup));
+        let ended = self.ended.iter().filter(|(_, at)| **at >= span.first);
+        let unmeasured = self.waiting.iter().chain(ended.map(|(cgroup, _)| cgroup));
         let unmeasured = unmeasured.copied().collect();
-        self.late.retain(|_, from| *from >= span.end);
+        self.ended.retain(|_, at| *at >= span.end);
         unmeasured
     }
 }
@@ -413,8 +417,8 @@ mod tests {
         assert_eq!(unmeasured.refused, 3, "one a cgroup");
         let order = unmeasured.in_order(|cgroup| cgroup == container);
         assert_eq!(order, [container, nested, other]);
-        unmeasured.admit_late(container, 15);
-        unmeasured.admit_late(nested, 20);
+        unmeasured.end_wait(container, 15);
+        unmeasured.end_wait(nested, 20);
         assert_eq!(unmeasured.during(span(10, 20)), [other, nested, container]);
         assert_eq!(unmeasured.during(span(20, 30)), [other, nested]);
         assert_eq!(unmeasured.during(span(30, 40)), [other]);
