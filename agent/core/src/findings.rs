@@ -161,10 +161,10 @@ impl Blind {
 
     /// Whether the condition of a finding would be seen if it still held.
     fn is_known(&self, finding: &Finding) -> bool {
-        let of_ports = finding.category == "ports";
         let container = finding.resource.container_id.as_ref();
-        !self.rules.contains(finding.rule_id)
-            && !(of_ports && container.is_some_and(|id| self.containers.contains(id)))
+        let unseen = finding.category == "ports"
+            && container.is_some_and(|id| self.containers.contains(id));
+        !unseen && !self.rules.contains(finding.rule_id)
     }
 }
 

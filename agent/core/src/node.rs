@@ -331,7 +331,7 @@ impl NodeState {
                 .keys()
                 .map(|id| (*id, BTreeMap::new()))
                 .collect(),
-            ScanScope::Container(id) => BTreeMap::from([(id, BTreeMap::new())]),
+            ScanScope::Containers(ids) => ids.into_iter().map(|id| (id, BTreeMap::new())).collect(),
         };
         for row in rows {
             let Some(holder) = self.container_above(row.owner) else {

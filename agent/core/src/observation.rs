@@ -56,7 +56,7 @@ pub enum Fact {
     /// A TCP socket left LISTEN.
     ListenerClosed(ListenerEvent),
     /// All listening sockets of a scope. A scan of the node replaces the table, but for what changed after `at` and for
-    /// containers that could not be read as a whole; a scan of one container only adds to what is known of its rows.
+    /// containers that could not be read as a whole; a scan of some containers only adds to what is known of its rows.
     Listeners {
         /// What was read.
         scope: ScanScope,
@@ -144,13 +144,13 @@ pub struct ListenerEvent {
 }
 
 /// What a scan of listening sockets covered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScanScope {
     /// Every network namespace on the node.
     Node,
-    /// Sockets that processes of one container hold.
-    Container(CgroupId),
+    /// Sockets that processes of these containers hold.
+    Containers(Vec<CgroupId>),
 }
 
 /// One listening socket found by a scan.

@@ -169,7 +169,7 @@ fn a_scan_of_one_container_only_adds() {
     scan(
         &mut node,
         3,
-        ScanScope::Container(CgroupId(10)),
+        ScanScope::Containers(vec![CgroupId(10)]),
         vec![row(10, 82, 900)],
     );
     let snapshot = node.snapshot(Timestamp(5));
