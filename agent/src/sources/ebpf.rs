@@ -4,9 +4,11 @@
 //! - `object`: the embedded object and its maps. `keeper`: attach and detach, the seam to a process of its own.
 //! - `probes`: from the plan to attached programs. `happening`: records, placed.
 //! - `tree`, `containers`: which cgroups there are, which have a program.
-//! - `flows`, `windows`: deltas of the kernel's tables. `report`: states, told when they change. `worker`: the thread.
+//! - `flows`, `windows`: deltas of the kernel's tables. `flags`: whether others take our callbacks.
+//! - `report`: states, told when they change. `worker`: the thread.
 
 mod containers;
+mod flags;
 mod flows;
 mod happening;
 mod keeper;
@@ -158,6 +160,15 @@ impl Handle {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Whether the source still works. `false` after its thread panicked or could not wait any more: nothing comes then,
+    /// and what it told last about its probes is no longer so.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
     }
 
     /// Reads the tables a last time, sends what they hold, detaches everything, and ends.

@@ -30,6 +30,12 @@ use super::{ProgramStats, object};
 /// its end, so that more often would only wake idle CPUs.
 const TICK_NS: u64 = 100_000_000;
 
+/// `BPF_PROG_TYPE_SOCK_OPS` of the kernel.
+const SOCK_OPS: u32 = 13;
+
+/// Programs of others that are named.
+const OTHERS_MAX: usize = 8;
+
 /// Owner of the loaded object and of every attachment. Dropping it detaches everything.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -164,6 +170,24 @@ impl Keeper {
     /// Stops the CPU clock program of a CPU, to be started anew: one that was offline for a moment has lost it.
     pub(super) fn stop_tick(&mut self, cpu: u32) {
         self.ticking.remove(&cpu);
+    }
+
+    /// Network programs of others, by name and id. Empty also without `CAP_SYS_ADMIN`, which the list takes.
+    pub(super) fn other_sock_ops(&self) -> Vec<String> {
+        let ours = self.ebpf.program(names::TCP);
+        let ours = ours
+            .and_then(|program| program.info().ok())
+            .map(|info| info.id());
+        aya::programs::loaded_programs()
+            .filter_map(Result::ok)
+            .filter(|info| info.program_type() as u32 == SOCK_OPS)
+            .filter(|info| Some(info.id()) != ours)
+            .map(|info| {
+                let name = info.name_as_str().unwrap_or("without a name");
+                format!("{name} (id {})", info.id())
+            })
+            .take(OTHERS_MAX)
+            .collect()
     }
 
     /// What the kernel says about the programs that are loaded.

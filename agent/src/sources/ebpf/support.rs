@@ -176,6 +176,24 @@ fn memlock() -> Memlock {
     Memlock::Denied
 }
 
+/// Lifts the soft limit of open files to the hard one: every container takes a descriptor, and 1024 are soon used up.
+pub(super) fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if limit != raised
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!(
+            error = %error,
+            soft = limit.current,
+            "the limit of open files cannot be raised; with hundreds of containers raise LimitNOFILE"
+        );
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::effective;
