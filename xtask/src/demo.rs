@@ -89,7 +89,7 @@ fn as_root(arguments: &Arguments, binary: &Path) -> Result<()> {
     shell::note("pods and eBPF need root: going on by sudo");
     let mut sudo = Command::new("sudo");
     sudo.arg("-E")
-        .arg(std::env::current_exe().context("path of xtask")?)
+        .arg(shell::own_program()?)
         .arg("demo")
         .arg("--agent")
         .arg(binary);

@@ -56,8 +56,7 @@ fn whole(cargo: &setup::Cargo) -> Count {
         count.skipped += 1;
         return count;
     }
-    let demo = std::env::current_exe()
-        .map_err(anyhow::Error::from)
+    let demo = shell::own_program()
         .and_then(|xtask| shell::run(Command::new(xtask).args(["demo", "--dashboards"])));
     count += one("demo", demo);
     count

@@ -14,7 +14,7 @@ use plumbline_tests::pods::{
 };
 
 use super::nginx::Nginx;
-use crate::process;
+use crate::{process, shell};
 
 /// Begins the name of the directory below the cgroup2 mount.
 const PREFIX: &str = "plumbline-demo";
@@ -61,7 +61,7 @@ impl Scene {
     pub(super) fn start(nginx: &Nginx, dir: &Path) -> Result<Self> {
         Sandbox::sweep(PREFIX).context("remove what a killed demo left")?;
         let sandbox = Sandbox::new(PREFIX)?;
-        let player = std::env::current_exe().context("path of xtask")?;
+        let player = shell::own_program()?;
         let stage = Stage {
             sandbox: &sandbox,
             nginx,
