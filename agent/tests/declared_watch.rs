@@ -211,7 +211,6 @@ fn files_of_a_directory_come_and_go() {
 #[test]
 fn directories_are_bounded_and_loops_end() {
     let scratch = tempfile::tempdir().unwrap();
-    // Not the scratch folder itself: what lies beside it is not the test's.
     let root = &scratch.path().join("root");
     fs::create_dir(root).unwrap();
     fs::write(root.join("a.yaml"), pod("a")).unwrap();

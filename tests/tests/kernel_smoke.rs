@@ -325,6 +325,7 @@ fn cpu_windows_agree_with_cpu_stat() {
             windows,
             lost,
             rows,
+            ..
         } = fact
         else {
             continue;

@@ -170,6 +170,7 @@ fn windows(seen: &Seen, container: &Container) -> (BTreeMap<u64, u64>, BTreeSet<
             windows,
             lost: missing,
             rows,
+            ..
         } = &observation.fact
         else {
             continue;
