@@ -9,6 +9,14 @@ use crate::{setup, shell};
 /// Integration tests that need neither root nor eBPF, by file name without `.rs`.
 const HOSTED: [&str; 1] = ["replay"];
 
+/// Programs that tests with real eBPF call, and the Debian packages that have them.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("ip", "iproute2"),
+    ("tc", "iproute2"),
+    ("kill", "procps"),
+    ("openssl", "openssl"),
+];
+
 /// How tests with real eBPF can run.
 pub(super) enum Access {
     /// By this process.
@@ -34,6 +42,13 @@ pub(super) fn access(cargo: &setup::Cargo) -> Access {
         Ok(_) => Access::Sudo,
         Err(_) => Access::No("they need root".into()),
     }
+}
+
+/// Makes sure that what the tests call is there.
+pub(super) fn programs() -> Result<()> {
+    PROGRAMS
+        .iter()
+        .try_for_each(|(name, package)| setup::program(name, package))
 }
 
 /// Lets cargo start test binaries, and nothing else, by sudo.
