@@ -5,13 +5,13 @@
     feature(asm_experimental_arch),
     expect(
         unstable_features,
-        reason = "atomic addition; the toolchain of the object is a nightly, or told to be one"
+        reason = "inline assembly; the toolchain of the object is a nightly, or told to be one"
     )
 )]
 
 #[cfg(target_arch = "bpf")]
 mod probes {
-    pub(crate) mod atomic;
+    pub(crate) mod assembly;
     pub(crate) mod cgroups;
     pub(crate) mod cpu;
     pub(crate) mod drops;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use plumbline_core::finding::Finding;
 use plumbline_core::observation::{Health, ProbeStatus};
 use plumbline_core::settings::Grace;
+use plumbline_core::snapshot::Snapshot;
 
 use crate::cli::CheckArgs;
 use crate::config::{Config, DeclaredSource, File, Problem};
@@ -23,8 +24,10 @@ const SCANS: u32 = 2;
 pub struct Checked {
     /// Open findings, worst first.
     pub findings: Vec<Finding>,
-    /// Probes that were asked for and do not measure: without them, no findings does not mean none.
-    pub missing: Vec<ProbeStatus>,
+    /// What was not measured or compared: with it, no findings does not mean none.
+    pub missing: Vec<String>,
+    /// Declared objects that could not be used, and why.
+    pub unused: Vec<String>,
 }
 
 /// Adapts a configuration to a check, but for what was set by hand.
@@ -96,17 +99,69 @@ pub async fn check(
     })
     .await;
     let (_, last) = node.finish();
-    let missing = last
-        .snapshot
+    Ok(Checked {
+        missing: missing(config, &last.snapshot),
+        unused: unused(&last.snapshot),
+        findings: last.open,
+    })
+}
+
+/// Everything without which "no findings" would not mean that there are none.
+fn missing(config: &Config, snapshot: &Snapshot) -> Vec<String> {
+    let mut missing: Vec<String> = snapshot
         .probes
         .iter()
         .filter(|probe| matters(probe))
-        .cloned()
+        .map(|probe| {
+            let reason = probe.reason.as_deref().unwrap_or("no reason given");
+            format!("probe {} does not measure: {reason}", probe.probe)
+        })
         .collect();
-    Ok(Checked {
-        findings: last.open,
-        missing,
-    })
+    let asked = [
+        ("tcp", config.tcp),
+        ("cpu_windows", config.cpu_windows),
+        ("listeners", true),
+        ("declared", true),
+    ];
+    for (name, _) in asked.into_iter().filter(|(_, wanted)| *wanted) {
+        if snapshot.probes.iter().all(|probe| probe.probe != name) {
+            missing.push(format!(
+                "probe {name} has not reported in time; give a longer --duration"
+            ));
+        }
+    }
+    if let Grace::Scans(scans) = config.core.grace
+        && snapshot.scans < scans
+    {
+        let done = snapshot.scans;
+        missing.push(format!(
+            "only {done} of {scans} scans of the node's sockets were done; give a longer --duration"
+        ));
+    }
+    let mut others = snapshot
+        .containers
+        .iter()
+        .filter(|container| !container.is_self && !container.gone)
+        .peekable();
+    if others.peek().is_some() && others.all(|container| container.pod.is_none()) {
+        missing.push(
+            "no running container is in the declarations: they are matched by container id or pod UID, which \
+             `kubectl get pods,services -A -o json` has and manifests that were never applied have not"
+                .into(),
+        );
+    }
+    missing
+}
+
+/// Declared objects that could not be used.
+fn unused(snapshot: &Snapshot) -> Vec<String> {
+    let problems = snapshot
+        .declared
+        .iter()
+        .flat_map(|declared| &declared.problems);
+    problems
+        .map(|problem| format!("not used: {}: {}", problem.at, problem.message))
+        .collect()
 }
 
 /// A probe that was asked for and does not measure. `Off` was not asked for.

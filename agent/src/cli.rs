@@ -34,7 +34,7 @@ sent.";
 const CHECK_EXAMPLES: &str = "\
 Examples:
   kubectl get pods,services -A -o json > pods.json && sudo plumbline check --declared pods.json
-  sudo plumbline check --declared manifests/ --duration 60s --output json --fail-on medium";
+  sudo plumbline check --declared pods.json --duration 60s --output json --fail-on medium";
 
 /// What to do.
 #[derive(Debug, Subcommand)]

@@ -6,6 +6,9 @@ use anyhow::Context as _;
 use clap::Parser as _;
 use plumbline::cli::{CheckArgs, Cli, Command, NodeArgs, Output, ReplayArgs, RunArgs};
 use plumbline::config::{self, Config, File, Problem};
+use plumbline::record::BadRecording;
+use plumbline::sources::cgroups::RootError;
+use plumbline::sources::manifests::LoadError;
 use plumbline::{check, cli, logging, present, record, run, status};
 use plumbline_core::finding::Severity;
 
@@ -63,10 +66,10 @@ fn run_node(args: &RunArgs) -> anyhow::Result<ExitCode> {
         .socket
         .get_or_insert_with(|| cli::DEFAULT_SOCKET.into());
     let runtime = runtime()?;
-    runtime.block_on(run::run(config, args.record.as_deref()))?;
+    let ran = runtime.block_on(run::run(config, args.record.as_deref()));
     // A resolver or connection that hangs must not keep the process.
     runtime.shutdown_background();
-    Ok(ExitCode::SUCCESS)
+    ran.map_or_else(bad_input, |()| Ok(ExitCode::SUCCESS))
 }
 
 fn check_node(args: &CheckArgs) -> anyhow::Result<ExitCode> {
@@ -79,28 +82,18 @@ fn check_node(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         Err(code) => return Ok(code),
     };
     logging::start(config.log_format);
-    let checked = match runtime()?.block_on(check::check(
-        &config,
-        args.duration.0,
-        args.record.as_deref(),
-    )) {
+    let duration = args.duration.0;
+    let checked = runtime()?.block_on(check::check(&config, duration, args.record.as_deref()));
+    let checked = match checked {
         Ok(checked) => checked,
-        Err(error) if error.is::<plumbline::sources::manifests::LoadError>() => {
-            say(&format!("plumbline: {error:#}"));
-            return Ok(ExitCode::from(USAGE));
-        }
-        Err(error) => return Err(error),
+        Err(error) => return bad_input(error),
     };
     print(&match args.output {
         Output::Table => present::findings(&checked.findings),
         Output::Json => serde_json::to_string_pretty(&checked.findings)? + "\n",
     })?;
-    for probe in &checked.missing {
-        let reason = probe.reason.as_deref().unwrap_or("no reason given");
-        say(&format!(
-            "plumbline: probe {} does not measure: {reason}",
-            probe.probe
-        ));
+    for line in checked.unused.iter().chain(&checked.missing) {
+        say(&format!("plumbline: {}", present::plain(line)));
     }
     let limit = Severity::from(args.fail_on);
     Ok(if !checked.missing.is_empty() {
@@ -116,13 +109,27 @@ fn check_node(args: &CheckArgs) -> anyhow::Result<ExitCode> {
     })
 }
 
+/// What came of paths and files that were given is bad input; all else is a failure.
+fn bad_input(error: anyhow::Error) -> anyhow::Result<ExitCode> {
+    let given = error.is::<LoadError>() || error.is::<RootError>() || error.is::<BadRecording>();
+    if !given {
+        return Err(error);
+    }
+    say(&format!("plumbline: {error:#}"));
+    Ok(ExitCode::from(USAGE))
+}
+
 fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
     let replayed = record::replay(&args.file, |evaluation| {
         for finding in &evaluation.transitions {
             print(&(serde_json::to_string(finding)? + "\n"))?;
         }
         Ok(())
-    })?;
+    });
+    let replayed = match replayed {
+        Ok(replayed) => replayed,
+        Err(error) => return bad_input(error),
+    };
     let report = replayed.engine.last_report(replayed.last);
     print(&(serde_json::to_string(&report)? + "\n"))?;
     Ok(ExitCode::SUCCESS)

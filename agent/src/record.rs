@@ -50,6 +50,11 @@ impl Header {
     }
 }
 
+/// A recording that cannot be written where it was asked for, or cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct BadRecording(String);
+
 /// Writes a recording.
 #[derive(Debug)]
 pub struct Recorder {
@@ -66,7 +71,7 @@ impl Recorder {
     /// The file cannot be created or written.
     pub fn create(path: &Path, header: &Header) -> anyhow::Result<Self> {
         use std::os::unix::fs::OpenOptionsExt as _;
-        let context = || format!("create the recording {}", path.display());
+        let context = || BadRecording(format!("create the recording {}", path.display()));
         let mut options = std::fs::OpenOptions::new();
         let file = options
             .write(true)
@@ -86,6 +91,11 @@ impl Recorder {
 
     /// Writes one observation; what cannot be written is counted, and said once.
     pub fn write(&mut self, observation: &Observation) {
+        // After a gap or a broken line nothing that follows would replay as it was.
+        if self.lost > 0 {
+            self.lost += 1;
+            return;
+        }
         let written = if self.bytes < RECORDING_BYTES_MAX {
             self.line(observation)
         } else {
@@ -94,10 +104,8 @@ impl Recorder {
             ))
         };
         if let Err(error) = written {
-            if self.lost == 0 {
-                tracing::error!(error = %format!("{error:#}"), "observations are no longer recorded");
-            }
-            self.lost += 1;
+            tracing::error!(error = %format!("{error:#}"), "observations are no longer recorded");
+            self.lost = 1;
         }
     }
 
@@ -133,33 +141,43 @@ pub fn replay(
     path: &Path,
     mut each: impl FnMut(&Evaluation) -> anyhow::Result<()>,
 ) -> anyhow::Result<Replayed> {
-    let file =
-        File::open(path).with_context(|| format!("open the recording {}", path.display()))?;
-    let mut lines = BufReader::new(file).lines();
+    let file = File::open(path)
+        .with_context(|| BadRecording(format!("open the recording {}", path.display())))?;
+    let mut lines = BufReader::new(file).lines().peekable();
     let first = lines
         .next()
         .transpose()
         .context("read the recording")?
         .unwrap_or_default();
     let header: Header = serde_json::from_str(&first).with_context(|| {
-        format!(
-            "{}: line 1 is not the header of a plumbline recording",
-            path.display()
-        )
+        let path = path.display();
+        BadRecording(format!(
+            "{path}: line 1 is not the header of a plumbline recording"
+        ))
     })?;
     if header.plumbline_recording != FORMAT {
         let found = header.plumbline_recording;
-        bail!(
-            "{}: format {found}; this agent replays format {FORMAT}",
-            path.display()
-        );
+        let path = path.display();
+        bail!(BadRecording(format!(
+            "{path}: format {found}; this agent replays format {FORMAT}"
+        )));
     }
     let mut engine = Engine::new(&header, None);
     let mut last = plumbline_core::time::Timestamp::default();
-    for (number, line) in (2_u64..).zip(lines) {
+    let mut number = 1_u64;
+    while let Some(line) = lines.next() {
+        number += 1;
         let line = line.context("read the recording")?;
-        let observation: Observation = serde_json::from_str(&line)
-            .with_context(|| format!("{}: line {number} is not an observation", path.display()))?;
+        let observation: Observation = match serde_json::from_str(&line) {
+            Ok(observation) => observation,
+            // The agent was killed while it wrote.
+            Err(error) if error.is_eof() && lines.peek().is_none() => break,
+            Err(error) => {
+                let path = path.display();
+                let what = format!("{path}: line {number} is not an observation");
+                return Err(error).context(BadRecording(what));
+            }
+        };
         last = last.max(observation.at);
         if let Some(evaluation) = engine.take(observation) {
             each(&evaluation)?;

@@ -17,6 +17,7 @@ use crate::clock;
 use crate::config::{Config, DeclaredSource};
 use crate::engine::{Engine, Evaluation};
 use crate::export::Exporter;
+use crate::export::stats::LaneState;
 use crate::record::{Header, Recorder};
 use crate::sources::cgroups::CgroupRoot;
 use crate::sources::sockets::Scanner;
@@ -128,6 +129,7 @@ impl Node {
             });
         }
         self.ticks += 1;
+        self.watch_threads();
         self.count_drops(export);
         let now = Observation {
             at: clock::monotonic(),
@@ -143,6 +145,43 @@ impl Node {
         evaluation
     }
 
+    /// A source whose thread has ended measures nothing, whatever it said last.
+    fn watch_threads(&mut self) {
+        if self.stop.load(Ordering::Relaxed) {
+            return;
+        }
+        let mut ended = Vec::new();
+        if self
+            .kernel
+            .as_ref()
+            .is_some_and(|kernel| !kernel.is_alive())
+        {
+            ended.extend(["tcp", "cpu_windows", "cgroups"]);
+        }
+        if !self.scanner.is_alive() {
+            ended.push("listeners");
+        }
+        if self
+            .files
+            .as_ref()
+            .is_some_and(std::thread::JoinHandle::is_finished)
+        {
+            ended.push("declared");
+        }
+        for probe in ended {
+            let status = ProbeStatus {
+                probe: probe.into(),
+                health: Health::Broken,
+                reason: Some("its thread has ended; the log says why; restart the agent".into()),
+            };
+            let fact = Fact::Probe(status);
+            self.engine.take(Observation {
+                at: clock::monotonic(),
+                fact,
+            });
+        }
+    }
+
     /// Tells the engine what the shell itself lost, where that has changed.
     fn count_drops(&mut self, export: Option<&Exporter>) {
         let mut dropped = export.map(Exporter::dropped).unwrap_or_default();
@@ -153,6 +192,7 @@ impl Node {
         };
         dropped.push(own("observations", self.sink.dropped()));
         dropped.push(own("recording", self.engine.unrecorded()));
+        dropped.push(own("socket_scan_requests", self.scanner.refused()));
         for now in dropped
             .iter()
             .filter(|now| now.count > 0 && !self.dropped.contains(now))
@@ -174,24 +214,18 @@ impl Node {
         self.dropped = dropped;
     }
 
-    /// Stops the sources, takes what they still had to say, and evaluates a last time.
+    /// Stops the sources, takes what they still had to say, and evaluates a last time. The threads that only read end by
+    /// themselves, or with the process.
     pub fn finish(mut self) -> (Engine, Evaluation) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(kernel) = self.kernel.take() {
             kernel.stop();
         }
+        cpu::read(&self.cgroup_root, &self.engine.containers(), &self.sink);
         while let Ok(observation) = self.receiver.try_recv() {
             self.take(observation);
         }
         let evaluation = self.tick(None);
-        self.scanner.join();
-        if self
-            .files
-            .take()
-            .is_some_and(|thread| thread.join().is_err())
-        {
-            tracing::error!("the thread that reads declarations panicked");
-        }
         (self.engine, evaluation)
     }
 
@@ -308,11 +342,6 @@ impl Signals {
 pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let socket = status::Listener::bind(config.socket.as_deref())?;
-    if config.export.is_off() {
-        tracing::info!(
-            "no OTLP endpoint is set (OTEL_EXPORTER_OTLP_ENDPOINT): nothing is exported"
-        );
-    }
     let export = Exporter::start(config.export.clone(), config.node.clone())?;
     let own = Arc::new(SelfStats::default());
     let telemetry = Telemetry::start(&config.export, &config.node, Arc::clone(&own))?;
@@ -322,12 +351,14 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cgroup_root = %node.cgroup_root.directory.display(), "observing");
 
     let mut ticks = ticks();
+    let mut resend = Resend::default();
     loop {
         tokio::select! {
             biased;
             () = signals.any() => break,
             _ = ticks.tick() => {
                 let evaluation = node.tick(Some(&export));
+                resend.after_losses(&evaluation, &export);
                 handle(evaluation, &export, &own, &publish);
             }
             () = node.receive() => {}
@@ -356,6 +387,30 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Findings are promised at least once: when the lane works again after it lost some, the open ones are offered anew.
+#[derive(Debug, Default)]
+struct Resend {
+    /// Losses of the findings' lane that have been made up for.
+    made_up: u64,
+}
+
+impl Resend {
+    fn after_losses(&mut self, evaluation: &Evaluation, export: &Exporter) {
+        let Some(lane) = export
+            .stats()
+            .into_iter()
+            .find(|lane| lane.lane == "findings")
+        else {
+            return;
+        };
+        let lost = lane.dropped.values().sum();
+        if lane.state == LaneState::Ok && lane.pending == 0 && lost > self.made_up {
+            self.made_up = lost;
+            export.offer_findings(evaluation.open.clone());
+        }
+    }
+}
+
 /// Hands one evaluation to everyone who waits for it.
 fn handle(
     evaluation: Evaluation,
@@ -378,15 +433,8 @@ fn handle(
     if let Some(report) = report {
         export.offer_report(Arc::new(report));
     }
-    let is_kernel = |dropped: &&Dropped| dropped.place.starts_with("ebpf.");
     own.update(SelfValues {
-        dropped: snapshot
-            .dropped
-            .iter()
-            .filter(|dropped| !is_kernel(dropped))
-            .cloned()
-            .collect(),
-        events_lost: snapshot.dropped.iter().filter(is_kernel).cloned().collect(),
+        dropped: snapshot.dropped.clone(),
         lanes: export.stats(),
     });
     publish.send_replace(Some(Arc::new(Published {

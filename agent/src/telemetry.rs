@@ -30,10 +30,9 @@ use crate::export::transport::Transport;
 /// What the loop knows about the agent itself. All numbers are cumulative since the agent began.
 #[derive(Clone, Debug, Default)]
 pub struct SelfValues {
-    /// What bounded things in user space lost (`plumbline.dropped`), the exporter's own losses included.
+    /// What bounded things lost, in the kernel and here (`plumbline.dropped`). The data lane tells it too; this lane still
+    /// does when that one is stuck.
     pub dropped: Vec<Dropped>,
-    /// What maps and rings of the kernel side lost (`plumbline.ebpf.events.lost`).
-    pub events_lost: Vec<Dropped>,
     /// The data lanes.
     pub lanes: Vec<LaneStats>,
 }

@@ -4,10 +4,11 @@ use std::ffi::OsStr;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::OnceLock;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
@@ -46,6 +47,38 @@ pub fn binary(name: &str, variable: &str) -> Result<PathBuf> {
 /// When it was not built.
 pub fn plumbline() -> Result<PathBuf> {
     binary("plumbline", "PLUMBLINE_BIN")
+}
+
+/// Path of the agent, built first unless `$PLUMBLINE_BIN` names one: for tests, which cargo runs without building the
+/// binaries of other packages.
+///
+/// # Errors
+/// With what cargo said.
+pub fn built() -> Result<PathBuf> {
+    static ONCE: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+    ONCE.get_or_init(|| build().map_err(|error| format!("{error:#}")))
+        .clone()
+        .map_err(Error::msg)
+}
+
+fn build() -> Result<PathBuf> {
+    if std::env::var_os("PLUMBLINE_BIN").is_some() {
+        return plumbline();
+    }
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.args(["build", "--quiet", "--package", "plumbline"]);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    let status = command
+        .stdout(Stdio::null())
+        .status()
+        .context("start cargo")?;
+    ensure!(
+        status.success(),
+        "cargo build --package plumbline: {status}"
+    );
+    plumbline()
 }
 
 /// An agent that runs. Killed when dropped.

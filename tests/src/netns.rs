@@ -131,23 +131,40 @@ impl Netns {
     /// # Errors
     /// With what `ip` said.
     pub fn ip(&self, lines: &[&str]) -> Result<()> {
-        let mut command = Command::new("ip");
+        self.batch("ip", lines)
+    }
+
+    /// Makes what the pod sends wait until a link of so many bytes a second would have carried it, but for a burst of 400
+    /// bytes. Only for small packets.
+    ///
+    /// # Errors
+    /// With what `tc` (iproute2) said.
+    pub fn slow_down(&self, bytes_per_second: u32) -> Result<()> {
+        let line =
+            format!("qdisc add dev eth0 root tbf rate {bytes_per_second}bps burst 400 limit 1mb");
+        self.batch("tc", &[&line])
+    }
+
+    fn batch(&self, program: &str, lines: &[&str]) -> Result<()> {
+        let mut command = Command::new(program);
         command
             .args(["-batch", "-"])
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped());
         self.enter(&mut command)?;
-        let mut child = command.spawn().context("start `ip`: install iproute2")?;
-        let mut input = child.stdin.take().context("stdin of ip was asked for")?;
-        input
-            .write_all(lines.join("\n").as_bytes())
-            .context("write to ip")?;
+        let mut child = command
+            .spawn()
+            .with_context(|| format!("start `{program}`: install iproute2"))?;
+        let mut input = child.stdin.take().context("stdin was asked for")?;
+        let written = input.write_all(lines.join("\n").as_bytes());
         drop(input);
-        let output = child.wait_with_output().context("wait for ip")?;
-        if !output.status.success() {
+        let output = child
+            .wait_with_output()
+            .with_context(|| format!("wait for {program}"))?;
+        if !output.status.success() || written.is_err() {
             bail!(
-                "ip: {}: {}",
+                "{program}: {}: {}",
                 lines.join("; "),
                 String::from_utf8_lossy(&output.stderr).trim()
             );

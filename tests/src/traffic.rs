@@ -97,6 +97,9 @@ pub struct Lanes {
     /// The orders to draw from; all of [`Order::ALL`] when empty.
     #[serde(default)]
     pub orders: Vec<Order>,
+    /// The largest payload in one direction; [`PAYLOAD_MAX`] when absent.
+    #[serde(default)]
+    pub payload_max: Option<u32>,
     /// The server's sockets are MPTCP.
     #[serde(default)]
     pub mptcp: bool,
@@ -152,15 +155,15 @@ pub enum Order {
     ClientShutdown,
     /// The server shuts its sending side down after the response; the client closes; then the server.
     ServerShutdown,
-    /// Both close at the same instant.
+    /// Both close, the server without waiting for the client's FIN: where the link is slow, they cross.
     Simultaneous,
-    /// The client shuts its sending side down and closes before the server does. Not in [`Order::ALL`].
+    /// The client shuts its sending side down, reads the response, and closes before the server does.
     ClientShutdownThenClose,
 }
 
 impl Order {
-    /// Every order whose bytes the kernel tells exactly.
-    pub const ALL: [Self; 7] = [
+    /// Every order.
+    pub const ALL: [Self; 8] = [
         Self::ClientFirst,
         Self::ClientFirstLatePeer,
         Self::ServerFirst,
@@ -168,6 +171,7 @@ impl Order {
         Self::ClientShutdown,
         Self::ServerShutdown,
         Self::Simultaneous,
+        Self::ClientShutdownThenClose,
     ];
 }
 
@@ -184,6 +188,7 @@ impl Lanes {
         } else {
             &self.orders
         };
+        let limit = self.payload_max.unwrap_or(PAYLOAD_MAX).saturating_add(1);
         let mut state = mixed(self.seed ^ u64::from(lane));
         let mut draw = move || {
             state = mixed(state);
@@ -192,8 +197,8 @@ impl Lanes {
         (0..self.connections)
             .map(|_| Exchange {
                 order: *pick(orders, draw()),
-                request: payload(draw()),
-                response: payload(draw()),
+                request: payload(draw()) % limit,
+                response: payload(draw()) % limit,
             })
             .collect()
     }
@@ -360,6 +365,7 @@ mod tests {
             seed: 7,
             framed: false,
             orders: Vec::new(),
+            payload_max: None,
             mptcp: false,
         };
         let series = lanes.series(0);

@@ -14,11 +14,13 @@ mod kernel {
     pub(crate) mod watch;
 }
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use plumbline::sources::ebpf::Settings;
 use plumbline_core::observation::{Fact, FlowCounts, Health, Role};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use kernel::sandbox::{Sandbox, burn, usage_us};
 use kernel::traffic::{CLOSINGS, Expected, exchange, refused, timed_out};
@@ -71,6 +73,84 @@ fn probes_attach_and_containers_get_programs() {
         2,
         "neither the pod nor a nested cgroup has a program"
     );
+    stopped.nothing_is_left();
+}
+
+/// Capabilities are a thread's own, and the threads that it starts inherit them.
+#[test]
+fn without_cap_perfmon_tcp_is_still_seen() {
+    let sandbox = Sandbox::new();
+    let rights = CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
+    let start = || {
+        let rights = CapabilitySets {
+            effective: rights,
+            permitted: rights,
+            inheritable: CapabilitySet::empty(),
+        };
+        set_capabilities(None, rights).unwrap();
+        Watch::start(Settings::new(sandbox.root()))
+    };
+    let mut watch = std::thread::scope(|scope| scope.spawn(start).join().unwrap());
+    let why = "missing CAP_PERFMON";
+    for (probe, health, why) in [
+        ("tcp", Health::Ok, ""),
+        ("cpu_windows", Health::Unsupported, why),
+        ("cgroups", Health::Unsupported, why),
+    ] {
+        let status = watch.until(|fact| match fact {
+            Fact::Probe(status) if status.probe == probe => Some(status.clone()),
+            _ => None,
+        });
+        assert_eq!(status.health, health, "{probe}: {:?}", status.reason);
+        assert!(status.reason.unwrap_or_default().starts_with(why));
+    }
+    // Without events it is found by the next walk.
+    let container = sandbox.container(1, 1);
+    watch.until(|fact| matches!(fact, Fact::Attached { error: None, .. }).then_some(()));
+    let listener = container.inside(|| TcpListener::bind((LOOPBACK4, 0)).unwrap());
+    let port = listener.local_addr().unwrap().port();
+    watch.until(|fact| {
+        matches!(fact, Fact::ListenerOpened(event) if event.port == port).then_some(())
+    });
+}
+
+#[test]
+fn churn_is_followed_and_leaves_nothing_in_the_tables() {
+    const CONTAINERS: u32 = 600;
+    let sandbox = Sandbox::new();
+    let mut watch = Watch::start(Settings::new(sandbox.root()));
+    for n in 0..CONTAINERS {
+        sandbox.container(1, n).remove();
+    }
+    let last = sandbox.container(2, 1);
+    watch
+        .until(|fact| matches!(fact, Fact::CgroupSeen(row) if row.cgroup == last.id).then_some(()));
+    // The last container, and those whose sockets may still close.
+    watch.until_last(|fact| match fact {
+        Fact::Occupancy { place, entries, .. } if place == "ebpf.cpu_windows" => {
+            Some(*entries == 1)
+        }
+        _ => None,
+    });
+    watch.until_last(|fact| match fact {
+        Fact::Occupancy { place, entries, .. } if place == "ebpf.containers" => {
+            Some(*entries <= 257)
+        }
+        _ => None,
+    });
+    let stopped = watch.stop();
+    let mut there = BTreeSet::new();
+    for fact in &stopped.facts {
+        match fact {
+            Fact::CgroupSeen(row) => drop(there.insert(row.cgroup)),
+            Fact::CgroupGone { cgroup } => drop(there.remove(cgroup)),
+            Fact::CgroupTree { rows } => there = rows.iter().map(|row| row.cgroup).collect(),
+            _ => {}
+        }
+    }
+    assert!(there.contains(&last.id));
+    // The root, kubepods, its class, two pods, the last container.
+    assert_eq!(there.len(), 6, "{there:?}");
     stopped.nothing_is_left();
 }
 
@@ -245,6 +325,7 @@ fn cpu_windows_agree_with_cpu_stat() {
             windows,
             lost,
             rows,
+            ..
         } = fact
         else {
             continue;

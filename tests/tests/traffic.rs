@@ -18,6 +18,7 @@ fn lanes(addresses: Vec<IpAddr>, framed: bool) -> Lanes {
         seed: 11,
         framed,
         orders: Vec::new(),
+        payload_max: None,
         mptcp: false,
     }
 }

@@ -188,8 +188,8 @@ fn idle(stage: &Stage<'_>, plan: &Plan, seconds: u32, samples: &[Sample]) -> Res
 fn command_line(plan: &Plan) -> String {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     format!(
-        "cargo xtask {} ({})",
+        "cargo xtask {}, with {}",
         arguments.join(" "),
-        plan.binary.display()
+        shell::relative(&plan.binary)
     )
 }

@@ -5,7 +5,11 @@ mod tidy;
 
 use anyhow::{Result, bail};
 
-use crate::{dashboards, setup, shell};
+use crate::{
+    dashboards,
+    setup::{self, Component},
+    shell,
+};
 
 /// Which checks to run.
 #[derive(clap::Args)]
@@ -24,6 +28,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
 pub(crate) fn run(cargo: &setup::Cargo, online: bool) -> Result<()> {
     let failed: Vec<&str> = [
         step("fmt", || {
+            Component::FMT.ensure(cargo)?;
             shell::run(cargo.command().args(["fmt", "--all", "--check"]))
         }),
         step("clippy", || clippy(cargo)),
@@ -52,6 +57,7 @@ fn step(name: &'static str, check: impl FnOnce() -> Result<()>) -> Option<&'stat
 
 /// All targets of all packages for the host; the eBPF package has a host side too. Function length is clippy's `too_many_lines`.
 fn clippy(cargo: &setup::Cargo) -> Result<()> {
+    Component::CLIPPY.ensure(cargo)?;
     let arguments = [
         "clippy",
         "--workspace",

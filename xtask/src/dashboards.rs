@@ -25,7 +25,7 @@ use catalogue::Catalogue;
 const PROMTOOL: Bundle = Bundle {
     name: "promtool",
     suite: "trixie",
-    packages: &["prometheus=2.53.*"],
+    packages: &["promtool=2.53.*"],
     files: &["usr/bin/promtool"],
 };
 
@@ -55,27 +55,26 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
 /// With every problem.
 pub(crate) fn lint() -> Result<()> {
     let catalogue = Catalogue::parse(&read("METRICS.md")?).context("METRICS.md")?;
-    let mut problems = lint::board(&Board::parse(&read("plumbline.json")?)?, &catalogue);
-    problems.extend(lint::exceptions(
-        &exceptions()?,
-        &Board::parse(&read("plumbline.json")?)?,
-    ));
-    problems.extend(alerts::problems(
-        &alerts::parse(&read("alerts.yaml")?),
-        &catalogue,
-        &read("RUNBOOK.md")?,
-    ));
+    let board = Board::parse(&read("plumbline.json")?)?;
+    let alerts = alerts::parse(&read("alerts.yaml")?);
+    let mut problems = lint::board(&board, &catalogue);
+    problems.extend(alerts::problems(&alerts, &catalogue, &read("RUNBOOK.md")?));
+    problems.extend(lint::exceptions(&exceptions()?, &board, &alerts));
     fail("dashboards", &problems)
 }
 
-/// Runs every query of the dashboard against a store of the Prometheus family that agents have fed for at least a minute,
+/// Runs every query of the dashboard, and the expressions of the alert rules, against a store of the Prometheus family that agents have fed for at least a minute,
 /// such as `http://127.0.0.1:8428`.
 ///
 /// # Errors
 /// Naming each query that fails, or that returns nothing although `live-exceptions.json` does not excuse it.
 pub(crate) fn check_live(store: &str) -> Result<()> {
-    let board = Board::parse(&read("plumbline.json")?)?;
-    let (problems, summary) = live::check(&board, &exceptions()?, store)?;
+    let asked = live::Asked {
+        board: Board::parse(&read("plumbline.json")?)?,
+        alerts: alerts::parse(&read("alerts.yaml")?),
+        exceptions: exceptions()?,
+    };
+    let (problems, summary) = live::check(&asked, store, live::PATIENCE)?;
     shell::note(format_args!("dashboards: {summary}"));
     fail("queries against the live store", &problems)
 }
@@ -109,7 +108,7 @@ pub(crate) fn rules() -> Result<()> {
     Ok(())
 }
 
-/// Queries that a live store may have nothing for, each with the reason.
+/// Queries, and alerts by name, that a live store may have nothing for, each with the reason.
 fn exceptions() -> Result<BTreeMap<String, String>> {
     serde_json::from_str(&read("live-exceptions.json")?).context("live-exceptions.json")
 }

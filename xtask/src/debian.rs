@@ -128,11 +128,13 @@ fn mirror() -> Result<String> {
     mirror_of(&uris).context("no Debian mirror in this machine's apt sources")
 }
 
-/// The Debian mirror among lines such as `'http://host/debian/dists/bookworm/InRelease' ...`.
+/// The Debian mirror among lines such as `'http://host/debian/dists/bookworm/InRelease' ...`. Debian's cloud images name a
+/// file that lists mirrors instead, `mirror+file:/etc/apt/mirrors/debian.list`, which apt takes as it is.
 fn mirror_of(uris: &str) -> Option<String> {
     uris.lines().find_map(|line| {
         let mirror = line.strip_prefix('\'')?.split_once("/dists/")?.0;
-        mirror.ends_with("/debian").then(|| mirror.to_owned())
+        let is_list = mirror.starts_with("mirror") && mirror.ends_with("/debian.list");
+        (is_list || mirror.ends_with("/debian")).then(|| mirror.to_owned())
     })
 }
 
@@ -144,6 +146,11 @@ mod tests {
     fn mirror_among_uris() {
         let uris = "'http://m.example/debian-security/dists/x/InRelease' a 0 \n'https://m.example/debian/dists/bookworm/InRelease' b 0 \n";
         assert_eq!(mirror_of(uris).as_deref(), Some("https://m.example/debian"));
+        let cloud = "'mirror+file:/etc/apt/mirrors/debian-security.list/dists/x/InRelease' a 0 \n'mirror+file:/etc/apt/mirrors/debian.list/dists/bookworm/InRelease' b 0 \n";
+        assert_eq!(
+            mirror_of(cloud).as_deref(),
+            Some("mirror+file:/etc/apt/mirrors/debian.list")
+        );
         assert_eq!(
             mirror_of("'http://m.example/ubuntu/dists/noble/InRelease' c 0\n"),
             None

@@ -15,7 +15,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::{build, interrupt, receivers::Receivers, setup, shell};
+use crate::{build, dashboards, interrupt, receivers::Receivers, setup, shell};
 use agent::Agent;
 use nginx::Nginx;
 use receipts::Receipts;
@@ -37,6 +37,9 @@ pub(crate) struct Arguments {
     /// Leave everything running until Ctrl-C, to look at it
     #[arg(long)]
     keep: bool,
+    /// Also run every query of the Grafana dashboard against the store that the demo feeds
+    #[arg(long)]
+    dashboards: bool,
     /// The agent's binary, already built; used when the demo starts itself again as root
     #[arg(long, hide = true, value_name = "PATH")]
     agent: Option<PathBuf>,
@@ -66,7 +69,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
         ));
     }
     shell::note(format_args!(
-        "demo over after {} s; processes, namespaces and cgroups are gone",
+        "demo over after {} s",
         started.elapsed().as_secs()
     ));
     result
@@ -75,7 +78,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
 /// Builds and fetches: all that may need the network.
 fn prepare() -> Result<PathBuf> {
     setup::program("ip", "iproute2")?;
-    let binary = build::agent(&setup::ensure()?, false)?;
+    let binary = build::agent_logged(&setup::ensure()?)?;
     Receivers::fetch()?;
     Nginx::ensure()?;
     Ok(binary)
@@ -86,12 +89,13 @@ fn as_root(arguments: &Arguments, binary: &Path) -> Result<()> {
     shell::note("pods and eBPF need root: going on by sudo");
     let mut sudo = Command::new("sudo");
     sudo.arg("-E")
-        .arg(std::env::current_exe().context("path of xtask")?)
+        .arg(shell::own_program()?)
         .arg("demo")
         .arg("--agent")
         .arg(binary);
     sudo.args(arguments.json.then_some("--json"))
-        .args(arguments.keep.then_some("--keep"));
+        .args(arguments.keep.then_some("--keep"))
+        .args(arguments.dashboards.then_some("--dashboards"));
     shell::run(&mut sudo).context("the demo needs root; run it as root where there is no sudo")
 }
 
@@ -126,11 +130,15 @@ fn show(arguments: &Arguments, binary: &Path, dir: &Path) -> Result<()> {
         ));
     }
     let problems = receipts.problems();
+    if arguments.dashboards {
+        dashboards::check_live(&receivers.metrics.url())?;
+    }
     if arguments.keep {
         keep(&agent, &receivers, binary);
     }
     agent.stop()?;
     scene.close()?;
+    shell::note("cleaned up: agent, pods, their namespaces and cgroups");
     if !problems.is_empty() {
         bail!(
             "the demo did not show what it should:\n  {}",

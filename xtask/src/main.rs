@@ -1,5 +1,6 @@
 //! `cargo xtask`: every contributor command. Kept light, since it is compiled before anything else.
 
+mod bench;
 mod build;
 mod check;
 mod dashboards;
@@ -58,6 +59,17 @@ enum Task {
     /// What processes in the demo's containers do.
     #[command(hide = true)]
     Play(play::Arguments),
+    /// Measure what the agent costs: nanoseconds in the kernel, requests per second and CPU with and without it, memory, size.
+    ///
+    /// Real nginx and wrk in two pods, the release build of the agent, all arms interleaved in one run. A verdict is refused
+    /// when two arms without the agent differ by more than 3 %. Everything it started is gone afterwards, also after Ctrl-C.
+    #[command(
+        after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --quick   to see that it works\n  cargo xtask bench --reps 20 --json > bench.json"
+    )]
+    Bench(bench::Arguments),
+    /// One process of the benchmark.
+    #[command(hide = true)]
+    BenchLoad(bench::LoadArguments),
     /// Format, lints, licences and the workspace's own rules; changes nothing.
     #[command(
         after_help = "Examples:\n  cargo xtask check\n  cargo xtask check --online   also known vulnerabilities (fetches their database)"
@@ -84,6 +96,8 @@ fn main() -> ExitCode {
         Task::Build(arguments) => build::command(&arguments),
         Task::Demo(arguments) => demo::command(&arguments),
         Task::Play(arguments) => play::command(&arguments),
+        Task::Bench(arguments) => bench::command(&arguments),
+        Task::BenchLoad(arguments) => bench::load(&arguments),
         Task::Check(arguments) => check::command(&arguments),
         Task::Dashboards(arguments) => dashboards::command(&arguments),
         Task::Test(arguments) => test::command(&arguments),

@@ -4,10 +4,11 @@ use std::{
     io::{Read as _, Write as _},
     net::{SocketAddr, TcpListener, TcpStream},
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
+use plumbline_tests::wait::thread_cpu_ns;
 
 use crate::shell;
 
@@ -15,9 +16,14 @@ use crate::shell;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// A client's pause between two rounds of requests.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Length of a burst: more than one window of 100 ms wherever it begins, so one is at least 60 % busy.
-const BURST: Duration = Duration::from_millis(120);
-/// From one burst to the next: 12 % of a CPU on average.
+/// Threads that burn at the same time.
+const BURNERS: usize = 2;
+/// CPU time each burns in a burst: together the limit of half a CPU four times over in one window of 100 ms, and 20 % of a
+/// CPU on average.
+const BURST_CPU: Duration = Duration::from_millis(100);
+/// A burst ends after this even if others had the CPU.
+const BURST_MAX: Duration = Duration::from_millis(400);
+/// From one burst to the next.
 const BURST_EVERY: Duration = Duration::from_secs(1);
 
 /// What to do.
@@ -33,7 +39,7 @@ enum Role {
     Serve { addresses: Vec<SocketAddr> },
     /// Ask each address for a page, again and again
     Request { addresses: Vec<SocketAddr> },
-    /// Burn a CPU for 120 ms in each second
+    /// Burn 200 ms of CPU at the beginning of each second
     Burst,
     /// Do nothing
     Idle,
@@ -97,9 +103,18 @@ fn ask(address: SocketAddr) -> std::io::Result<()> {
 fn burst() -> Result<()> {
     loop {
         let began = shell::now();
-        while began.elapsed() < BURST {
-            std::hint::spin_loop();
-        }
+        thread::scope(|scope| {
+            for _ in 0..BURNERS {
+                scope.spawn(|| burn(began + BURST_MAX));
+            }
+        });
         thread::sleep(BURST_EVERY.saturating_sub(began.elapsed()));
+    }
+}
+
+fn burn(until: Instant) {
+    // A fresh thread: its CPU clock begins at zero.
+    while u128::from(thread_cpu_ns()) < BURST_CPU.as_nanos() && shell::now() < until {
+        std::hint::spin_loop();
     }
 }

@@ -1,14 +1,16 @@
 //! `cargo xtask setup`: finds, or installs, what building the eBPF object needs. Asks the machine each time instead of trusting a note of an earlier run.
 
 mod apt;
+mod component;
 mod linker;
 mod toolchain;
 
 pub(crate) use apt::Apt;
+pub(crate) use component::Component;
 
 use std::{ffi::OsString, path::PathBuf, process::Command};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure as ensure_that};
 
 use crate::shell;
 use toolchain::Toolchain;
@@ -119,17 +121,26 @@ pub(crate) fn cargo_install(name: &str, version: &str) -> Command {
     cargo
 }
 
-/// Makes sure that a program is there, if need be by installing Debian's package of it.
+/// Makes sure that a program is there, if need be by installing Debian's package of it. Folders for root count: who is not
+/// root runs such programs by sudo.
 ///
 /// # Errors
 /// The line to run as root, or that there is no apt here.
 pub(crate) fn program(name: &str, package: &str) -> Result<()> {
-    if shell::which(name, &shell::path()).is_some() {
+    let mut path = shell::path();
+    path.push(":/usr/sbin:/sbin");
+    if shell::which(name, &path).is_some() {
         return Ok(());
     }
     let apt =
         Apt::find().with_context(|| format!("there is no `{name}` on PATH; install {package}"))?;
     apt.install(&[package])
+        .with_context(|| format!("there is no `{name}`"))?;
+    ensure_that!(
+        shell::which(name, &path).is_some(),
+        "{package} is installed, but there is no `{name}` on PATH"
+    );
+    Ok(())
 }
 
 /// The command: ensures, then says what is in use and how to build without xtask.

@@ -61,6 +61,23 @@ pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
+/// This program's file. Cargo may have replaced it since we started; the new one does the same.
+pub(crate) fn own_program() -> Result<PathBuf> {
+    let path = env::current_exe().context("path of xtask")?;
+    Ok(undeleted(&path))
+}
+
+/// The kernel marks the path of a program whose file was replaced.
+fn undeleted(path: &Path) -> PathBuf {
+    match path
+        .to_str()
+        .and_then(|text| text.strip_suffix(" (deleted)"))
+    {
+        Some(replaced) if !path.exists() => PathBuf::from(replaced),
+        _ => path.to_owned(),
+    }
+}
+
 /// Whether this process may do what only root may.
 pub(crate) fn is_root() -> bool {
     // SAFETY: geteuid takes nothing, touches no memory and cannot fail.
@@ -177,4 +194,21 @@ pub(crate) fn shown(command: &Command) -> String {
         .map(|word| word.to_string_lossy().into_owned())
         .collect::<Vec<_>>()
         .join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::undeleted;
+
+    #[test]
+    fn path_of_a_replaced_program() {
+        let replaced = Path::new("/nowhere/xtask (deleted)");
+        assert_eq!(undeleted(replaced), Path::new("/nowhere/xtask"));
+        assert_eq!(
+            undeleted(Path::new("/nowhere/xtask")),
+            Path::new("/nowhere/xtask")
+        );
+    }
 }

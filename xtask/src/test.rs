@@ -1,13 +1,14 @@
-//! `cargo xtask test`: check, then the tests that need nothing, then those that need root and eBPF; one count at the end.
+//! `cargo xtask test`: check, then the tests that need nothing, then those that need root and eBPF, then the alert rules'
+//! tests and the demo with every query of the dashboard; one count at the end.
 
 mod count;
 mod kernel;
 
-use std::process::Command;
+use std::{process::Command, time::Duration};
 
 use anyhow::{Result, bail};
 
-use crate::{check, setup, shell};
+use crate::{check, dashboards, setup, shell};
 use count::Count;
 
 /// Which tests to run.
@@ -20,20 +21,12 @@ pub(crate) struct Arguments {
     filter: Option<String>,
 }
 
-/// The command; its last line is the count.
+/// The command; the last line on stdout is the count.
 pub(crate) fn command(arguments: &Arguments) -> Result<()> {
-    let cargo = setup::Cargo::find();
-    let checked = if arguments.no_check {
-        Ok(())
-    } else {
-        check::run(&cargo, false)
-    };
-    let runner = Runner {
-        cargo: &cargo,
-        filter: arguments.filter.as_deref(),
-    };
-    let mut count = runner.hosted()?;
-    count += runner.kernel()?;
+    let mut times = Times::default();
+    let parts = parts(arguments, &mut times);
+    times.tell();
+    let (checked, count) = parts?;
     if let Err(error) = &checked {
         shell::note(format_args!("{error:#}"));
     }
@@ -42,6 +35,86 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
         bail!("not all is well");
     }
     Ok(())
+}
+
+/// All parts in turn: what the check came to, and the tests.
+fn parts(arguments: &Arguments, times: &mut Times) -> Result<(Result<()>, Count)> {
+    let cargo = times.of("setup", setup::Cargo::find);
+    // Before the long parts: what is missing is best known at once.
+    if !matches!(kernel::access(&cargo), kernel::Access::No(_)) {
+        times.of("programs", kernel::programs)?;
+    }
+    let checked = if arguments.no_check {
+        Ok(())
+    } else {
+        times.of("check", || check::run(&cargo, false))
+    };
+    let runner = Runner {
+        cargo: &cargo,
+        filter: arguments.filter.as_deref(),
+    };
+    let mut count = times.of("hosted", || runner.hosted())?;
+    count += times.of("kernel", || runner.kernel())?;
+    if arguments.filter.is_none() {
+        count += times.of("whole", || whole(&cargo));
+    }
+    Ok((checked, count))
+}
+
+/// How long each part took.
+#[derive(Default)]
+struct Times(Vec<(&'static str, Duration)>);
+
+impl Times {
+    /// Does a part and remembers how long it took.
+    fn of<T>(&mut self, part: &'static str, work: impl FnOnce() -> T) -> T {
+        let started = shell::now();
+        let result = work();
+        self.0.push((part, started.elapsed()));
+        result
+    }
+
+    /// On stderr, in one line.
+    fn tell(&self) {
+        let total: Duration = self.0.iter().map(|(_, time)| *time).sum();
+        let each: Vec<String> = self
+            .0
+            .iter()
+            .map(|(part, time)| format!("{part} {} s", time.as_secs()))
+            .collect();
+        shell::note(format_args!(
+            "time: {}; together {} s",
+            each.join(", "),
+            total.as_secs()
+        ));
+    }
+}
+
+/// What is tested as a whole: the alert rules, by promtool; and the demo, with every query of the dashboard.
+fn whole(cargo: &setup::Cargo) -> Count {
+    let mut count = one("alert rules", dashboards::rules());
+    if let kernel::Access::No(reason) = kernel::access(cargo) {
+        shell::note(format_args!("demo skipped: {reason}"));
+        count.skipped += 1;
+        return count;
+    }
+    let demo = shell::own_program()
+        .and_then(|xtask| shell::run(Command::new(xtask).args(["demo", "--dashboards"])));
+    count += one("demo", demo);
+    count
+}
+
+/// Counts one test, and says why it failed.
+fn one(name: &str, result: Result<()>) -> Count {
+    let mut count = Count::default();
+    match result {
+        Ok(()) => count.passed += 1,
+        Err(error) => {
+            shell::note(format_args!("{name}: {error:#}"));
+            count.failed += 1;
+        }
+    }
+    count
 }
 
 /// Runs groups of tests. Always with `--workspace`, so that all of them share one build.

@@ -6,7 +6,7 @@ use aya_ebpf::macros::map;
 use aya_ebpf::maps::PerCpuArray;
 use plumbline_ebpf::drops::{CAPACITY, Reason};
 
-use super::atomic;
+use super::assembly;
 
 #[map]
 static PLUMB_DROPS: PerCpuArray<u64> = PerCpuArray::with_max_entries(CAPACITY, 0);
@@ -22,6 +22,6 @@ pub(crate) fn count(reason: Reason) {
 pub(crate) fn count_many(reason: Reason, many: u64) {
     if let Some(counter) = PLUMB_DROPS.get_ptr_mut(reason.index) {
         // SAFETY: the map's value is one aligned u64. Atomic, since a softirq may interrupt a program on the same CPU.
-        unsafe { atomic::add(counter, many) };
+        unsafe { assembly::add_atomic(counter, many) };
     }
 }

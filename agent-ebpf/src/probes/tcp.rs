@@ -2,7 +2,8 @@
 //!
 //! Hook: `sock_ops`, attached to each container's cgroup. The kernel runs it in the cgroup of the socket's creator, also
 //! in softirq and for accepted sockets. Costs per connection, nothing per packet: callbacks that tell nothing return
-//! first. Kernel: 5.8 (ring), all else older. Fallback: the scans of listeners; no flows.
+//! first. Measured: 3.3 us a connection for both ends, 17 callbacks of 0.2 us (Linux 6.18 on a busy 2-core VM, 7,241
+//! connections over loopback, the kernel's run-time statistics on). Kernel: 5.8 (ring), all else older. Fallback: the scans of listeners; no flows.
 //!
 //! Maps: `PLUMB_OWNER` (storage of the attachment; the agent fills it in right after each attach), `PLUMB_FLOWS` (full:
 //! counted in `PLUMB_OVERFLOW`, which the agent fills in before each attach), `PLUMB_FIN_WAIT`, and the ring.
@@ -32,7 +33,7 @@ use plumbline_ebpf::flow::{
     OVERFLOW_MAX, ROLE_CLIENT, ROLE_SERVER, state,
 };
 
-use super::{atomic, drops, events};
+use super::{assembly, drops, events};
 
 #[btf_map]
 #[expect(
@@ -176,7 +177,8 @@ fn state_changed(ctx: &SockOpsContext, owner: u64) -> Option<Change> {
             None
         }
         (state::SYN_SENT, state::CLOSE) => Some(failed(ctx)),
-        (state::FIN_WAIT1, state::FIN_WAIT2) => {
+        // To the same state: closed by the application before the peer's FIN, right before the socket goes to CLOSE.
+        (state::FIN_WAIT1 | state::FIN_WAIT2, state::FIN_WAIT2) => {
             note_fin_wait(ctx);
             None
         }
@@ -342,7 +344,10 @@ fn record(ctx: &SockOpsContext, owner: u64, change: &Change) {
         return;
     }
     drops::count(FLOWS_FULL);
-    match PLUMB_OVERFLOW.get_ptr_mut(FlowKey::overflow(owner, role)) {
+    match PLUMB_OVERFLOW.get_ptr_mut(FlowKey {
+        peer: [assembly::zero(); 4],
+        ..FlowKey::overflow(owner, role)
+    }) {
         Some(counts) => add(counts, &change.counts),
         None => drops::count(OVERFLOW_MISSING),
     }
@@ -357,7 +362,7 @@ fn add(counts: *mut FlowCounts, change: &FlowCounts) {
                 // SAFETY: callers pass a value of a flow table.
                 let counter = unsafe { addr_of_mut!((*counts).$field) };
                 // SAFETY: an aligned u64 in a map's value.
-                unsafe { atomic::add(counter, change.$field) };
+                unsafe { assembly::add_atomic(counter, change.$field) };
             })+
         };
     }

@@ -1,16 +1,23 @@
 //! The life of a finding: opened by a condition, kept while it holds, resolved when it has been absent for the grace.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use crate::finding::{Condition, Evidence, Finding, FindingState};
+use crate::finding::{Condition, Coverage, Evidence, Finding, FindingState};
+use crate::rules;
 use crate::settings::{FINDINGS_MAX, Grace};
 use crate::snapshot::Snapshot;
 use crate::time::Timestamp;
+
+/// An open finding is told of again this often, so that a receiver that lost it learns of it.
+pub const HEARTBEAT: Duration = Duration::from_secs(6 * 3_600);
 
 /// One open finding.
 #[derive(Clone, Debug)]
 struct Open {
     finding: Finding,
+    /// When it was last among the transitions.
+    told: Timestamp,
     /// When, and at which complete scan, the condition was first found absent.
     absent: Option<(Timestamp, u32)>,
 }
@@ -30,10 +37,7 @@ impl Findings {
         for (fingerprint, (condition, replicas)) in &now {
             transitions.extend(self.seen(fingerprint, condition, *replicas, snapshot));
         }
-        // Without a declared side nothing can be compared: what was open stays so, on what was known then.
-        if snapshot.declared.is_some() {
-            self.resolve_absent(&now, snapshot, &mut transitions);
-        }
+        self.resolve_absent(&now, snapshot, &mut transitions);
         transitions.sort_by(order);
         transitions
     }
@@ -64,7 +68,11 @@ impl Findings {
         snapshot: &Snapshot,
     ) -> Option<Finding> {
         if let Some(open) = self.open.get_mut(fingerprint) {
-            let worse_or_better = open.finding.severity != new.severity;
+            let due =
+                open.finding.severity != new.severity || snapshot.now.since(open.told) >= HEARTBEAT;
+            if due {
+                open.told = snapshot.now;
+            }
             let (first_seen, occurrences) = (open.finding.first_seen, open.finding.occurrences + 1);
             open.finding = Finding {
                 first_seen,
@@ -72,7 +80,7 @@ impl Findings {
                 ..finding(fingerprint, new, replicas, snapshot)
             };
             open.absent = None;
-            return worse_or_better.then(|| open.finding.clone());
+            return due.then(|| open.finding.clone());
         }
         if self.open.len() >= FINDINGS_MAX {
             self.dropped += 1;
@@ -83,6 +91,7 @@ impl Findings {
             fingerprint.to_owned(),
             Open {
                 finding: opened.clone(),
+                told: snapshot.now,
                 absent: None,
             },
         );
@@ -95,8 +104,13 @@ impl Findings {
         snapshot: &Snapshot,
         transitions: &mut Vec<Finding>,
     ) {
+        let blind = Blind::new(snapshot);
         self.open.retain(|fingerprint, open| {
             if now.contains_key(fingerprint) {
+                return true;
+            }
+            if !blind.is_known(&open.finding) {
+                open.absent = None;
                 return true;
             }
             let (since, scan) = *open.absent.get_or_insert((snapshot.now, snapshot.scans));
@@ -112,6 +126,45 @@ impl Findings {
             }
             !over
         });
+    }
+}
+
+/// What this snapshot cannot tell of: the absence of a condition there says nothing.
+struct Blind {
+    rules: BTreeSet<&'static str>,
+    /// Ids of containers that are seen in part or not at all.
+    containers: BTreeSet<String>,
+}
+
+impl Blind {
+    fn new(snapshot: &Snapshot) -> Self {
+        let unseen = snapshot
+            .containers
+            .iter()
+            .filter(|container| !container.gone);
+        let unseen = unseen.filter(|container| {
+            matches!(
+                container.coverage,
+                Coverage::Partial(_) | Coverage::Blind(_)
+            )
+        });
+        Self {
+            rules: rules::unknown_rules(snapshot)
+                .into_iter()
+                .map(|(rule, _)| rule)
+                .collect(),
+            containers: unseen
+                .map(|container| container.container_id.to_string())
+                .collect(),
+        }
+    }
+
+    /// Whether the condition of a finding would be seen if it still held.
+    fn is_known(&self, finding: &Finding) -> bool {
+        let container = finding.resource.container_id.as_ref();
+        let unseen = finding.category == "ports"
+            && container.is_some_and(|id| self.containers.contains(id));
+        !unseen && !self.rules.contains(finding.rule_id)
     }
 }
 
@@ -185,6 +238,7 @@ mod tests {
     use crate::declared::Declared;
     use crate::finding::{Condition, Coverage, Evidence, FindingState, Rule, Severity, Subject};
     use crate::node::NodeState;
+    use crate::observation::{Health, ProbeStatus};
     use crate::settings::{CoreSettings, FINDINGS_MAX, Grace, NodeIdentity};
     use crate::snapshot::Snapshot;
     use crate::time::Timestamp;
@@ -203,6 +257,12 @@ mod tests {
         let node = NodeState::new(NodeIdentity::default(), settings);
         let mut snapshot = node.snapshot(Timestamp(seconds * 1_000_000_000));
         snapshot.declared = Some(Arc::new(Declared::default()));
+        let probe = |probe: &str| ProbeStatus {
+            probe: probe.into(),
+            health: Health::Ok,
+            reason: None,
+        };
+        snapshot.probes = vec![probe("listeners"), probe("tcp")];
         snapshot
     }
 
@@ -286,6 +346,34 @@ mod tests {
             assert_eq!(findings.update(vec![], &unknown), []);
         }
         assert_eq!(findings.open().len(), 1);
+    }
+
+    #[test]
+    fn nothing_resolves_while_the_probe_is_broken() {
+        let mut findings = Findings::default();
+        findings.update(vec![condition("a", "tcp/1")], &at(0));
+        for second in [1, 100] {
+            let mut broken = at(second);
+            for probe in &mut broken.probes {
+                probe.health = Health::Broken;
+            }
+            assert_eq!(findings.update(vec![], &broken), []);
+        }
+        assert_eq!(findings.update(vec![], &at(101)), [], "absent from now on");
+        assert_eq!(findings.update(vec![], &at(131)).len(), 1);
+    }
+
+    #[test]
+    fn an_open_finding_is_told_of_again() {
+        let mut findings = Findings::default();
+        let told: Vec<usize> = [0, 1, 21_599, 21_600, 21_601, 43_200]
+            .map(|second| {
+                findings
+                    .update(vec![condition("a", "tcp/1")], &at(second))
+                    .len()
+            })
+            .into();
+        assert_eq!(told, [1, 0, 0, 1, 0, 1]);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 mod containers;
 mod joined;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::observation::{
     Observation, ProbeStatus, Role, ScanScope,
 };
 use crate::observed::flows::{FlowKey, Flows};
-use crate::observed::listeners::Scanned;
+use crate::observed::listeners::{Reach, Scanned};
 use crate::peers::PeerTable;
 use crate::settings::{CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, NodeIdentity};
 use crate::snapshot::{Dropped, Occupancy, Snapshot};
@@ -39,6 +39,8 @@ pub struct NodeState {
     identity: NodeIdentity,
     settings: CoreSettings,
     clock: ClockAnchor,
+    /// The first reading of the clocks, of which zero points of counters are told: one that moved would be a reset.
+    origin: Option<ClockAnchor>,
     cgroups: BTreeMap<CgroupId, Cgroup>,
     /// Path of a container's own cgroup -> its id, for cgroups nested in it.
     container_paths: BTreeMap<String, CgroupId>,
@@ -52,7 +54,6 @@ pub struct NodeState {
     dropped: BTreeMap<(String, String), u64>,
     occupancy: BTreeMap<String, (u64, u64)>,
     scans: u32,
-    exported: Timestamp,
 }
 
 impl NodeState {
@@ -66,6 +67,7 @@ impl NodeState {
                 monotonic: Timestamp(0),
                 unix_ns: 0,
             },
+            origin: None,
             cgroups: BTreeMap::new(),
             container_paths: BTreeMap::new(),
             containers: BTreeMap::new(),
@@ -78,7 +80,6 @@ impl NodeState {
             dropped: BTreeMap::new(),
             occupancy: BTreeMap::new(),
             scans: 0,
-            exported: Timestamp(0),
         }
     }
 
@@ -87,10 +88,12 @@ impl NodeState {
         let at = observation.at;
         match observation.fact {
             Fact::Clock { unix_ns } => {
-                self.clock = ClockAnchor {
+                let anchor = ClockAnchor {
                     monotonic: at,
                     unix_ns,
-                }
+                };
+                self.clock = anchor;
+                self.origin.get_or_insert(anchor);
             }
             Fact::CgroupSeen(row) => self.cgroup_seen(row, at),
             Fact::CgroupGone { cgroup } => self.cgroup_gone(cgroup, at),
@@ -111,11 +114,12 @@ impl NodeState {
                 scope,
                 rows,
                 errors,
+                unreadable,
             } => {
                 if errors > 0 {
                     self.count("listener_scan", "unreadable", u64::from(errors));
                 }
-                self.listeners_scanned(scope, rows, at);
+                self.listeners_scanned(scope, rows, &unreadable, at);
             }
             Fact::Flows { rows } => rows.iter().for_each(|row| self.flow(row, at)),
             Fact::CpuStat { rows } => rows.into_iter().for_each(|row| self.cpu_stat(row, at)),
@@ -124,11 +128,12 @@ impl NodeState {
                 windows,
                 lost,
                 rows,
+                unmeasured,
             } => {
                 if lost > 0 {
                     self.count("cpu_windows", "overwritten", u64::from(lost));
                 }
-                self.cpu_windows(start, windows, &rows);
+                self.cpu_windows(start, windows, &rows, &unmeasured);
             }
             Fact::Declared(declared) => self.declared(declared),
             Fact::Probe(status) => {
@@ -154,7 +159,9 @@ impl NodeState {
 
     /// Says that a report as of `now` has been handed to export: peaks begin anew, and containers long gone are forgotten.
     pub fn exported(&mut self, now: Timestamp) {
-        self.exported = now;
+        for container in self.containers.values_mut() {
+            container.cpu.exported();
+        }
         let old: Vec<CgroupId> = self
             .containers
             .iter()
@@ -182,6 +189,7 @@ impl NodeState {
             wall: self.clock.unix(now),
             node: self.identity.clone(),
             settings: self.settings.clone(),
+            origin: self.origin.unwrap_or(self.clock),
             declared: self.declared.clone(),
             containers: views,
             flows: self.flow_views(&position),
@@ -243,6 +251,10 @@ impl NodeState {
         if self.cgroups.contains_key(&cgroup) {
             return;
         }
+        if let Some(container) = self.containers.get_mut(&cgroup) {
+            // Ids are not reused: it was taken for gone by mistake.
+            container.gone = None;
+        }
         if self.cgroups.len() >= CGROUPS_MAX {
             return self.count("cgroups", "full", 1);
         }
@@ -268,8 +280,7 @@ impl NodeState {
     }
 
     fn cgroup_tree(&mut self, rows: Vec<CgroupRow>, at: Timestamp) {
-        let alive: std::collections::BTreeSet<CgroupId> =
-            rows.iter().map(|row| row.cgroup).collect();
+        let alive: BTreeSet<CgroupId> = rows.iter().map(|row| row.cgroup).collect();
         let gone: Vec<CgroupId> = self
             .cgroups
             .iter()
@@ -301,16 +312,26 @@ impl NodeState {
     }
 
     /// Sorts the rows of a scan to containers and replaces their tables.
-    fn listeners_scanned(&mut self, scope: ScanScope, rows: Vec<ListenerRow>, at: Timestamp) {
+    fn listeners_scanned(
+        &mut self,
+        scope: ScanScope,
+        rows: Vec<ListenerRow>,
+        unreadable: &[CgroupId],
+        at: Timestamp,
+    ) {
         let complete = scope == ScanScope::Node;
         let first = complete && self.scans == 0;
+        let unreadable: BTreeSet<CgroupId> = unreadable
+            .iter()
+            .filter_map(|cgroup| self.container_above(*cgroup))
+            .collect();
         let mut found: BTreeMap<CgroupId, BTreeMap<_, Scanned>> = match scope {
             ScanScope::Node => self
                 .containers
                 .keys()
                 .map(|id| (*id, BTreeMap::new()))
                 .collect(),
-            ScanScope::Container(id) => BTreeMap::from([(id, BTreeMap::new())]),
+            ScanScope::Containers(ids) => ids.into_iter().map(|id| (id, BTreeMap::new())).collect(),
         };
         for row in rows {
             let Some(holder) = self.container_above(row.owner) else {
@@ -331,11 +352,18 @@ impl NodeState {
             scanned.holders.extend(row.holders);
         }
         for (id, rows) in found {
-            if let Some(container) = self.containers.get_mut(&id) {
-                container
-                    .listeners
-                    .scanned(at, rows, complete, first && container.pre_existing);
-            }
+            let Some(container) = self.containers.get_mut(&id) else {
+                continue;
+            };
+            container.unreadable =
+                complete && unreadable.contains(&id) || !complete && container.unreadable;
+            let reach = if complete && !container.unreadable {
+                let first = first && container.pre_existing;
+                Reach::Whole { first }
+            } else {
+                Reach::Part
+            };
+            container.listeners.scanned(at, rows, reach);
         }
         self.scans += u32::from(complete);
     }
@@ -400,7 +428,17 @@ impl NodeState {
         self.declared = Some(Arc::new(declared));
     }
 
-    fn cpu_windows(&mut self, start: Timestamp, windows: u16, rows: &[CpuWindowRow]) {
+    fn cpu_windows(
+        &mut self,
+        start: Timestamp,
+        windows: u16,
+        rows: &[CpuWindowRow],
+        unmeasured: &[CgroupId],
+    ) {
+        let unmeasured: BTreeSet<CgroupId> = unmeasured
+            .iter()
+            .filter_map(|cgroup| self.container_above(*cgroup))
+            .collect();
         let mut sums: BTreeMap<CgroupId, Vec<u32>> = BTreeMap::new();
         for row in rows {
             let Some(id) = self.container_above(row.cgroup) else {
@@ -419,6 +457,10 @@ impl NodeState {
             .iter_mut()
             .filter(|(_, container)| container.gone.is_none())
         {
+            // A sum that lacks a part of the container is no measure of it.
+            if unmeasured.contains(id) {
+                continue;
+            }
             let busy = sums.get(id).unwrap_or(&idle);
             for (index, busy_us) in (0_u64..).zip(busy) {
                 let window = Timestamp(start.0.saturating_add(index * CPU_WINDOW_NS));

@@ -55,7 +55,8 @@ pub enum Fact {
     ListenerOpened(ListenerEvent),
     /// A TCP socket left LISTEN.
     ListenerClosed(ListenerEvent),
-    /// All listening sockets of a scope. Replaces the rows of that scope, but for what changed after `at`.
+    /// All listening sockets of a scope. A scan of the node replaces the table, but for what changed after `at` and for
+    /// containers that could not be read as a whole; a scan of some containers only adds to what is known of its rows.
     Listeners {
         /// What was read.
         scope: ScanScope,
@@ -63,6 +64,9 @@ pub enum Fact {
         rows: Vec<ListenerRow>,
         /// Processes and namespaces that could not be read.
         errors: u32,
+        /// Leaf cgroups of processes that could not be read: what their container listens on may be missing from `rows`.
+        #[serde(default)]
+        unreadable: Vec<CgroupId>,
     },
     /// What TCP connections did since the last such fact.
     Flows {
@@ -84,6 +88,9 @@ pub enum Fact {
         lost: u32,
         /// One row a (leaf) cgroup that ran.
         rows: Vec<CpuWindowRow>,
+        /// Leaf cgroups of containers that are not measured: no zero may be concluded for them.
+        #[serde(default)]
+        unmeasured: Vec<CgroupId>,
     },
     /// The declared side of the node. Replaces the one before.
     Declared(Declared),
@@ -137,13 +144,13 @@ pub struct ListenerEvent {
 }
 
 /// What a scan of listening sockets covered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ScanScope {
     /// Every network namespace on the node.
     Node,
-    /// Sockets that processes of one container hold.
-    Container(CgroupId),
+    /// Sockets that processes of these containers hold.
+    Containers(Vec<CgroupId>),
 }
 
 /// One listening socket found by a scan.

@@ -195,10 +195,10 @@ fn cut(mut resources: Vec<ResourceReport>, max: usize) -> Vec<ResourceReport> {
     resources
 }
 
-/// Wall time of an instant of the snapshot's clock; what lies in the future is now.
+/// Wall time of the zero point of a counter: the same in every report. After the present, as when the wall clock was set
+/// back, it is the present.
 fn unix(snapshot: &Snapshot, at: Timestamp) -> UnixNanos {
-    let age = u64::try_from(snapshot.now.since(at).as_nanos()).unwrap_or(u64::MAX);
-    UnixNanos(snapshot.wall.0.saturating_sub(age))
+    snapshot.origin.unix(at).min(snapshot.wall)
 }
 
 impl Number {

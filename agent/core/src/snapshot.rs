@@ -11,7 +11,7 @@ use crate::finding::{Coverage, Subject};
 use crate::id::{CgroupId, ContainerId, PodUid};
 use crate::observation::{CpuMax, FlowCounts, Holder, ProbeStatus, Role};
 use crate::settings::{CoreSettings, NodeIdentity};
-use crate::time::{Timestamp, UnixNanos};
+use crate::time::{ClockAnchor, Timestamp, UnixNanos};
 
 /// The node at one moment.
 #[derive(Clone, Debug)]
@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub node: NodeIdentity,
     /// Windows and limits.
     pub settings: CoreSettings,
+    /// The first reading of the clocks: zero points of counters are told by it, so that they never move.
+    pub origin: ClockAnchor,
     /// The declared side; `None` while no source has delivered: comparison rules are then silent.
     pub declared: Option<Arc<Declared>>,
     /// Containers, sorted by namespace, pod, container name and id.

@@ -2,7 +2,7 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use plumbline_core::time::UnixNanos;
 use tokio::sync::watch;
@@ -35,13 +35,17 @@ pub(super) enum Fate {
     GaveWay(u64),
 }
 
-/// Carries the batches of one lane, one at a time.
+/// Carries the batches of one lane, one at a time. What the collector asked for outlives the batch that it answered.
 #[derive(Debug)]
 pub(super) struct Courier {
     transport: Transport,
     stats: Arc<SharedStats>,
     closing: Closing,
     gzip: Gzip,
+    /// Attempts in a row that are to be repeated.
+    failures: u32,
+    /// No request before this; absent when the collector may be asked at once.
+    not_before: Option<Instant>,
 }
 
 /// Whether to compress.
@@ -76,6 +80,8 @@ impl Courier {
             stats,
             closing,
             gzip,
+            failures: 0,
+            not_before: None,
         }
     }
 
@@ -105,9 +111,11 @@ impl Courier {
     }
 
     async fn deliver_piece(&mut self, batch: Batch, splits: u32, newer: Option<&Latest>) -> Piece {
-        let mut failures = 0;
         let mut uncompressed = false;
         loop {
+            if self.wait(newer).await == Wait::GiveWay {
+                return Piece::GaveWay(batch.items);
+            }
             let closing = self.is_closing();
             let gzip = self.gzip != Gzip::Off && !uncompressed;
             let reply = self
@@ -120,7 +128,8 @@ impl Courier {
             };
             let verdict = decide(&reply, attempt);
             self.note(&reply, &verdict);
-            let after = match verdict {
+            self.put_off(&verdict);
+            match verdict {
                 Verdict::Accepted { rejected } => {
                     self.arrived(batch.items, rejected, gzip);
                     return Piece::Arrived;
@@ -140,20 +149,31 @@ impl Courier {
                     return Piece::Refused;
                 }
                 Verdict::Retry { .. } if closing => return self.lost("shutdown", batch.items),
-                Verdict::Retry { after } => after,
-            };
+                Verdict::Retry { .. } => {}
+            }
             if matches!(reply, Reply::Transport(_)) {
                 self.transport.reconnect();
-            }
-            failures += 1;
-            if self.wait(backoff(failures, after, random()), newer).await == Wait::GiveWay {
-                return Piece::GaveWay(batch.items);
             }
         }
     }
 
-    /// Until the time has come, or the lane closes: then one last attempt is made at once.
-    async fn wait(&mut self, time: Duration, newer: Option<&Latest>) -> Wait {
+    /// After an attempt that is to be repeated: when the next one may be, whichever batch it carries.
+    fn put_off(&mut self, verdict: &Verdict) {
+        let Verdict::Retry { after } = verdict else {
+            (self.failures, self.not_before) = (0, None);
+            return;
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.not_before = Some(clock::instant() + backoff(self.failures, *after, random()));
+    }
+
+    /// Until the time has come, or the lane closes: then one last attempt is made at once. The time stays for who comes next
+    /// when this batch gives way.
+    async fn wait(&mut self, newer: Option<&Latest>) -> Wait {
+        let Some(not_before) = self.not_before else {
+            return Wait::Over;
+        };
+        let time = not_before.saturating_duration_since(clock::instant());
         let newer = async {
             match newer {
                 Some(latest) => latest.offered().await,
@@ -164,7 +184,10 @@ impl Courier {
             biased;
             _ = self.closing.wait_for(|closing| *closing) => Wait::Over,
             () = newer => Wait::GiveWay,
-            () = tokio::time::sleep(time) => Wait::Over,
+            () = tokio::time::sleep(time) => {
+                self.not_before = None;
+                Wait::Over
+            }
         }
     }
 

@@ -54,7 +54,6 @@ pub(crate) const FINDING_EVIDENCE_PREFIX: &str = "plumbline.finding.evidence.";
 
 pub(crate) const PLACE: &str = "plumbline.place";
 pub(crate) const REASON: &str = "plumbline.reason";
-pub(crate) const MAP: &str = "plumbline.map";
 pub(crate) const LANE: &str = "plumbline.lane";
 pub(crate) const OUTCOME: &str = "plumbline.outcome";
 

@@ -12,7 +12,8 @@ use plumbline_core::observation::CgroupRow;
 
 use mounts::{Mount, parse_mountinfo};
 
-/// Directories that a walk reports. A node has some hundred; beyond this something runs away, and the rest is counted.
+/// Directories that a walk reports. A node has some hundred; beyond this something runs away: the rest is left out, and
+/// the walk counts as incomplete ([`Walk::is_complete`]).
 pub const CGROUPS_MAX: usize = 32_768;
 
 /// Inode of the root directory of a cgroup hierarchy. Whoever sees it has the whole tree, whatever the namespace.
@@ -113,6 +114,14 @@ pub struct Walk {
     pub cut: bool,
 }
 
+impl Walk {
+    /// Whether what is not in the rows is not there.
+    #[must_use]
+    pub const fn is_complete(&self) -> bool {
+        self.errors == 0 && !self.cut
+    }
+}
+
 /// Reads the whole tree. Directories that go away meanwhile are left out.
 #[must_use]
 pub fn walk(root: &Path) -> Walk {
@@ -183,22 +192,6 @@ pub fn resolve(base: &str, shown: &str) -> String {
         }
     }
     format!("/{}", parts.join("/"))
-}
-
-/// The path, below the root, of the cgroup at which this process's cgroup namespace begins: the base for [`resolve`].
-/// `/` outside any namespace, and when it cannot be found: then nothing shown with `/..` can be placed, and what is shown
-/// without is right.
-#[must_use]
-pub fn namespace_base(rows: &[CgroupRow]) -> String {
-    let mounts = read_mounts().unwrap_or_default();
-    let bases: Vec<u64> = mounts
-        .iter()
-        .filter_map(|mount| inode(&mount.point).ok())
-        .collect();
-    let base = rows
-        .iter()
-        .find(|row| row.cgroup.0 != ROOT_INODE && bases.contains(&row.cgroup.0));
-    base.map_or_else(|| "/".to_owned(), |row| row.path.clone())
 }
 
 /// Whether pods live in a cgroup v1 hierarchy, whose mount it returns: then network and CPU probes see none of them.
@@ -319,6 +312,7 @@ mod tests {
         fs::write(directory.path().join("cgroup.procs"), "1").unwrap();
         let walk = walk(directory.path());
         assert_eq!((walk.errors, walk.cut), (0, false));
+        assert!(walk.is_complete());
         let paths: Vec<&str> = walk.rows.iter().map(|row| row.path.as_str()).collect();
         assert_eq!(paths[0], "/");
         for (parent, child) in [
@@ -334,7 +328,8 @@ mod tests {
 
     #[test]
     fn a_root_that_is_not_there_is_an_error_not_an_empty_tree() {
-        assert_eq!(walk(Path::new("/nonexistent")).errors, 1);
+        let nothing = walk(Path::new("/nonexistent"));
+        assert_eq!((nothing.errors, nothing.is_complete()), (1, false));
         assert!(CgroupRoot::find(Some(Path::new("/nonexistent"))).is_err());
         assert!(CgroupRoot::find(Some(Path::new("/proc"))).is_err());
     }

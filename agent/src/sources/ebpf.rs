@@ -2,11 +2,15 @@
 //!
 //! - [`support`]: what this kernel and these rights allow, found by trying. [`plan`]: which probes follow from that (pure).
 //! - `object`: the embedded object and its maps. `keeper`: attach and detach, the seam to a process of its own.
-//! - `probes`: from the plan to attached programs. `tree`, `containers`: which cgroups there are, which have a program.
-//! - `flows`, `windows`: deltas of the kernel's tables. `report`: states, told when they change. `worker`: the thread.
+//! - `probes`: from the plan to attached programs. `happening`: records, placed.
+//! - `tree`, `containers`: which cgroups there are, which have a program.
+//! - `flows`, `windows`: deltas of the kernel's tables. `flags`: whether others take our callbacks.
+//! - `report`: states, told when they change. `worker`: the thread.
 
 mod containers;
+mod flags;
 mod flows;
+mod happening;
 mod keeper;
 mod object;
 pub mod plan;
@@ -111,8 +115,8 @@ pub struct Handle {
     stats: Arc<Mutex<Stats>>,
 }
 
-/// Loading takes some hundred milliseconds; a machine that needs this long does not work.
-const START_TIMEOUT: Duration = Duration::from_secs(60);
+/// Loading takes some hundred milliseconds, and a hundred times that on an emulated machine; longer means that it hangs.
+const START_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Starts the source. Returns when the programs are attached to what was there and the first facts are sent.
 ///
@@ -156,6 +160,15 @@ impl Handle {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Whether the source still works. `false` after its thread panicked or could not wait any more: nothing comes then,
+    /// and what it told last about its probes is no longer so.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
     }
 
     /// Reads the tables a last time, sends what they hold, detaches everything, and ends.

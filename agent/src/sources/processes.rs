@@ -50,7 +50,12 @@ impl CgroupResolver {
             base.map(str::to_owned)
         });
         let own = own.map(|own| own.cgroup);
-        Self { root, namespace, own, cache: BTreeMap::new() }
+        Self {
+            root,
+            namespace,
+            own,
+            cache: BTreeMap::new(),
+        }
     }
 
     /// The agent's own cgroup, if it is below the watched root.
@@ -111,7 +116,10 @@ fn find_own(root: &Path) -> Option<Placed> {
             } else {
                 format!("/{below}")
             };
-            return Some(Placed { cgroup: CgroupId(fs::metadata(&dir).ok()?.ino()), path: path.into() });
+            return Some(Placed {
+                cgroup: CgroupId(fs::metadata(&dir).ok()?.ino()),
+                path: path.into(),
+            });
         }
         let entries = fs::read_dir(&dir).into_iter().flatten().flatten();
         left.extend(
@@ -132,17 +140,31 @@ mod tests {
 
     fn below(kernel_path: &str, namespace: Option<&str>, shown: &str) -> Option<String> {
         let directory = PathBuf::from("/cgroup");
-        let root = CgroupRoot { directory, kernel_path: Some(kernel_path.to_owned()) };
+        let root = CgroupRoot {
+            directory,
+            kernel_path: Some(kernel_path.to_owned()),
+        };
         let namespace = namespace.map(str::to_owned);
-        let resolver = CgroupResolver { root, namespace, own: None, cache: BTreeMap::new() };
+        let resolver = CgroupResolver {
+            root,
+            namespace,
+            own: None,
+            cache: BTreeMap::new(),
+        };
         resolver.below_root(shown)
     }
 
     #[test]
     fn on_the_host_a_process_is_where_the_kernel_says() {
-        assert_eq!(below("", None, "/kubepods/pod1/c1").as_deref(), Some("/kubepods/pod1/c1"));
+        assert_eq!(
+            below("", None, "/kubepods/pod1/c1").as_deref(),
+            Some("/kubepods/pod1/c1")
+        );
         let demo = |shown| below("/plumbline-demo-7", None, shown);
-        assert_eq!(demo("/plumbline-demo-7/kubepods").as_deref(), Some("/kubepods"));
+        assert_eq!(
+            demo("/plumbline-demo-7/kubepods").as_deref(),
+            Some("/kubepods")
+        );
         assert_eq!(demo("/plumbline-demo-77/kubepods"), None);
         assert_eq!(demo("/system.slice/ssh.service"), None);
     }
@@ -151,7 +173,13 @@ mod tests {
     fn in_a_cgroup_namespace_siblings_are_placed_beside_the_agent() {
         let inside = |shown| below("", Some("/kubepods/pod1/agent"), shown);
         assert_eq!(inside("/").as_deref(), Some("/kubepods/pod1/agent"));
-        assert_eq!(inside("/../../pod2/c2").as_deref(), Some("/kubepods/pod2/c2"));
-        assert_eq!(inside("/../../../system.slice").as_deref(), Some("/system.slice"));
+        assert_eq!(
+            inside("/../../pod2/c2").as_deref(),
+            Some("/kubepods/pod2/c2")
+        );
+        assert_eq!(
+            inside("/../../../system.slice").as_deref(),
+            Some("/system.slice")
+        );
     }
 }

@@ -14,6 +14,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{CgroupRow, Fact, Health, ProbeStatus, ScanScope};
 
 use crate::clock;
@@ -29,6 +30,9 @@ const REQUESTS_MAX: usize = 256;
 
 /// New listeners are gathered for this long before their containers are scanned: a server often opens several at once.
 const DEBOUNCE: Duration = Duration::from_millis(100);
+
+/// Time between two batches of containers.
+const BATCH_PAUSE: Duration = Duration::from_millis(900);
 
 /// How often a waiting thread looks whether it should end.
 const STOP_POLL: Duration = Duration::from_millis(200);
@@ -49,6 +53,7 @@ pub struct Settings {
 pub struct Scanner {
     requests: SyncSender<CgroupRow>,
     thread: JoinHandle<()>,
+    refused: u64,
 }
 
 impl Scanner {
@@ -61,16 +66,41 @@ impl Scanner {
         let (requests, receiver) = sync_channel(REQUESTS_MAX);
         let thread = std::thread::Builder::new()
             .name("sockets".into())
-            .spawn(move || work(&settings, &sink, &receiver, &stop))
+            .spawn(move || {
+                let resolver = CgroupResolver::new(settings.cgroup_root.clone());
+                let mut work = Work {
+                    settings,
+                    sink,
+                    resolver,
+                    health: None,
+                };
+                work.run(&receiver, &stop);
+            })
             .context("start the socket scanner's thread")?;
-        Ok(Self { requests, thread })
+        Ok(Self {
+            requests,
+            thread,
+            refused: 0,
+        })
     }
 
-    /// Asks for a scan of one container soon. Never waits.
-    pub fn request(&self, container: CgroupRow) {
+    /// Asks for a scan of one container soon. Never waits: with a full queue the next scan of the node has to do.
+    pub fn request(&mut self, container: CgroupRow) {
         if self.requests.try_send(container).is_err() {
-            tracing::debug!("socket scan requests are full; the next scan of the node will do");
+            self.refused += 1;
         }
+    }
+
+    /// Requests that found the queue full.
+    #[must_use]
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Whether the thread still runs.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.thread.is_finished()
     }
 
     /// Waits for the thread to end; `stop` must have been set.
@@ -82,90 +112,136 @@ impl Scanner {
     }
 }
 
-fn work(settings: &Settings, sink: &Sink, requests: &Receiver<CgroupRow>, stop: &AtomicBool) {
-    let mut resolver = CgroupResolver::new(settings.cgroup_root.clone());
-    if let Some(cgroup) = resolver.own() {
-        sink.send(clock::monotonic(), Fact::SelfCgroup { cgroup });
-    }
-    let mut health = None;
-    while !stop.load(Ordering::Relaxed) {
-        resolver.forget();
-        let next = clock::instant() + settings.interval;
-        let errors = send(settings, sink, &mut resolver, None);
-        report_health(sink, &mut health, errors);
+/// The thread's own state.
+struct Work {
+    settings: Settings,
+    sink: Sink,
+    resolver: CgroupResolver,
+    /// Last said, so that only changes are logged.
+    health: Option<Health>,
+}
+
+impl Work {
+    fn run(&mut self, requests: &Receiver<CgroupRow>, stop: &AtomicBool) {
         while !stop.load(Ordering::Relaxed) {
-            let left = next.saturating_duration_since(clock::instant());
-            if left.is_zero() {
-                break;
-            }
-            match requests.recv_timeout(left.min(STOP_POLL)) {
-                Ok(first) => {
-                    std::thread::sleep(DEBOUNCE);
-                    let asked: BTreeMap<_, _> = std::iter::once(first)
-                        .chain(requests.try_iter())
-                        .map(|row| (row.cgroup, row))
-                        .collect();
-                    for container in asked.values() {
-                        send(settings, sink, &mut resolver, Some(container));
-                    }
+            let next = clock::instant() + self.settings.interval;
+            self.scan_node();
+            let mut earliest = clock::instant();
+            while !stop.load(Ordering::Relaxed) {
+                let left = next.saturating_duration_since(clock::instant());
+                if left.is_zero() {
+                    break;
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                // Nobody asks any more; `stop` follows.
-                Err(RecvTimeoutError::Disconnected) => return,
+                // A container that opens listeners all the time must not keep us busy: one batch, then a pause.
+                let pause = earliest.saturating_duration_since(clock::instant());
+                if !pause.is_zero() {
+                    std::thread::sleep(pause.min(left).min(STOP_POLL));
+                    continue;
+                }
+                match requests.recv_timeout(left.min(STOP_POLL)) {
+                    Ok(first) => {
+                        std::thread::sleep(DEBOUNCE);
+                        let asked = std::iter::once(first).chain(requests.try_iter());
+                        self.scan_containers(&asked.map(|row| (row.cgroup, row)).collect());
+                        earliest = clock::instant() + BATCH_PAUSE;
+                    }
+                    Err(RecvTimeoutError::Timeout) => {}
+                    // Nobody asks any more; `stop` follows.
+                    Err(RecvTimeoutError::Disconnected) => return,
+                }
             }
         }
     }
+
+    /// Scans the node and says how the probe is: both anew each time, since the loop may have had no room for the last.
+    fn scan_node(&mut self) {
+        self.resolver.forget();
+        let at = clock::monotonic();
+        if let Some(cgroup) = self.resolver.own() {
+            self.sink.send(at, Fact::SelfCgroup { cgroup });
+        }
+        match scan::scan(&self.settings.proc_root, &mut self.resolver, None) {
+            Ok(Scan { rows, errors }) => {
+                let (health, reason) = verdict(&errors);
+                let fact = Fact::Listeners {
+                    scope: ScanScope::Node,
+                    rows,
+                    errors: errors.sum(),
+                    unreadable: errors.unreadable.into_iter().collect(),
+                };
+                self.sink.send(at, fact);
+                self.report(health, reason);
+            }
+            Err(error) => {
+                let root = self.settings.proc_root.display();
+                let reason = format!("{root} cannot be read: {error}; give --proc-root");
+                self.report(Health::Broken, Some(reason));
+            }
+        }
+    }
+
+    /// Scans containers, all in one pass over the processes. What it finds is added to what is known.
+    fn scan_containers(&mut self, asked: &BTreeMap<CgroupId, CgroupRow>) {
+        let at = clock::monotonic();
+        let paths: Vec<&str> = asked.values().map(|row| row.path.as_str()).collect();
+        let proc_root = &self.settings.proc_root;
+        let Ok(Scan { rows, errors }) = scan::scan(proc_root, &mut self.resolver, Some(&paths))
+        else {
+            // The next scan of the node says so.
+            return;
+        };
+        let fact = Fact::Listeners {
+            scope: ScanScope::Containers(asked.keys().copied().collect()),
+            rows,
+            errors: errors.sum(),
+            unreadable: errors.unreadable.into_iter().collect(),
+        };
+        self.sink.send(at, fact);
+    }
+
+    fn report(&mut self, health: Health, reason: Option<String>) {
+        if self.health.replace(health) != Some(health)
+            && let Some(reason) = &reason
+        {
+            tracing::warn!(
+                probe = "listeners",
+                reason,
+                "not all listening sockets are attributed"
+            );
+        }
+        let status = ProbeStatus {
+            probe: "listeners".into(),
+            health,
+            reason,
+        };
+        self.sink.send(clock::monotonic(), Fact::Probe(status));
+    }
 }
 
-/// Scans one container or the node, and sends. Returns what could not be read.
-fn send(
-    settings: &Settings,
-    sink: &Sink,
-    resolver: &mut CgroupResolver,
-    container: Option<&CgroupRow>,
-) -> Errors {
-    let at = clock::monotonic();
-    let path = container.map(|row| row.path.as_str());
-    let Scan { rows, errors } = scan::scan(&settings.proc_root, resolver, path);
-    let scope = container.map_or(ScanScope::Node, |row| ScanScope::Container(row.cgroup));
-    let fact = Fact::Listeners {
-        scope,
-        rows,
-        errors: errors.sum(),
-    };
-    sink.send(at, fact);
-    errors
-}
-
-/// Says how the probe is, when that changes. That a single process could not be read is counted, and no reason to call
-/// the probe broken: the kernel also denies a process that ends while it is looked at.
-fn report_health(sink: &Sink, last: &mut Option<Health>, errors: Errors) {
+/// How the probe is. That a process of the host could not be read is counted, and no reason to call the probe broken; one
+/// of a container is.
+fn verdict(errors: &Errors) -> (Health, Option<String>) {
     let missing = missing_rights();
-    let (health, reason) = if errors.denied > 0 && !missing.is_empty() {
+    if errors.denied > 0 && (!missing.is_empty() || !errors.unreadable.is_empty()) {
+        let why = if missing.is_empty() {
+            "although no capability is missing: a security module (SELinux, AppArmor) or a user namespace refuses".into()
+        } else {
+            format!("without {}", missing.join(" and "))
+        };
         let reason = format!(
-            "{} processes may not be read without {}; new listeners are still seen by the tcp probe, without their process",
-            errors.denied,
-            missing.join(" and ")
+            "{} processes may not be read, {why}; new listeners are still seen by the tcp probe, without their process",
+            errors.denied
         );
-        (Health::Unsupported, Some(reason))
-    } else if errors.cut > 0 {
-        let reason = format!("{} listening sockets are beyond the limit of a scan", errors.cut);
-        (Health::Broken, Some(reason))
-    } else {
-        (Health::Ok, None)
-    };
-    if last.replace(health) == Some(health) {
-        return;
+        return (Health::Unsupported, Some(reason));
     }
-    if let Some(reason) = &reason {
-        tracing::warn!(probe = "listeners", reason, "not all listening sockets are attributed");
+    if errors.cut > 0 {
+        let reason = format!(
+            "{} listening sockets are beyond the limit of a scan",
+            errors.cut
+        );
+        return (Health::Broken, Some(reason));
     }
-    let status = ProbeStatus {
-        probe: "listeners".into(),
-        health,
-        reason,
-    };
-    sink.send(clock::monotonic(), Fact::Probe(status));
+    (Health::Ok, None)
 }
 
 /// Rights that reading other users' processes takes and that we do not have. With all of them, a process is denied only
@@ -178,6 +254,8 @@ fn missing_rights() -> Vec<&'static str> {
         (CapabilitySet::SYS_PTRACE, "CAP_SYS_PTRACE"),
         (CapabilitySet::DAC_READ_SEARCH, "CAP_DAC_READ_SEARCH"),
     ];
-    let missing = needed.into_iter().filter(|(right, _)| !sets.effective.contains(*right));
+    let missing = needed
+        .into_iter()
+        .filter(|(right, _)| !sets.effective.contains(*right));
     missing.map(|(_, name)| name).collect()
 }

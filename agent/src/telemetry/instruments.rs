@@ -66,24 +66,15 @@ fn register_losses(meter: &Meter, stats: &Arc<SelfStats>) {
         .with_unit("{item}")
         .with_description("What bounded queues and tables of the agent lost.")
         .with_callback(move |observer| {
-            of_stats.read(|values| observe_losses(observer, &values.dropped, key::PLACE));
-        })
-        .build();
-    let of_stats = Arc::clone(stats);
-    meter
-        .u64_observable_counter("plumbline.ebpf.events.lost")
-        .with_unit("{event}")
-        .with_description("What maps and rings of the kernel side lost.")
-        .with_callback(move |observer| {
-            of_stats.read(|values| observe_losses(observer, &values.events_lost, key::MAP));
+            of_stats.read(|values| observe_losses(observer, &values.dropped));
         })
         .build();
 }
 
-fn observe_losses(observer: &dyn AsyncInstrument<u64>, losses: &[Dropped], place: &'static str) {
+fn observe_losses(observer: &dyn AsyncInstrument<u64>, losses: &[Dropped]) {
     for loss in losses {
         let attributes = [
-            KeyValue::new(place, loss.place.clone()),
+            KeyValue::new(key::PLACE, loss.place.clone()),
             KeyValue::new(key::REASON, loss.reason.clone()),
         ];
         observer.observe(loss.count, &attributes);

@@ -14,18 +14,21 @@ pub(crate) static CPU_TIME: Metric = Metric {
     unit: "s",
     instrument: Instrument::Counter,
     description: "CPU time of the container.",
+    attributes: &[],
 };
 pub(crate) static CPU_USAGE: Metric = Metric {
     name: "container.cpu.usage",
     unit: "{cpu}",
     instrument: Instrument::Gauge,
     description: "CPUs in use.",
+    attributes: &[],
 };
 pub(crate) static LISTENING: Metric = Metric {
     name: "plumbline.port.listening",
     unit: "{socket}",
     instrument: Instrument::UpDownCounter,
     description: "Listening sockets.",
+    attributes: &[],
 };
 
 /// 2026-11-22T09:34:18Z.

@@ -14,7 +14,7 @@ use plumbline_core::time::UnixNanos;
 
 use crate::common::collector::{Answer, Collector, until};
 use crate::common::data::{finding, node, report, resource};
-use crate::{dropped, findings_stats, metrics_stats, start};
+use crate::{dropped, findings_stats, metrics_stats, pass, start};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -156,10 +156,18 @@ async fn the_latest_report_wins_and_stale_ones_are_counted() {
     let exporter = start(&collector, &[]);
     exporter.offer_report(small());
     until("the first attempt", || metrics_stats(&exporter).failed == 1).await;
-    // The first is waiting for five minutes; the second never leaves.
+    // The first is waiting for five minutes and gives way; the second never leaves; the third waits in its stead.
     exporter.offer_report(Arc::new(report(vec![resource("old", &[])])));
     exporter.offer_report(Arc::new(report(vec![resource("new", &[1, 2])])));
+    until("the loss of the others", || {
+        metrics_stats(&exporter).dropped == dropped([("stale", 5 + 2)])
+    })
+    .await;
+    pass(Duration::from_secs(200)).await;
+    assert_eq!(collector.seen().len(), 1);
+    pass(Duration::from_secs(102)).await;
     until("the latest report", || metrics_stats(&exporter).sent == 4).await;
+    assert_eq!(collector.seen().len(), 2);
     let stats = exporter.shutdown(LONG).await;
     assert_eq!(stats[0].dropped, dropped([("stale", 5 + 2)]));
     assert_eq!((stats[0].sent, stats[0].pending), (4, 0));

@@ -10,7 +10,7 @@ use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::common::collector::{Answer, Collector, Options, until};
 use crate::common::data::{finding, report, resource};
-use crate::{dropped, findings_stats, start};
+use crate::{dropped, findings_stats, metrics_stats, pass, start};
 
 const LONG: Duration = Duration::from_secs(20);
 const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
@@ -203,12 +203,42 @@ async fn a_refusal_pauses_the_lane_then_one_finding_goes_ahead() {
     assert_eq!(redirect.seen().len(), 0, "redirects are not followed");
 }
 
-/// Lets `time` pass for timers, and whatever they start run.
-async fn pass(time: Duration) {
-    tokio::time::pause();
-    tokio::time::advance(time).await;
-    tokio::time::resume();
-    tokio::time::sleep(Duration::from_millis(50)).await;
+#[tokio::test]
+async fn newer_reports_wait_out_what_the_collector_asked_for() {
+    let wait = Duration::from_mins(5);
+    let later = Answer::Http(429, vec![("retry-after", "300".into())], "");
+    for (protocol, answer) in [
+        (Protocol::HttpProtobuf, later),
+        (Protocol::Grpc, with_retry_info(Code::Unavailable, wait)),
+        (
+            Protocol::Grpc,
+            with_retry_info(Code::ResourceExhausted, wait),
+        ),
+    ] {
+        let what = format!("{protocol:?} {answer:?}");
+        let collector = Collector::start(protocol).await;
+        collector.script(std::iter::repeat_n(answer, 10));
+        let exporter = start(&collector, &[]);
+        let offer = |pod: &str| exporter.offer_report(Arc::new(report(vec![resource(pod, &[])])));
+        offer("web-0");
+        until("the first attempt", || metrics_stats(&exporter).failed == 1).await;
+        for newer in 1..=4 {
+            offer(&format!("web-{newer}"));
+            until("the loss of the one before", || {
+                metrics_stats(&exporter).dropped == dropped([("stale", newer * 2)])
+            })
+            .await;
+        }
+        assert_eq!(collector.seen().len(), 1, "{what}");
+        // The last attempt, of the latest alone.
+        let stats = exporter.shutdown(LONG).await.remove(0);
+        assert_eq!(collector.seen().len(), 2, "{what}");
+        assert_eq!(
+            (stats.pending, stats.dropped),
+            (0, dropped([("shutdown", 2), ("stale", 8)])),
+            "{what}"
+        );
+    }
 }
 
 #[tokio::test]

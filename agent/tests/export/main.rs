@@ -16,6 +16,7 @@ mod own;
 mod tls;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use plumbline::export::Exporter;
 use plumbline::export::settings::ExportSettings;
@@ -48,4 +49,12 @@ fn findings_stats(exporter: &Exporter) -> LaneStats {
 
 fn dropped<const N: usize>(reasons: [(&'static str, u64); N]) -> BTreeMap<&'static str, u64> {
     BTreeMap::from(reasons)
+}
+
+/// Lets `time` pass for timers, and whatever they start run.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+    tokio::time::sleep(Duration::from_millis(50)).await;
 }

@@ -39,8 +39,8 @@ fn values() -> SelfValues {
         dropped: vec![
             loss("export.findings", "queue_full", 9),
             loss("node.cgroups", "full", 1),
+            loss("ebpf.events", "full", 7),
         ],
-        events_lost: vec![loss("EVENTS", "ring_full", 7)],
         lanes: vec![
             LaneStats {
                 lane: "metrics",
@@ -129,7 +129,7 @@ async fn the_agent_tells_of_itself() {
             let want = BTreeMap::from([
                 ("plumbline.dropped{plumbline.place=export.findings,plumbline.reason=queue_full}".to_owned(), 9.0),
                 ("plumbline.dropped{plumbline.place=node.cgroups,plumbline.reason=full}".to_owned(), 1.0),
-                ("plumbline.ebpf.events.lost{plumbline.map=EVENTS,plumbline.reason=ring_full}".to_owned(), 7.0),
+                ("plumbline.dropped{plumbline.place=ebpf.events,plumbline.reason=full}".to_owned(), 7.0),
                 (format!("otel.sdk.exporter.log.exported{{{exporter}}}"), 40.0),
                 (format!("otel.sdk.exporter.log.exported{{error.type=bad_request,{exporter}}}"), 3.0),
                 ("plumbline.export.requests{plumbline.lane=findings,plumbline.outcome=ok}".to_owned(), 4.0),

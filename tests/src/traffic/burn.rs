@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Result, anyhow};
+use anyhow::{Result, anyhow, ensure};
 use serde::{Deserialize, Serialize};
 
 use super::worker;
@@ -19,6 +19,9 @@ pub struct Burn {
     pub wall_ms: u64,
     /// The shape.
     pub shape: Shape,
+    /// Before all ordinary tasks (SCHED_FIFO): keeps the shape on a busy machine. Not for loads that never sleep.
+    #[serde(default)]
+    pub real_time: bool,
 }
 
 /// The shape of the load of one thread.
@@ -57,6 +60,9 @@ const BURST_MAX_NS: u64 = 2_000_000;
 
 /// Burns, and tells what it took.
 pub(super) fn burn(plan: &Burn) -> Result<Burnt> {
+    if plan.real_time {
+        become_real_time()?;
+    }
     let begun = monotonic_ns();
     let end = begun + plan.wall_ms * 1_000_000;
     worker::say("ready");
@@ -73,6 +79,19 @@ pub(super) fn burn(plan: &Burn) -> Result<Burnt> {
         cpu_us: process_cpu_ns() / 1_000,
         wall_us: (monotonic_ns() - begun) / 1_000,
     })
+}
+
+/// Threads started afterwards inherit it.
+fn become_real_time() -> Result<()> {
+    let lowest = libc::sched_param { sched_priority: 1 };
+    // SAFETY: the structure lives during the call; 0 is the calling thread.
+    let result = unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const lowest) };
+    ensure!(
+        result == 0,
+        "set SCHED_FIFO: {}",
+        std::io::Error::last_os_error()
+    );
+    Ok(())
 }
 
 fn one(shape: Shape, thread: u16, end: u64) {

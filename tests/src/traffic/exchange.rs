@@ -8,13 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Counts, Exchange, Order};
-use crate::wait::monotonic_ns;
 
 /// How late a late peer closes. Longer than any delayed acknowledgement, shorter than FIN_WAIT2's end.
 const LATE: Duration = Duration::from_millis(60);
 
-/// Both sides of a simultaneous close aim at the next multiple of this, in nanoseconds.
-const BEAT_NS: u64 = 4_000_000;
+/// The server of a simultaneous close goes this long after its response: the client's FIN is sent by then, and on a link that
+/// holds it up not yet there.
+const MOMENT: Duration = Duration::from_millis(4);
 
 /// A stuck peer must fail the test rather than hang it.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -28,7 +28,7 @@ pub(super) const HEADER: usize = 9;
 /// The header of a framed exchange. It is payload: both sides count it.
 pub(super) fn header(exchange: &Exchange) -> [u8; HEADER] {
     let mut bytes = [0; HEADER];
-    let order = ORDERS
+    let order = Order::ALL
         .iter()
         .position(|order| *order == exchange.order)
         .unwrap_or_default();
@@ -38,21 +38,10 @@ pub(super) fn header(exchange: &Exchange) -> [u8; HEADER] {
     bytes
 }
 
-const ORDERS: [Order; 8] = [
-    Order::ClientFirst,
-    Order::ClientFirstLatePeer,
-    Order::ServerFirst,
-    Order::ServerFirstLatePeer,
-    Order::ClientShutdown,
-    Order::ServerShutdown,
-    Order::Simultaneous,
-    Order::ClientShutdownThenClose,
-];
-
 /// Reads a header back.
 pub(super) fn parse(bytes: &[u8; HEADER]) -> Result<Exchange> {
     let [order, request @ .., r0, r1, r2, r3] = *bytes;
-    let order = *ORDERS
+    let order = *Order::ALL
         .get(usize::from(order))
         .context("unknown order in the header")?;
     Ok(Exchange {
@@ -79,7 +68,10 @@ pub(super) fn as_client(
     }
     receive(&mut stream, exchange.response)?;
     match exchange.order {
-        Order::ClientFirst | Order::ClientFirstLatePeer | Order::ClientShutdownThenClose => {}
+        Order::ClientFirst
+        | Order::ClientFirstLatePeer
+        | Order::Simultaneous
+        | Order::ClientShutdownThenClose => {}
         Order::ServerFirst | Order::ClientShutdown | Order::ServerShutdown => {
             expect_end(&mut stream)?
         }
@@ -87,7 +79,6 @@ pub(super) fn as_client(
             expect_end(&mut stream)?;
             thread::sleep(LATE);
         }
-        Order::Simultaneous => wait_for_beat(),
     }
     drop(stream);
     let prefix = u64::try_from(prefix.len()).expect("usize fits into u64");
@@ -121,7 +112,7 @@ pub(super) fn as_server(mut stream: TcpStream, exchange: &Exchange, prefix: u64)
             stream.shutdown(Shutdown::Write).context("shut down")?;
             expect_end(&mut stream)?;
         }
-        Order::Simultaneous => wait_for_beat(),
+        Order::Simultaneous => thread::sleep(MOMENT),
         Order::ClientShutdownThenClose => thread::sleep(LATE),
     }
     drop(stream);
@@ -173,21 +164,14 @@ fn expect_end(stream: &mut TcpStream) -> Result<()> {
     }
 }
 
-fn wait_for_beat() {
-    let beat = (monotonic_ns() / BEAT_NS + 2) * BEAT_NS;
-    while monotonic_ns() < beat {
-        std::hint::spin_loop();
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{ORDERS, header, parse};
-    use crate::traffic::Exchange;
+    use super::{header, parse};
+    use crate::traffic::{Exchange, Order};
 
     #[test]
     fn headers_come_back() {
-        for order in ORDERS {
+        for order in Order::ALL {
             let exchange = Exchange {
                 order,
                 request: 0x0102_0304,

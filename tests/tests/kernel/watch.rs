@@ -58,6 +58,14 @@ impl Watch {
         })
     }
 
+    /// Waits until the newest fact about something is as the closure wants it: `None` for facts about other things.
+    pub(crate) fn until_last(&mut self, mut good: impl FnMut(&Fact) -> Option<bool>) {
+        self.wait(|facts, _| {
+            let newest = facts.iter().rev().find_map(&mut good);
+            newest.is_some_and(|good| good).then_some(())
+        });
+    }
+
     /// Waits until the flows are as the closure wants them.
     pub(crate) fn until_flows(&mut self, enough: impl Fn(&BTreeMap<FlowId, FlowCounts>) -> bool) {
         self.wait(|facts, _| enough(&flows(facts)).then_some(()));

@@ -99,13 +99,13 @@ fn kernel(phases: &[PhaseCost]) -> String {
     for phase in phases {
         line(
             &mut text,
-            format_args!("  {}: {} {}s", phase.phase, phase.units, phase.unit),
+            format_args!("  {}, counted: {}", phase.phase, phase.units),
         );
         for program in &phase.programs {
             line(
                 &mut text,
                 format_args!(
-                    "    {:<14} {:>10} runs  {:>22} ns/run  {:>7.3} runs and {:>7.1} ns per {}",
+                    "    {:<14} {:>10} runs  {:>22} ns/run  {:>7.3} runs and {:>7.1} ns a {}",
                     program.program,
                     program.runs,
                     range(program.ns_per_run, 0),

@@ -27,6 +27,18 @@ pub(super) struct Alert {
     values: BTreeMap<String, String>,
 }
 
+impl Alert {
+    /// Its name.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// PromQL; empty if it has none.
+    pub(super) fn expression(&self) -> &str {
+        self.values.get("expr").map_or("", String::as_str)
+    }
+}
+
 /// Rules of a file: `- alert: NAME`, then `key: value` or `key: |` and lines that are further in.
 pub(super) fn parse(text: &str) -> Vec<Alert> {
     let mut alerts: Vec<Alert> = Vec::new();
@@ -90,7 +102,7 @@ fn alert_problems(alert: &Alert, catalogue: &Catalogue, runbook: &str) -> Vec<St
         .filter(|key| value(key).trim().is_empty())
         .map(|key| format!("no {key}"))
         .collect();
-    let named = names(value("expr"));
+    let named = names(alert.expression());
     let shown = shown_labels(value("summary"))
         .union(&shown_labels(value("description")))
         .cloned()

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
+    alerts::Alert,
     board::{Board, Datasource, GridPos, Panel, Variable},
     catalogue::Catalogue,
     promql::{Names, Selector, names},
@@ -59,12 +60,14 @@ pub(super) fn board(board: &Board, catalogue: &Catalogue) -> Vec<String> {
     problems
 }
 
-/// Exceptions that no query needs, or without a reason.
-pub(super) fn exceptions(exceptions: &BTreeMap<String, String>, board: &Board) -> Vec<String> {
-    let asked: BTreeSet<&str> = board
-        .targets()
-        .map(|(_, target)| target.expr.as_str())
-        .collect();
+/// Exceptions that no query and no alert needs, or without a reason.
+pub(super) fn exceptions(
+    exceptions: &BTreeMap<String, String>,
+    board: &Board,
+    alerts: &[Alert],
+) -> Vec<String> {
+    let queries = board.targets().map(|(_, target)| target.expr.as_str());
+    let asked: BTreeSet<&str> = queries.chain(alerts.iter().map(Alert::name)).collect();
     exceptions
         .iter()
         .filter(|(query, reason)| !asked.contains(query.as_str()) || reason.is_empty())

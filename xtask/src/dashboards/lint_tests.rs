@@ -1,6 +1,9 @@
 use std::collections::BTreeMap;
 
-use super::{super::catalogue::Catalogue, Board, board, exceptions};
+use super::{
+    super::{alerts::parse, catalogue::Catalogue},
+    Board, board, exceptions,
+};
 
 fn catalogue() -> Catalogue {
     Catalogue::parse(
@@ -35,95 +38,98 @@ fn a_good_dashboard_has_no_problem() {
     );
 }
 
+/// What is replaced in it, by what, and the problem that names it.
+const FAULTS: &[(&str, &str, &str)] = &[
+    (r#""uid": "plumbline""#, r#""uid": "x""#, "uid is not"),
+    (r#""id": null"#, r#""id": 7"#, "id is not null"),
+    ("39", "40", "schemaVersion"),
+    (r#""editable": false"#, r#""editable": true"#, "editable"),
+    (r#"["plumbline"]"#, "[]", "no tag"),
+    (r#""id": null"#, r#""id": null, "__inputs": []"#, "__inputs"),
+    (
+        r#""name": "datasource""#,
+        r#""name": "other""#,
+        "no variable datasource",
+    ),
+    (
+        r#""refresh": 2"#,
+        r#""refresh": 1"#,
+        "variable ns: does not reload",
+    ),
+    (
+        "label_values(g{",
+        "label_values(h{",
+        "h is not in METRICS.md",
+    ),
+    ("label_values(g{", "query_result(g{", "is not label_values"),
+    (
+        r#", k8s_ns)"}"#,
+        r#", pod)"}"#,
+        "variable ns: no metric of the query has the label pod",
+    ),
+    (r#""title": "F""#, r#""title": """#, "no title"),
+    (r#""description": "What.", "#, "", "no description"),
+    (r#""unit": "cps""#, r#""unit": """#, "no unit"),
+    (
+        r#""legendFormat": "{{k8s_ns}} in""#,
+        r#""legendFormat": "{{pod}} in""#,
+        "the label pod",
+    ),
+    (
+        r#""title": "F", "description": "What.", "datasource": {"uid": "${datasource}"}"#,
+        r#""title": "F", "description": "What.", "datasource": {"uid": "prom"}"#,
+        "does not ask the variable",
+    ),
+    (
+        r#"{"refId": "A", "datasource": {"uid": "${datasource}"}, "expr": "g"}"#,
+        "",
+        "panel \"G\": no query",
+    ),
+    (
+        r#""datasource": {"uid": "${datasource}"}, "expr": "g"}"#,
+        r#""expr": "g"}"#,
+        "A: does not ask",
+    ),
+    (
+        r#""expr": "g""#,
+        r#""expr": "up""#,
+        "up is not in METRICS.md",
+    ),
+    (
+        r#""expr": "g""#,
+        r#""expr": "rate(g[$__rate_interval])""#,
+        "g is no counter",
+    ),
+    (
+        r#""expr": "g""#,
+        r#""expr": "sum(f_total{plumbline_flow_role='client'})""#,
+        "not inside rate",
+    ),
+    ("$__rate_interval", "5m", "not over [$__rate_interval]"),
+    (r#"sum by (k8s_ns) ("#, r#"sum by (pod) ("#, "the label pod"),
+    (
+        r#"{plumbline_flow_role=\"server\"}"#,
+        "",
+        "not of one plumbline_flow_role",
+    ),
+    (
+        r#"{plumbline_flow_role=\"server\"}"#,
+        r#"{plumbline_flow_role=~\"server\"}"#,
+        "not of one plumbline_flow_role",
+    ),
+    (
+        r#""expr": "sum(g) * 0""#,
+        r#""expr": "rate(f_total{plumbline_flow_role='client'}[$__rate_interval])""#,
+        "not of one plumbline_flow_role",
+    ),
+    (r#""x": 12"#, r#""x": 11"#, "share a place"),
+    (r#""x": 12"#, r#""x": 13"#, "does not fit"),
+    (r#""id": 3"#, r#""id": 2"#, "share a place, an id"),
+];
+
 #[test]
 fn each_fault_is_named() {
-    for (from, to, expected) in [
-        (r#""uid": "plumbline""#, r#""uid": "x""#, "uid is not"),
-        (r#""id": null"#, r#""id": 7"#, "id is not null"),
-        ("39", "40", "schemaVersion"),
-        (r#""editable": false"#, r#""editable": true"#, "editable"),
-        (r#"["plumbline"]"#, "[]", "no tag"),
-        (r#""id": null"#, r#""id": null, "__inputs": []"#, "__inputs"),
-        (
-            r#""name": "datasource""#,
-            r#""name": "other""#,
-            "no variable datasource",
-        ),
-        (
-            r#""refresh": 2"#,
-            r#""refresh": 1"#,
-            "variable ns: does not reload",
-        ),
-        (
-            "label_values(g{",
-            "label_values(h{",
-            "h is not in METRICS.md",
-        ),
-        ("label_values(g{", "query_result(g{", "is not label_values"),
-        (
-            r#", k8s_ns)"}"#,
-            r#", pod)"}"#,
-            "variable ns: no metric of the query has the label pod",
-        ),
-        (r#""title": "F""#, r#""title": """#, "no title"),
-        (r#""description": "What.", "#, "", "no description"),
-        (r#""unit": "cps""#, r#""unit": """#, "no unit"),
-        (
-            r#""legendFormat": "{{k8s_ns}} in""#,
-            r#""legendFormat": "{{pod}} in""#,
-            "the label pod",
-        ),
-        (
-            r#""title": "F", "description": "What.", "datasource": {"uid": "${datasource}"}"#,
-            r#""title": "F", "description": "What.", "datasource": {"uid": "prom"}"#,
-            "does not ask the variable",
-        ),
-        (
-            r#"{"refId": "A", "datasource": {"uid": "${datasource}"}, "expr": "g"}"#,
-            "",
-            "panel \"G\": no query",
-        ),
-        (
-            r#""datasource": {"uid": "${datasource}"}, "expr": "g"}"#,
-            r#""expr": "g"}"#,
-            "A: does not ask",
-        ),
-        (
-            r#""expr": "g""#,
-            r#""expr": "up""#,
-            "up is not in METRICS.md",
-        ),
-        (
-            r#""expr": "g""#,
-            r#""expr": "rate(g[$__rate_interval])""#,
-            "g is no counter",
-        ),
-        (
-            r#""expr": "g""#,
-            r#""expr": "sum(f_total{plumbline_flow_role='client'})""#,
-            "not inside rate",
-        ),
-        ("$__rate_interval", "5m", "not over [$__rate_interval]"),
-        (r#"sum by (k8s_ns) ("#, r#"sum by (pod) ("#, "the label pod"),
-        (
-            r#"{plumbline_flow_role=\"server\"}"#,
-            "",
-            "not of one plumbline_flow_role",
-        ),
-        (
-            r#"{plumbline_flow_role=\"server\"}"#,
-            r#"{plumbline_flow_role=~\"server\"}"#,
-            "not of one plumbline_flow_role",
-        ),
-        (
-            r#""expr": "sum(g) * 0""#,
-            r#""expr": "rate(f_total{plumbline_flow_role='client'}[$__rate_interval])""#,
-            "not of one plumbline_flow_role",
-        ),
-        (r#""x": 12"#, r#""x": 11"#, "share a place"),
-        (r#""x": 12"#, r#""x": 13"#, "does not fit"),
-        (r#""id": 3"#, r#""id": 2"#, "share a place, an id"),
-    ] {
+    for (from, to, expected) in FAULTS {
         let text = GOOD.replacen(from, to, 1);
         assert_ne!(text, GOOD, "{from} is not there");
         let found = board(&Board::parse(&text).unwrap(), &catalogue());
@@ -137,14 +143,17 @@ fn each_fault_is_named() {
 #[test]
 fn exceptions_are_for_queries_that_exist() {
     let good = Board::parse(GOOD).unwrap();
+    let alerts = parse("- alert: G\n");
     let found = |query: &str, reason: &str| {
         exceptions(
             &BTreeMap::from([(query.to_owned(), reason.to_owned())]),
             &good,
+            &alerts,
         )
         .len()
     };
     assert_eq!(found("g", "quiet"), 0);
+    assert_eq!(found("G", "quiet"), 0);
     assert_eq!(found("g", ""), 1);
     assert_eq!(found("h", "quiet"), 1);
 }

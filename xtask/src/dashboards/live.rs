@@ -1,4 +1,4 @@
-//! Runs a dashboard's queries against a live store, as Grafana would with everything chosen.
+//! Runs a dashboard's queries against a live store, as Grafana would with everything chosen, and those of alert rules.
 
 use std::{
     collections::BTreeMap,
@@ -10,7 +10,10 @@ use std::{
 use anyhow::{Context as _, Result};
 use serde_json::Value;
 
-use super::board::{Board, Target, Variable};
+use super::{
+    alerts::Alert,
+    board::{Board, Variable},
+};
 use crate::{http, shell};
 
 /// What Grafana puts in place of its own variables.
@@ -22,13 +25,24 @@ const BUILT_IN: [(&str, &str); 3] = [
 /// The time range that is looked at, and its step.
 const RANGE: Duration = Duration::from_secs(300);
 const STEP: Duration = Duration::from_secs(15);
-/// How long what was just sent may take to be found, and how often to look.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long what was just sent may take to be found.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// How often to look.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// What is asked of the store.
+/// What to ask.
+pub(super) struct Asked {
+    /// Its variables and panels.
+    pub(super) board: Board,
+    /// Their expressions.
+    pub(super) alerts: Vec<Alert>,
+    /// Queries and names of alerts that may return nothing, with the reason.
+    pub(super) exceptions: BTreeMap<String, String>,
+}
+
+/// One question to the store.
 struct Question {
-    /// The panel or variable, for people.
+    /// The panel, variable or alert, for people.
     what: String,
     /// PromQL, before variables are replaced.
     query: String,
@@ -38,22 +52,18 @@ struct Question {
     excuse: Option<String>,
 }
 
-/// Asks every query until each has an answer or the patience is over. Problems, and how it went.
-pub(super) fn check(
-    board: &Board,
-    exceptions: &BTreeMap<String, String>,
-    store: &str,
-) -> Result<(Vec<String>, String)> {
+/// Asks every query until each has an answer or the patience is over. Returns the problems, and how it went.
+pub(super) fn check(all: &Asked, store: &str, patience: Duration) -> Result<(Vec<String>, String)> {
     let server = address(store)?;
     // VictoriaMetrics shows what was just sent only after this; other stores do not know it and need it not.
     drop(http::get(server, "/internal/force_flush"));
-    let give_up = shell::now() + PATIENCE;
-    let mut open = questions(board, exceptions, now()?);
+    let give_up = shell::now() + patience;
+    let mut open = questions(all, now()?);
     let asked = open.len();
     loop {
         let mut unanswered = Vec::new();
         for question in open {
-            match answered(&http::get(server, &question.path)) {
+            match http::get(server, &question.path).and_then(|text| answered(&text)) {
                 Ok(true) => {}
                 Ok(false) => unanswered.push((question, "returns nothing".to_owned())),
                 Err(error) => unanswered.push((question, format!("fails: {error:#}"))),
@@ -67,7 +77,7 @@ pub(super) fn check(
             return Ok(verdict(asked, unanswered));
         }
         thread::sleep(PAUSE);
-        let later = questions(board, exceptions, now()?);
+        let later = questions(all, now()?);
         let still = |question: &Question| {
             unanswered
                 .iter()
@@ -100,8 +110,8 @@ fn verdict(asked: usize, unanswered: Vec<(Question, String)>) -> (Vec<String>, S
     (problems, summary)
 }
 
-fn questions(board: &Board, exceptions: &BTreeMap<String, String>, now: Duration) -> Vec<Question> {
-    let variables = &board.templating.list;
+fn questions(all: &Asked, now: Duration) -> Vec<Question> {
+    let variables = &all.board.templating.list;
     let of_variables = variables.iter().filter_map(|variable| {
         let (selector, label) = variable.label_values()?;
         let selector = replaced(selector, variables);
@@ -116,19 +126,25 @@ fn questions(board: &Board, exceptions: &BTreeMap<String, String>, now: Duration
             excuse: None,
         })
     });
-    let of_panels = board.targets().map(|(panel, target)| Question {
+    let of_panels = all.board.targets().map(|(panel, target)| Question {
         what: format!("panel {:?} {}", panel.title, target.ref_id),
         query: target.expr.clone(),
-        path: path(target, &replaced(&target.expr, variables), now),
-        excuse: exceptions.get(&target.expr).cloned(),
+        path: path(&replaced(&target.expr, variables), target.instant, now),
+        excuse: all.exceptions.get(&target.expr).cloned(),
     });
-    of_variables.chain(of_panels).collect()
+    let of_alerts = all.alerts.iter().map(|alert| Question {
+        what: format!("alert {}", alert.name()),
+        query: alert.expression().to_owned(),
+        path: path(alert.expression(), true, now),
+        excuse: all.exceptions.get(alert.name()).cloned(),
+    });
+    of_variables.chain(of_panels).chain(of_alerts).collect()
 }
 
 /// Where to ask, as Grafana does it for this kind of query.
-fn path(target: &Target, query: &str, now: Duration) -> String {
+fn path(query: &str, instant: bool, now: Duration) -> String {
     let (query, end) = (http::query_value(query), now.as_secs());
-    if target.instant {
+    if instant {
         return format!("/api/v1/query?query={query}&time={end}");
     }
     let (start, step) = (now.saturating_sub(RANGE).as_secs(), STEP.as_secs());
@@ -152,11 +168,7 @@ fn replaced(query: &str, variables: &[Variable]) -> String {
 }
 
 /// Whether the store's answer holds a value: a number, or the value of a label.
-fn answered(answer: &Result<String>) -> Result<bool> {
-    let text = match answer {
-        Ok(text) => text,
-        Err(error) => anyhow::bail!("{error:#}"),
-    };
+fn answered(text: &str) -> Result<bool> {
     let answer: Value = serde_json::from_str(text).with_context(|| format!("no JSON: {text}"))?;
     let data = &answer["data"];
     let series = data["result"].as_array().map_or(&[][..], Vec::as_slice);
@@ -200,11 +212,11 @@ fn now() -> Result<Duration> {
 #[cfg(test)]
 mod tests {
     use std::{
-        io::{Read as _, Write as _},
+        io::{BufRead as _, BufReader, Write as _},
         net::TcpListener,
     };
 
-    use super::{BTreeMap, Board, address, answered, check, thread};
+    use super::{super::alerts::parse, Asked, Board, Duration, address, answered, check, thread};
 
     #[test]
     fn what_counts_as_an_answer() {
@@ -225,10 +237,9 @@ mod tests {
             (r#"{"data":[]}"#, false),
             (r#"{"data":["shop"]}"#, true),
         ] {
-            assert_eq!(answered(&Ok(answer.into())).unwrap(), expected, "{answer}");
+            assert_eq!(answered(answer).unwrap(), expected, "{answer}");
         }
-        assert!(answered(&Ok("oops".into())).is_err());
-        assert!(answered(&Err(anyhow::anyhow!("refused"))).is_err());
+        assert!(answered("oops").is_err());
     }
 
     #[test]
@@ -248,9 +259,11 @@ mod tests {
         thread::spawn(move || {
             for stream in listener.incoming() {
                 let mut stream = stream.unwrap();
-                let mut request = [0; 4096];
-                let length = stream.read(&mut request).unwrap();
-                let request = String::from_utf8_lossy(&request[..length]).into_owned();
+                let mut request = String::new();
+                let mut lines = BufReader::new(&stream);
+                while !request.ends_with("\r\n\r\n") {
+                    assert_ne!(lines.read_line(&mut request).unwrap(), 0, "half a request");
+                }
                 let answer = answers.iter().find(|(part, _)| request.contains(part));
                 let (status, body) =
                     answer.map_or(("400 Bad", "no such thing"), |(_, body)| ("200 OK", *body));
@@ -267,6 +280,19 @@ mod tests {
             {"refId":"B","expr":"b","instant":true}]}]}"#;
     const FULL: &str = r#"{"data":{"result":[{"value":[1,"2"]}]}}"#;
 
+    /// The answers that `store` gives to a dashboard of a variable and two queries, and to one alert.
+    fn ask(store: &str, excused: &[&str]) -> (Vec<String>, String) {
+        let all = Asked {
+            board: Board::parse(BOARD).unwrap(),
+            alerts: parse("- alert: Al\n  expr: c > 0\n"),
+            exceptions: excused
+                .iter()
+                .map(|query| ((*query).to_owned(), "quiet".to_owned()))
+                .collect(),
+        };
+        check(&all, store, Duration::ZERO).unwrap()
+    }
+
     #[test]
     fn every_query_is_asked_with_its_variables_replaced() {
         let store = store(&[
@@ -276,25 +302,47 @@ mod tests {
                 FULL,
             ),
             ("/query?query=b&time=", FULL),
+            ("/query?query=c%20%3E%200&time=", FULL),
         ]);
-        let board = Board::parse(BOARD).unwrap();
-        let (problems, summary) = check(&board, &BTreeMap::new(), &store).unwrap();
+        let (problems, summary) = ask(&store, &[]);
         assert_eq!(problems, Vec::<String>::new());
-        assert_eq!(summary, "3 of 3 queries returned data from the live store");
+        assert_eq!(summary, "4 of 4 queries returned data from the live store");
     }
 
     #[test]
-    fn what_is_excused_may_be_empty_but_not_wrong() {
-        let excused = |query: &str| BTreeMap::from([(query.to_owned(), "quiet".to_owned())]);
-        let board = Board::parse(BOARD).unwrap();
-        let empty = store(&[
+    fn what_is_excused_may_be_empty() {
+        let store = store(&[
             ("/label/", r#"{"data":["shop"]}"#),
             ("/query_range", FULL),
             ("/query", r#"{"data":{"result":[]}}"#),
         ]);
-        let (problems, summary) = check(&board, &excused("b"), &empty).unwrap();
+        let (problems, summary) = ask(&store, &["b", "Al"]);
         assert_eq!(problems, Vec::<String>::new());
-        assert!(summary.starts_with("2 of 3"), "{summary}");
-        assert!(summary.ends_with("panel \"P\" B: quiet"), "{summary}");
+        assert!(summary.starts_with("2 of 4"), "{summary}");
+        assert!(summary.contains("panel \"P\" B: quiet"), "{summary}");
+        assert!(summary.ends_with("alert Al: quiet"), "{summary}");
+    }
+
+    #[test]
+    fn what_is_empty_or_fails_is_named() {
+        let store = store(&[
+            ("/label/", r#"{"data":[]}"#),
+            ("/query_range", FULL),
+            ("/query?query=c", r#"{"data":{"result":[]}}"#),
+        ]);
+        let (problems, _) = ask(&store, &["b"]);
+        let begins: Vec<&str> = problems
+            .iter()
+            .map(|problem| problem.split(": ").next().unwrap())
+            .collect();
+        assert_eq!(
+            begins,
+            [
+                "variable ns returns nothing",
+                "panel \"P\" B fails",
+                "alert Al returns nothing"
+            ],
+            "an excuse is for what is empty, not for what the store refuses"
+        );
     }
 }

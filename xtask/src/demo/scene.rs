@@ -14,12 +14,14 @@ use plumbline_tests::pods::{
 };
 
 use super::nginx::Nginx;
-use crate::process;
+use crate::{process, shell};
 
 /// Begins the name of the directory below the cgroup2 mount.
 const PREFIX: &str = "plumbline-demo";
 /// Where the web server's debug endpoint listens, on all addresses and undeclared.
 pub(super) const DEBUG_PORT: u16 = 6060;
+/// Where the web server does not listen, so that connects fail.
+const CLOSED_PORT: u16 = 5432;
 /// Ports for the pod in the host's network are looked for from here on: below what the kernel gives out by itself.
 const HOST_PORTS_FROM: u16 = 21_100;
 
@@ -59,7 +61,7 @@ impl Scene {
     pub(super) fn start(nginx: &Nginx, dir: &Path) -> Result<Self> {
         Sandbox::sweep(PREFIX).context("remove what a killed demo left")?;
         let sandbox = Sandbox::new(PREFIX)?;
-        let player = std::env::current_exe().context("path of xtask")?;
+        let player = shell::own_program()?;
         let stage = Stage {
             sandbox: &sandbox,
             nginx,
@@ -145,7 +147,8 @@ impl Stage<'_> {
         Ok(pod)
     }
 
-    /// A client of the web server, over IPv4 and IPv6: its connections become flows. The container beside it has no CPU
+    /// A client of the web server, over IPv4 and IPv6: its connections become flows, and those to a port where nobody listens
+    /// failed ones. The container beside it has no CPU
     /// request, which is C001.
     fn cart(&self, web: &Pod) -> Result<()> {
         let pod = self.pod("shop", "cart-5c6b7d8f9-m4tzl", ("Deployment", "cart"))?;
@@ -153,8 +156,9 @@ impl Stage<'_> {
         let to = [
             SocketAddr::new(web.ipv4(), 8080).to_string(),
             SocketAddr::new(web.ipv6(), 9090).to_string(),
+            SocketAddr::new(web.ipv4(), CLOSED_PORT).to_string(),
         ];
-        self.play(&client, &["request", &to[0], &to[1]])?;
+        self.play(&client, &["request", &to[0], &to[1], &to[2]])?;
         let shipper = pod.container(container("log-shipper", None))?;
         self.play(&shipper, &["idle"])
     }
@@ -185,7 +189,7 @@ impl Stage<'_> {
         Ok(undeclared)
     }
 
-    /// A job that may use half a CPU and on average uses an eighth, but all of it in one burst a second: C007.
+    /// A job that may use half a CPU and on average uses a fifth, but all of it in one burst a second: C007.
     fn report(&self) -> Result<()> {
         let pod = self.pod("batch", "report-29400000-7xw4s", ("CronJob", "report"))?;
         let burner = pod.container(ContainerSpec {

@@ -3,6 +3,8 @@
 use super::receipts::Receipts;
 use crate::receivers::{Receivers, Series};
 
+/// Characters of a cell in the table of findings; `--json` has all of them.
+const CELL_MAX: usize = 76;
 /// Lines of each kind of metric that are shown.
 const SHOWN_MAX: usize = 6;
 
@@ -41,6 +43,7 @@ pub(super) fn findings(receipts: &Receipts) -> String {
             },
         ]
     });
+    let rows = rows.map(|row| row.map(|cell| shortened(&cell)));
     columns(&std::iter::once(header).chain(rows).collect::<Vec<_>>())
 }
 
@@ -111,6 +114,14 @@ fn section(title: &str, series: &[Series], labels: &[&str]) -> String {
         format!("  and {more} more\n")
     };
     format!("{title} ({})\n{}{more}", series.len(), columns(&rows))
+}
+
+/// Text of at most [`CELL_MAX`] characters.
+fn shortened(text: &str) -> String {
+    match text.char_indices().nth(CELL_MAX) {
+        Some((end, _)) => format!("{}…", text.get(..end).unwrap_or(text)),
+        None => text.to_owned(),
+    }
 }
 
 /// Rows with each column as wide as its widest cell, two spaces in front.

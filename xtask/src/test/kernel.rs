@@ -9,6 +9,14 @@ use crate::{setup, shell};
 /// Integration tests that need neither root nor eBPF, by file name without `.rs`.
 const HOSTED: [&str; 1] = ["replay"];
 
+/// Programs that tests with real eBPF call, and the Debian packages that have them.
+const PROGRAMS: [(&str, &str); 4] = [
+    ("ip", "iproute2"),
+    ("tc", "iproute2"),
+    ("kill", "procps"),
+    ("openssl", "openssl"),
+];
+
 /// How tests with real eBPF can run.
 pub(super) enum Access {
     /// By this process.
@@ -36,6 +44,13 @@ pub(super) fn access(cargo: &setup::Cargo) -> Access {
     }
 }
 
+/// Makes sure that what the tests call is there.
+pub(super) fn programs() -> Result<()> {
+    PROGRAMS
+        .iter()
+        .try_for_each(|(name, package)| setup::program(name, package))
+}
+
 /// Lets cargo start test binaries, and nothing else, by sudo.
 pub(super) fn sudo_runner() -> (String, &'static str) {
     let arch = if cfg!(target_arch = "aarch64") {
@@ -49,24 +64,33 @@ pub(super) fn sudo_runner() -> (String, &'static str) {
     )
 }
 
-/// Integration tests of `plumbline-tests` by name: all that are there, or those that need no kernel.
+/// Integration tests by name: those that need no kernel (all of the agent's own), or the others.
 pub(super) fn integration_tests(hosted: bool) -> Result<Vec<String>> {
-    let dir = shell::root().join("tests/tests");
+    let mut names = files("tests/tests")?;
+    names.retain(|name| HOSTED.contains(&name.as_str()) == hosted);
+    if hosted {
+        names.extend(files("agent/tests")?);
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// Names without `.rs` of the Rust files and of the folders with a `main.rs` in a folder.
+fn files(folder: &str) -> Result<Vec<String>> {
+    let dir = shell::root().join(folder);
     let entries = fs::read_dir(&dir).with_context(|| format!("list {}", dir.display()))?;
     let mut names = Vec::new();
     for entry in entries {
         let path = entry
             .with_context(|| format!("list {}", dir.display()))?
             .path();
-        let name = path
-            .file_stem()
-            .and_then(|name| name.to_str())
-            .unwrap_or_default();
-        if path.extension().is_some_and(|e| e == "rs") && HOSTED.contains(&name) == hosted {
-            names.push(name.to_owned());
+        if path.extension().is_some_and(|extension| extension == "rs")
+            || path.join("main.rs").is_file()
+        {
+            let name = path.file_stem().and_then(|name| name.to_str());
+            names.extend(name.map(str::to_owned));
         }
     }
-    names.sort();
     Ok(names)
 }
 

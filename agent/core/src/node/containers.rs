@@ -22,6 +22,8 @@ pub(super) struct Container {
     /// `None` until the kernel side has tried.
     pub(super) attached: Option<Result<(), String>>,
     pub(super) listeners: Listeners,
+    /// The last scan of the node could not read all of its processes.
+    pub(super) unreadable: bool,
     /// Connections accepted per port; at most [`ROWS_MAX`] ports.
     accepted: BTreeMap<u16, u64>,
     pub(super) cpu: Cpu,
@@ -37,6 +39,7 @@ impl Container {
             gone: None,
             attached: None,
             listeners: Listeners::default(),
+            unreadable: false,
             accepted: BTreeMap::new(),
             cpu: Cpu::default(),
         }
@@ -90,8 +93,9 @@ impl NodeState {
         let started = declared
             .and_then(|declared| declared.started_unix_ns)
             .map(|unix_ns| {
-                let before = self.clock.unix_ns.saturating_sub(unix_ns);
-                Timestamp(self.clock.monotonic.0.saturating_sub(before))
+                let clock = self.origin.unwrap_or(self.clock);
+                let before = clock.unix_ns.saturating_sub(unix_ns);
+                Timestamp(clock.monotonic.0.saturating_sub(before))
             });
         let started = started.or((!container.pre_existing).then_some(container.first_seen));
         let judged_from = started
@@ -127,7 +131,7 @@ impl NodeState {
             coverage: self.coverage(container),
             listeners,
             listeners_overflow,
-            cpu: container.cpu.view(judged_from, self.exported),
+            cpu: container.cpu.view(judged_from),
         }
     }
 
@@ -144,6 +148,9 @@ impl NodeState {
                 Coverage::Blind(format!("not attached: {error}"))
             }
             (Health::Ok | Health::Broken, None) => Coverage::Partial("not attached yet".into()),
+            (Health::Ok | Health::Broken, Some(Ok(()))) if container.unreadable => {
+                Coverage::Partial("unreadable_processes".into())
+            }
             (Health::Ok | Health::Broken, Some(Ok(()))) if container.pre_existing => {
                 Coverage::PreExisting
             }

@@ -93,6 +93,7 @@ fn scan(node: &mut NodeState, at: u64, scope: ScanScope, rows: Vec<ListenerRow>)
             scope,
             rows,
             errors: 0,
+            unreadable: vec![],
         },
     );
 }
@@ -159,13 +160,18 @@ fn a_socket_passed_within_the_pod_stays_its_creators() {
 }
 
 #[test]
-fn a_scan_of_one_container_leaves_the_others_alone() {
+fn a_scan_of_one_container_only_adds() {
     let mut node = node();
     seen(&mut node, 1, 10, path(1));
     seen(&mut node, 1, 20, path(2));
     listen(&mut node, 2, 10, 80);
     listen(&mut node, 2, 20, 81);
-    scan(&mut node, 3, ScanScope::Container(CgroupId(10)), vec![]);
+    scan(
+        &mut node,
+        3,
+        ScanScope::Containers(vec![CgroupId(10)]),
+        vec![row(10, 82, 900)],
+    );
     let snapshot = node.snapshot(Timestamp(5));
     let of = |id| {
         ports(
@@ -176,8 +182,66 @@ fn a_scan_of_one_container_leaves_the_others_alone() {
                 .unwrap(),
         )
     };
-    assert_eq!((of(10), of(20)), (vec![], vec![(81, 1)]));
+    assert_eq!((of(10), of(20)), (vec![(80, 1), (82, 1)], vec![(81, 1)]));
     assert_eq!(snapshot.scans, 0, "only scans of the node count");
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken_for_gone() {
+    let mut node = node();
+    seen(&mut node, 1, 10, path(1));
+    listen(&mut node, 2, 10, 80);
+    let listeners = Fact::Listeners {
+        scope: ScanScope::Node,
+        rows: vec![],
+        errors: 1,
+        unreadable: vec![CgroupId(10)],
+    };
+    apply(&mut node, 3, listeners);
+    assert_eq!(ports(only(&node.snapshot(Timestamp(4)))), [(80, 1)]);
+    scan(&mut node, 5, ScanScope::Node, vec![]);
+    assert_eq!(ports(only(&node.snapshot(Timestamp(6)))), []);
+}
+
+#[test]
+fn what_is_not_measured_is_not_zero() {
+    let settings = CoreSettings {
+        cpu_startup_exclusion: Duration::ZERO,
+        ..CoreSettings::default()
+    };
+    let mut node = NodeState::new(NodeIdentity::default(), settings);
+    seen(&mut node, 0, 10, path(1));
+    let windows = |unmeasured| Fact::CpuWindows {
+        start: Timestamp(0),
+        windows: 1,
+        lost: 0,
+        rows: vec![],
+        unmeasured,
+    };
+    apply(&mut node, 1, windows(vec![CgroupId(10)]));
+    assert_eq!(only(&node.snapshot(Timestamp(1))).cpu.windows, None);
+    apply(&mut node, 1, windows(vec![]));
+    assert!(only(&node.snapshot(Timestamp(1))).cpu.windows.is_some());
+}
+
+#[test]
+fn a_container_taken_for_gone_by_mistake_comes_back() {
+    let mut node = node();
+    seen(&mut node, 1, 10, path(1));
+    apply(&mut node, 2, Fact::CgroupTree { rows: vec![] });
+    assert!(only(&node.snapshot(Timestamp(3))).gone);
+    seen(&mut node, 4, 10, path(1));
+    assert!(!only(&node.snapshot(Timestamp(5))).gone);
+}
+
+#[test]
+fn zero_points_do_not_move_with_the_wall_clock() {
+    let mut node = node();
+    apply(&mut node, 1_000, Fact::Clock { unix_ns: 5_000 });
+    let origin = node.snapshot(Timestamp(2_000)).origin;
+    apply(&mut node, 3_000, Fact::Clock { unix_ns: 9_000_000 });
+    let snapshot = node.snapshot(Timestamp(3_000));
+    assert_eq!((snapshot.origin, snapshot.wall.0), (origin, 9_000_000));
 }
 
 #[test]
@@ -320,6 +384,7 @@ fn windows_of_nested_cgroups_add_up_and_silence_is_zero_only_while_the_container
             windows: 3,
             lost: 0,
             rows,
+            unmeasured: vec![],
         },
     );
     let snapshot = node.snapshot(Timestamp(1));

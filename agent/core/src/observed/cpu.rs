@@ -18,6 +18,8 @@ pub struct Cpu {
     before: Option<(Timestamp, CpuStatRow)>,
     /// Start and CPU time in microseconds of each window that was measured, in order.
     windows: VecDeque<(Timestamp, u32)>,
+    /// Start of the last window that a report has told of: readings lag behind the clock.
+    exported: Option<Timestamp>,
 }
 
 impl Cpu {
@@ -46,9 +48,18 @@ impl Cpu {
         self.windows.push_back((start, busy_us));
     }
 
-    /// What is known, with windows from `judged_from` on and the peak since `exported`.
+    /// A report tells of all that is known: the next peak is of later windows.
+    pub fn exported(&mut self) {
+        self.exported = self
+            .windows
+            .back()
+            .map(|(start, _)| *start)
+            .or(self.exported);
+    }
+
+    /// What is known, with windows from `judged_from` on.
     #[must_use]
-    pub fn view(&self, judged_from: Timestamp, exported: Timestamp) -> CpuView {
+    pub fn view(&self, judged_from: Timestamp) -> CpuView {
         let last = self.last.as_ref().map(|(_, row)| row);
         CpuView {
             usage_us: last.map(|row| row.usage_us),
@@ -56,7 +67,7 @@ impl Cpu {
             periods: last.and_then(|row| row.periods.zip(row.throttled_periods)),
             throttled_us: last.and_then(|row| row.throttled_us),
             max: last.and_then(|row| row.max),
-            windows: self.window_view(judged_from, exported),
+            windows: self.window_view(judged_from),
         }
     }
 
@@ -67,7 +78,7 @@ impl Cpu {
         (!wall.is_zero()).then(|| used.as_secs_f64() / wall.as_secs_f64())
     }
 
-    fn window_view(&self, judged_from: Timestamp, exported: Timestamp) -> Option<WindowView> {
+    fn window_view(&self, judged_from: Timestamp) -> Option<WindowView> {
         let judged = || {
             self.windows
                 .iter()
@@ -77,7 +88,7 @@ impl Cpu {
         let peak_us = self
             .windows
             .iter()
-            .filter(|(start, _)| *start >= exported)
+            .filter(|(start, _)| self.exported.is_none_or(|exported| *start > exported))
             .map(|(_, us)| *us)
             .max();
         Some(WindowView {
@@ -106,7 +117,7 @@ mod tests {
             },
         );
         assert_eq!(
-            cpu.view(Timestamp(0), Timestamp(0)).usage_cores,
+            cpu.view(Timestamp(0)).usage_cores,
             None,
             "one reading has no rate"
         );
@@ -117,7 +128,7 @@ mod tests {
                 ..CpuStatRow::default()
             },
         );
-        let view = cpu.view(Timestamp(0), Timestamp(0));
+        let view = cpu.view(Timestamp(0));
         assert_eq!(
             (view.usage_us, view.usage_cores),
             (Some(1_000_100), Some(0.5))
@@ -146,7 +157,7 @@ mod tests {
                 ..CpuStatRow::default()
             },
         );
-        assert_eq!(cpu.view(Timestamp(0), Timestamp(0)).usage_cores, None);
+        assert_eq!(cpu.view(Timestamp(0)).usage_cores, None);
     }
 
     #[test]
@@ -164,14 +175,17 @@ mod tests {
             );
         }
         cpu.window(Timestamp(0), 99, &settings);
-        let view = cpu.view(Timestamp(0), Timestamp(0)).windows.unwrap();
+        let view = cpu.view(Timestamp(0)).windows.unwrap();
         assert_eq!(view.busy_us, (15..25).collect::<Vec<_>>());
         assert_eq!(view.span, Duration::from_secs(1));
-        let late = cpu
-            .view(Timestamp(22 * CPU_WINDOW_NS), Timestamp(24 * CPU_WINDOW_NS))
-            .windows
-            .unwrap();
+        assert_eq!(view.peak_cores, Some(24.0 / 100_000.0));
+        cpu.exported();
+        let late = cpu.view(Timestamp(22 * CPU_WINDOW_NS)).windows.unwrap();
         assert_eq!(late.busy_us, [22, 23, 24]);
-        assert_eq!(late.peak_cores, Some(24.0 / 100_000.0));
+        assert_eq!(late.peak_cores, None, "every window has been told of");
+        // Read after the report, though it began before it.
+        cpu.window(Timestamp(25 * CPU_WINDOW_NS), 7, &settings);
+        let next = cpu.view(Timestamp(0)).windows.unwrap();
+        assert_eq!(next.peak_cores, Some(7.0 / 100_000.0));
     }
 }

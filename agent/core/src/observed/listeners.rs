@@ -1,7 +1,7 @@
 //! Listening TCP sockets of one container: events make the table early, scans make it right.
 //!
-//! A scan replaces the table, but for rows that an event changed after the scan began: the scan may have passed them
-//! before the change. Rows beyond [`ROWS_MAX`] are counted, not stored.
+//! A scan of the node replaces the table, but for rows that an event changed after the scan began: the scan may have passed
+//! them before the change. A scan that cannot tell of everything only adds. Rows beyond [`ROWS_MAX`] are counted, not stored.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -40,6 +40,18 @@ struct Row {
     scans: u32,
     pre_existing: bool,
     scanned: Option<Scanned>,
+}
+
+/// How much of a container's sockets a scan can tell of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// All: what it did not find is gone. Such scans count for [`crate::settings::Grace::Scans`].
+    Whole {
+        /// No scan came before it, so what it finds is older than the agent.
+        first: bool,
+    },
+    /// Some: its processes alone were looked at, and sockets may be held elsewhere, or some could not be read.
+    Part,
 }
 
 /// The listening sockets of one container.
@@ -100,37 +112,35 @@ impl Listeners {
         }
     }
 
-    /// A scan that began at `at` found exactly these. `complete` says that it covered the whole node, which counts for
-    /// [`crate::settings::Grace::Scans`]; `first` that no scan came before it, so that what it finds is older than the
-    /// agent.
-    pub fn scanned(
-        &mut self,
-        at: Timestamp,
-        found: BTreeMap<Key, Scanned>,
-        complete: bool,
-        first: bool,
-    ) {
-        self.rows.retain(|key, row| {
-            found.contains_key(key) || row.last_event.is_some_and(|event| event >= at)
-        });
-        self.overflow = 0;
-        self.last_scan = Some(at);
+    /// A scan that began at `at` found these.
+    pub fn scanned(&mut self, at: Timestamp, found: BTreeMap<Key, Scanned>, reach: Reach) {
+        let (whole, first) = match reach {
+            Reach::Whole { first } => (true, first),
+            Reach::Part => (false, false),
+        };
+        if whole {
+            self.rows.retain(|key, row| {
+                found.contains_key(key) || row.last_event.is_some_and(|event| event >= at)
+            });
+            self.overflow = 0;
+            self.last_scan = Some(at);
+        }
         for (key, scanned) in found {
             if self.closed.get(&key).is_some_and(|closed| *closed >= at) {
                 continue;
             }
             if let Some(row) = self.rows.get_mut(&key) {
-                if row.last_event.is_none_or(|event| event < at) {
+                if whole && row.last_event.is_none_or(|event| event < at) {
                     row.sockets = scanned.sockets;
                 }
-                row.scans += u32::from(complete);
+                row.scans += u32::from(whole);
                 row.scanned = Some(bounded(scanned));
             } else if self.rows.len() < ROWS_MAX {
                 let row = Row {
                     sockets: scanned.sockets,
                     first_seen: at,
                     last_event: None,
-                    scans: u32::from(complete),
+                    scans: u32::from(whole),
                     pre_existing: first,
                     scanned: Some(bounded(scanned)),
                 };
@@ -139,7 +149,9 @@ impl Listeners {
                 self.overflow += scanned.sockets;
             }
         }
-        self.closed.retain(|_, closed| *closed >= at);
+        if whole {
+            self.closed.retain(|_, closed| *closed >= at);
+        }
     }
 
     /// Whether an event or scan knows this address and port.
@@ -234,7 +246,7 @@ mod tests {
     use std::collections::BTreeMap;
     use std::net::IpAddr;
 
-    use super::{Listeners, ROWS_MAX, Scanned};
+    use super::{Listeners, ROWS_MAX, Reach, Scanned};
     use crate::settings::PORTS_PER_CONTAINER_MAX;
     use crate::snapshot::BindScope;
     use crate::time::Timestamp;
@@ -287,7 +299,11 @@ mod tests {
         let mut listeners = Listeners::default();
         listeners.opened(ip("0.0.0.0"), 80, Timestamp(1));
         listeners.opened(ip("0.0.0.0"), 81, Timestamp(20));
-        listeners.scanned(Timestamp(10), found(&[("0.0.0.0", 82, 1)]), true, true);
+        listeners.scanned(
+            Timestamp(10),
+            found(&[("0.0.0.0", 82, 1)]),
+            Reach::Whole { first: true },
+        );
         assert_eq!(
             ports(&listeners),
             [(81, 1), (82, 1)],
@@ -302,26 +318,58 @@ mod tests {
         let mut listeners = Listeners::default();
         listeners.opened(ip("::"), 80, Timestamp(1));
         listeners.closed(ip("::"), 80, Timestamp(11));
-        listeners.scanned(Timestamp(10), found(&[("::", 80, 1)]), true, false);
+        listeners.scanned(
+            Timestamp(10),
+            found(&[("::", 80, 1)]),
+            Reach::Whole { first: false },
+        );
         assert_eq!(ports(&listeners), []);
-        listeners.scanned(Timestamp(12), found(&[("::", 80, 1)]), true, false);
+        listeners.scanned(
+            Timestamp(12),
+            found(&[("::", 80, 1)]),
+            Reach::Whole { first: false },
+        );
         assert_eq!(ports(&listeners), [(80, 1)], "a later scan is believed");
     }
 
     #[test]
     fn an_event_from_before_the_scan_is_already_in_it() {
         let mut listeners = Listeners::default();
-        listeners.scanned(Timestamp(10), found(&[("::", 80, 1)]), true, false);
+        listeners.scanned(
+            Timestamp(10),
+            found(&[("::", 80, 1)]),
+            Reach::Whole { first: false },
+        );
         listeners.opened(ip("::"), 80, Timestamp(9));
         listeners.closed(ip("::"), 80, Timestamp(9));
         assert_eq!(ports(&listeners), [(80, 1)]);
     }
 
     #[test]
+    fn a_scan_that_cannot_tell_of_everything_only_adds() {
+        let mut listeners = Listeners::default();
+        listeners.opened(ip("::"), 80, Timestamp(1));
+        listeners.scanned(Timestamp(10), found(&[("::", 81, 1)]), Reach::Part);
+        assert_eq!(ports(&listeners), [(80, 1), (81, 1)]);
+        let (views, _) = listeners.views(false, &BTreeMap::new());
+        assert!(
+            views
+                .iter()
+                .all(|view| view.scans == 0 && !view.pre_existing)
+        );
+        listeners.closed(ip("::"), 80, Timestamp(9));
+        assert_eq!(
+            ports(&listeners),
+            [(81, 1)],
+            "an event from before it still counts"
+        );
+    }
+
+    #[test]
     fn a_lost_close_heals() {
         let mut listeners = Listeners::default();
         listeners.opened(ip("0.0.0.0"), 80, Timestamp(1));
-        listeners.scanned(Timestamp(10), found(&[]), true, false);
+        listeners.scanned(Timestamp(10), found(&[]), Reach::Whole { first: false });
         assert_eq!(ports(&listeners), []);
     }
 

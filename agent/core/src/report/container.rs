@@ -53,7 +53,11 @@ fn use_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
     }
     if let Some(peak_cores) = cpu.windows.as_ref().and_then(|windows| windows.peak_cores) {
         let attributes = vec![(attribute::WINDOW, AttributeValue::Word("100ms"))];
-        points.push(Point::new(&CPU_USAGE_PEAK, Number::Float(peak_cores), attributes));
+        points.push(Point::new(
+            &CPU_USAGE_PEAK,
+            Number::Float(peak_cores),
+            attributes,
+        ));
     }
     points
 }

@@ -122,16 +122,15 @@ fn tables_of(snapshot: &Snapshot) -> Vec<Point> {
             attributes(),
         ));
     }
+    // Counted since the agent began, which is when it first read the clocks.
+    let begun = super::unix(snapshot, snapshot.origin.monotonic);
     for lost in &snapshot.dropped {
         let attributes = vec![
             (attribute::MAP, text(&lost.place)),
             (attribute::REASON, text(&lost.reason)),
         ];
-        points.push(Point::new(
-            &EBPF_EVENTS_LOST,
-            Number::int(lost.count),
-            attributes,
-        ));
+        points
+            .push(Point::new(&EBPF_EVENTS_LOST, Number::int(lost.count), attributes).since(begun));
     }
     points
 }

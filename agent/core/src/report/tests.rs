@@ -206,7 +206,7 @@ fn points_of_the_node() {
     expect![[r#"
         plumbline.coverage.containers [[plumbline.coverage.state,blind],[plumbline.reason,not attached: EPERM]] 1
         plumbline.coverage.containers [[plumbline.coverage.state,partial],[plumbline.reason,too_many_listeners]] 1
-        plumbline.ebpf.events.lost [[plumbline.map,flows],[plumbline.reason,full]] 3
+        plumbline.ebpf.events.lost [[plumbline.map,flows],[plumbline.reason,full]] 3 since 0 s
         plumbline.ebpf.map.capacity [[plumbline.map,flows]] 2000
         plumbline.ebpf.map.entries [[plumbline.map,flows]] 10
         plumbline.findings.open [[k8s.namespace.name,shop],[plumbline.severity,medium],[security_rule.name,P001]] 2

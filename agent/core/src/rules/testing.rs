@@ -13,7 +13,7 @@ use crate::observation::{Health, Holder, ProbeStatus};
 use crate::rules::evaluate;
 use crate::settings::{CoreSettings, NodeIdentity};
 use crate::snapshot::{BindScope, ContainerView, CpuView, ListenerView, Snapshot, WindowView};
-use crate::time::{Timestamp, UnixNanos};
+use crate::time::{ClockAnchor, Timestamp, UnixNanos};
 
 /// The moment of every snapshot made here: an hour after boot.
 pub(crate) const NOW: Timestamp = Timestamp(3_600_000_000_000);
@@ -178,6 +178,10 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
     Snapshot {
         now: NOW,
         wall: UnixNanos(1_795_340_058_120_000_000),
+        origin: ClockAnchor {
+            monotonic: NOW,
+            unix_ns: 1_795_340_058_120_000_000,
+        },
         node: NodeIdentity {
             node: Some("node-1".into()),
             ..NodeIdentity::default()

@@ -31,7 +31,7 @@ struct Container {
 }
 
 impl Containers {
-    /// A container was found.
+    /// A container was found, for the first time or again: then it keeps its program.
     pub(super) fn insert(&mut self, cgroup: CgroupId, path: String, pre_existing: bool) {
         let container = Container {
             path,
@@ -41,11 +41,17 @@ impl Containers {
             told: false,
         };
         self.known.entry(cgroup).or_insert(container);
+        self.lingering.retain(|(_, gone)| *gone != cgroup);
     }
 
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.known.is_empty()
+    }
+
+    /// Whether this is one of them.
+    pub(super) fn contains(&self, cgroup: CgroupId) -> bool {
+        self.known.contains_key(&cgroup)
     }
 
     /// Those without a program, with their paths.
@@ -66,6 +72,13 @@ impl Containers {
             container.attached = error.is_none();
             container.told &= container.error == error && error.is_some();
             container.error = error;
+        }
+    }
+
+    /// Everything is told again: what it referred to may not have arrived.
+    pub(super) fn forget_told(&mut self) {
+        for container in self.known.values_mut() {
+            container.told = false;
         }
     }
 
@@ -165,6 +178,28 @@ mod tests {
         assert_eq!(containers.expired(Timestamp(1)), []);
         assert_eq!(containers.expired(Timestamp(0).plus(LINGER)), [ID]);
         assert_eq!(containers.expired(Timestamp(0).plus(LINGER)), []);
+    }
+
+    #[test]
+    fn a_container_that_is_seen_again_keeps_its_program() {
+        let mut containers = Containers::default();
+        containers.insert(ID, "/a".into(), false);
+        containers.attached(ID, None);
+        containers.remove(ID, Timestamp(0));
+        containers.insert(ID, "/a".into(), true);
+        assert_eq!(containers.expired(Timestamp(0).plus(2 * LINGER)), []);
+        assert_eq!(containers.unattached(), [(ID, "/a".to_owned())]);
+    }
+
+    #[test]
+    fn everything_known_is_told_again_on_request() {
+        let mut containers = Containers::default();
+        containers.insert(ID, "/a".into(), false);
+        containers.insert(CgroupId(8), "/b".into(), false);
+        containers.attached(ID, None);
+        assert_eq!(told(&mut containers), [None]);
+        containers.forget_told();
+        assert_eq!(told(&mut containers), [None], "the other is not known yet");
     }
 
     #[test]

@@ -16,7 +16,7 @@ use aya::maps::CgroupStorage;
 use aya::maps::cgroup_storage::CgroupStorageKey;
 use aya::maps::{Map, MapData, MapError};
 use aya::programs::perf_event::{
-    PerfEvent, PerfEventConfig, PerfEventScope, SamplePolicy, SoftwareEvent,
+    PerfEvent, PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent,
 };
 use aya::programs::sock_ops::SockOpsLink;
 use aya::programs::{CgroupAttachMode, Program, ProgramError, RawTracePoint, SockOps};
@@ -30,6 +30,12 @@ use super::{ProgramStats, object};
 /// its end, so that more often would only wake idle CPUs.
 const TICK_NS: u64 = 100_000_000;
 
+/// `BPF_PROG_TYPE_SOCK_OPS` of the kernel.
+const SOCK_OPS: u32 = 13;
+
+/// Programs of others that are named.
+const OTHERS_MAX: usize = 8;
+
 /// Owner of the loaded object and of every attachment. Dropping it detaches everything.
 #[derive(Debug)]
 pub(super) struct Keeper {
@@ -40,7 +46,7 @@ pub(super) struct Keeper {
     )]
     owners: Option<CgroupStorage<MapData, u64>>,
     links: BTreeMap<CgroupId, SockOpsLink>,
-    ticking: BTreeSet<u32>,
+    ticking: BTreeMap<u32, PerfEventLink>,
     flows_max: u32,
 }
 
@@ -62,7 +68,7 @@ impl Keeper {
             ebpf: object::load(flows_max)?,
             owners: None,
             links: BTreeMap::new(),
-            ticking: BTreeSet::new(),
+            ticking: BTreeMap::new(),
             flows_max,
         })
     }
@@ -141,22 +147,47 @@ impl Keeper {
 
     /// Starts the CPU clock program on the CPUs that are online and have none yet; a CPU that went away loses its own.
     pub(super) fn tick(&mut self, online: &BTreeSet<u32>) -> anyhow::Result<()> {
-        self.ticking.retain(|cpu| online.contains(cpu));
-        let missing: Vec<u32> = online.difference(&self.ticking).copied().collect();
-        for cpu in missing {
+        self.ticking.retain(|cpu, _| online.contains(cpu));
+        for cpu in online {
+            if self.ticking.contains_key(cpu) {
+                continue;
+            }
             let program: &mut PerfEvent = self.program(names::TICK)?;
-            let config = PerfEventConfig::Software(SoftwareEvent::CpuClock);
-            program
+            let link = program
                 .attach(
-                    config,
-                    PerfEventScope::AllProcessesOneCpu { cpu },
+                    PerfEventConfig::Software(SoftwareEvent::CpuClock),
+                    PerfEventScope::AllProcessesOneCpu { cpu: *cpu },
                     SamplePolicy::Period(TICK_NS),
                     false,
                 )
                 .with_context(|| format!("open the clock of CPU {cpu}"))?;
-            self.ticking.insert(cpu);
+            let link = program.take_link(link).context("keep the clock")?;
+            self.ticking.insert(*cpu, link);
         }
         Ok(())
+    }
+
+    /// Stops the CPU clock program of a CPU, to be started anew: one that was offline for a moment has lost it.
+    pub(super) fn stop_tick(&mut self, cpu: u32) {
+        self.ticking.remove(&cpu);
+    }
+
+    /// Network programs of others, by name and id. Empty also without `CAP_SYS_ADMIN`, which the list takes.
+    pub(super) fn other_sock_ops(&self) -> Vec<String> {
+        let ours = self.ebpf.program(names::TCP);
+        let ours = ours
+            .and_then(|program| program.info().ok())
+            .map(|info| info.id());
+        aya::programs::loaded_programs()
+            .filter_map(Result::ok)
+            .filter(|info| info.program_type() as u32 == SOCK_OPS)
+            .filter(|info| Some(info.id()) != ours)
+            .map(|info| {
+                let name = info.name_as_str().unwrap_or("without a name");
+                format!("{name} (id {})", info.id())
+            })
+            .take(OTHERS_MAX)
+            .collect()
     }
 
     /// What the kernel says about the programs that are loaded.
@@ -238,8 +269,15 @@ impl From<&anyhow::Error> for AttachError {
     }
 }
 
-/// The verifier's log is long; its end tells.
+/// The verifier's log is long: its last lines tell, before the statistics.
 fn refused(program: &str, error: ProgramError) -> anyhow::Error {
+    const STATISTICS: [&str; 5] = [
+        "processed ",
+        "verification time ",
+        "stack depth ",
+        "max_states_per_insn ",
+        "insns processed ",
+    ];
     let ProgramError::LoadError {
         io_error,
         verifier_log,
@@ -248,12 +286,10 @@ fn refused(program: &str, error: ProgramError) -> anyhow::Error {
         return anyhow!(error).context(format!("load {program}"));
     };
     let log = verifier_log.to_string();
-    let mut last: Vec<&str> = log
-        .lines()
-        .rev()
-        .filter(|line| !line.trim().is_empty())
-        .take(3)
-        .collect();
+    let telling = |line: &&str| {
+        !line.trim().is_empty() && !STATISTICS.iter().any(|start| line.starts_with(start))
+    };
+    let mut last: Vec<&str> = log.lines().rev().filter(telling).take(3).collect();
     last.reverse();
     anyhow!(
         "load {program}: the kernel refused it ({io_error}): {}",

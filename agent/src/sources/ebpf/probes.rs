@@ -7,6 +7,7 @@ use aya::maps::{MapData, PerCpuArray, RingBuf};
 use plumbline_core::observation::{Health, ProbeStatus};
 use plumbline_ebpf::names;
 
+use super::Stats;
 use super::flows::Flows;
 use super::keeper::Keeper;
 use super::plan::{self, CGROUPS, CPU_WINDOWS, Plan, TCP, Verdict};
@@ -46,6 +47,24 @@ impl Probes {
             Err(error) => probes.give_up(&format!("{error:#}")),
         }
         probes
+    }
+
+    /// How each probe is.
+    pub(super) const fn statuses(&self) -> [&ProbeStatus; 3] {
+        [&self.tcp, &self.cpu_windows, &self.cgroups]
+    }
+
+    /// Figures as of now; of CPU time as of its last reading.
+    pub(super) fn stats(&self) -> Stats {
+        let keeper = self.keeper.as_ref();
+        Stats {
+            programs: keeper.map(Keeper::programs).unwrap_or_default(),
+            attached: keeper.map_or(0, Keeper::attached),
+            cpu: self
+                .windows
+                .as_ref()
+                .map(|windows| windows.totals().clone()),
+        }
     }
 
     fn attach_to(&mut self, plan: &Plan, mut keeper: Keeper) {

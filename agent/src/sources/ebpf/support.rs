@@ -73,7 +73,7 @@ pub enum Memlock {
 pub struct Facts {
     /// The binary contains the eBPF object.
     pub built: bool,
-    /// Effective capabilities of this process.
+    /// Effective capabilities of the thread that asked.
     pub capabilities: u64,
     /// Programs on TCP callbacks of cgroups.
     pub sock_ops: Answer,
@@ -107,7 +107,7 @@ pub fn probe() -> Facts {
     let memlock = memlock();
     Facts {
         built: object::bytes().is_some(),
-        capabilities: fs::read_to_string("/proc/self/status")
+        capabilities: fs::read_to_string("/proc/thread-self/status")
             .ok()
             .and_then(|s| effective(&s))
             .unwrap_or(0),
@@ -174,6 +174,24 @@ fn memlock() -> Memlock {
         return Memlock::Raised;
     }
     Memlock::Denied
+}
+
+/// Lifts the soft limit of open files to the hard one: every container takes a descriptor, and 1024 are soon used up.
+pub(super) fn raise_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    if limit != raised
+        && let Err(error) = setrlimit(Resource::Nofile, raised)
+    {
+        tracing::warn!(
+            error = %error,
+            soft = limit.current,
+            "the limit of open files cannot be raised; with hundreds of containers raise LimitNOFILE"
+        );
+    }
 }
 
 #[cfg(test)]

@@ -71,7 +71,27 @@ impl Tree {
         gone.into_iter().map(|(_, id)| id).collect()
     }
 
-    /// Replaces everything by what a walk found.
+    /// Adds what an incomplete walk found: what it did not find may well be there.
+    pub(super) fn add(&mut self, rows: &[CgroupRow]) -> Changes {
+        let mut changes = Changes::default();
+        for row in rows {
+            changes.gone.extend(self.displaced(row));
+            if self.insert(row) {
+                changes.seen.push(row.clone());
+            }
+        }
+        changes
+    }
+
+    /// Removes the cgroup whose path another one has now, and what was below it.
+    pub(super) fn displaced(&mut self, row: &CgroupRow) -> Vec<CgroupId> {
+        match self.at(&row.path) {
+            Some(before) if before != row.cgroup => self.remove(&row.path),
+            _ => Vec::new(),
+        }
+    }
+
+    /// Replaces everything by what a complete walk found.
     pub(super) fn replace(&mut self, rows: &[CgroupRow]) -> Changes {
         let now: BTreeMap<CgroupId, &str> = rows
             .iter()
@@ -155,7 +175,7 @@ mod tests {
     use plumbline_core::observation::CgroupRow;
     use plumbline_core::time::Timestamp;
 
-    use super::{ATTEMPTS_MAX, RETRIES_MAX, Retries, Tree};
+    use super::{ATTEMPTS_MAX, Changes, RETRIES_MAX, Retries, Tree};
 
     fn row(id: u64, path: &str) -> CgroupRow {
         CgroupRow {
@@ -174,6 +194,17 @@ mod tests {
         assert_eq!(changes.gone, [CgroupId(3)]);
         assert_eq!(tree.at("/a/b"), Some(CgroupId(4)));
         assert!(!tree.insert(&row(4, "/a/b")));
+    }
+
+    #[test]
+    fn an_incomplete_walk_adds_and_removes_only_what_was_replaced() {
+        let mut tree = Tree::default();
+        tree.replace(&[row(1, "/"), row(2, "/a"), row(3, "/a/b"), row(4, "/c")]);
+        assert_eq!(tree.add(&[]), Changes::default());
+        let changes = tree.add(&[row(5, "/a"), row(6, "/d")]);
+        assert_eq!(changes.seen, [row(5, "/a"), row(6, "/d")]);
+        assert_eq!(changes.gone, [CgroupId(3), CgroupId(2)]);
+        assert_eq!(tree.at("/c"), Some(CgroupId(4)));
     }
 
     #[test]

@@ -23,11 +23,22 @@ pub(super) struct Windows {
     clocks: PerCpuArray<MapData, CpuClock>,
     /// Measured cgroups; with the window in which they went away.
     members: BTreeMap<CgroupId, Option<u64>>,
+    unmeasured: Unmeasured,
     /// First window that was not read.
     next: u64,
     lost: u32,
-    refused: u64,
     totals: CpuTotals,
+}
+
+/// Cgroups that should be measured and are not, or were not for a part of what is read. As many as there are cgroups.
+#[derive(Debug, Default)]
+struct Unmeasured {
+    /// Those for which there is no room.
+    waiting: BTreeSet<CgroupId>,
+    /// Those that wait no longer, with the window in which there was room after all or they went away.
+    ended: BTreeMap<CgroupId, u64>,
+    /// How often there was no room for one.
+    refused: u64,
 }
 
 /// What a reading gave.
@@ -41,6 +52,8 @@ pub(super) struct Reading {
     pub(super) lost: u32,
     /// Cgroups that ran.
     pub(super) rows: Vec<CpuWindowRow>,
+    /// Cgroups that may have run: there was no room for them.
+    pub(super) unmeasured: Vec<CgroupId>,
 }
 
 /// Windows to read.
@@ -74,30 +87,44 @@ impl Windows {
             uses: keeper.map(names::CPU)?,
             clocks: keeper.map(names::CPU_CLOCK)?,
             members: BTreeMap::new(),
+            unmeasured: Unmeasured::default(),
             next: window_of(now) + 1,
             lost: 0,
-            refused: 0,
             totals: CpuTotals::default(),
         })
     }
 
-    /// Begins to measure a cgroup.
+    /// Begins to measure a cgroup. When there is no room it waits for [`Self::retry`].
     pub(super) fn admit(&mut self, cgroup: CgroupId) {
-        if self.members.contains_key(&cgroup) {
+        if let Some(gone) = self.members.get_mut(&cgroup) {
+            *gone = None;
             return;
         }
+        if self.unmeasured.waiting.contains(&cgroup) {
+            return;
+        }
+        if let Err(error) = self.insert(cgroup) {
+            tracing::debug!(cgroup = cgroup.0, error = %error, "its CPU windows are not measured");
+            self.unmeasured.refuse(cgroup);
+        }
+    }
+
+    /// Tries again to measure what was refused, those that come `first` before the others, until one is refused again.
+    pub(super) fn retry(&mut self, first: impl Fn(CgroupId) -> bool, now: Timestamp) {
+        for cgroup in self.unmeasured.in_order(first) {
+            if self.insert(cgroup).is_err() {
+                return;
+            }
+            self.unmeasured.end_wait(cgroup, window_of(now));
+        }
+    }
+
+    fn insert(&mut self, cgroup: CgroupId) -> Result<(), MapError> {
         let cpus = aya::util::nr_cpus().map_err(|(_, error)| error);
         let zero = cpus.and_then(|cpus| PerCpuValues::try_from(vec![CpuUse::default(); cpus]));
-        let inserted = zero
-            .map_err(MapError::from)
-            .and_then(|zero| self.uses.insert(cgroup.0, zero, 0));
-        match inserted {
-            Ok(()) => drop(self.members.insert(cgroup, None)),
-            Err(error) => {
-                self.refused += 1;
-                tracing::debug!(cgroup = cgroup.0, error = %error, "its CPU windows are not measured");
-            }
-        }
+        self.uses.insert(cgroup.0, zero?, 0)?;
+        self.members.insert(cgroup, None);
+        Ok(())
     }
 
     /// The cgroup went away; its last windows are still to be read.
@@ -105,6 +132,7 @@ impl Windows {
         if let Some(gone) = self.members.get_mut(&cgroup) {
             gone.get_or_insert(window_of(now));
         }
+        self.unmeasured.end_wait(cgroup, window_of(now));
     }
 
     /// Reads what is complete on all CPUs that are online. `None` when that is nothing.
@@ -126,6 +154,7 @@ impl Windows {
             .iter()
             .filter_map(|(cgroup, cpus)| row(*cgroup, cpus, span))
             .collect();
+        let unmeasured = self.unmeasured.during(span);
         self.next = span.end;
         self.lost = self
             .lost
@@ -138,6 +167,7 @@ impl Windows {
             windows,
             lost: self.lost,
             rows,
+            unmeasured,
         }))
     }
 
@@ -181,9 +211,9 @@ impl Windows {
         (self.members.len() as u64, u64::from(CGROUPS_MAX))
     }
 
-    /// Cgroups for which there was no room.
+    /// How often there was no room for a cgroup.
     pub(super) const fn refused(&self) -> u64 {
-        self.refused
+        self.unmeasured.refused
     }
 
     /// Removes the entries of cgroups that went away and whose last window was read.
@@ -201,6 +231,38 @@ impl Windows {
                 tracing::debug!(cgroup = cgroup.0, error = %error, "its CPU entry cannot be removed");
             }
         }
+    }
+}
+
+impl Unmeasured {
+    fn refuse(&mut self, cgroup: CgroupId) {
+        if self.waiting.insert(cgroup) {
+            self.refused += 1;
+        }
+    }
+
+    /// Those that wait, in the order in which they are tried.
+    fn in_order(&self, first: impl Fn(CgroupId) -> bool) -> Vec<CgroupId> {
+        let (mut order, others): (Vec<CgroupId>, Vec<CgroupId>) =
+            self.waiting.iter().partition(|cgroup| first(**cgroup));
+        order.extend(others);
+        order
+    }
+
+    fn end_wait(&mut self, cgroup: CgroupId, window: u64) {
+        // Only as long as nothing can be read does it fill.
+        if self.waiting.remove(&cgroup) && self.ended.len() < CGROUPS_MAX as usize {
+            self.ended.insert(cgroup, window);
+        }
+    }
+
+    /// Those that were not measured in all windows of a reading, which is the last that has them.
+    fn during(&mut self, span: Span) -> Vec<CgroupId> {
+        let ended = self.ended.iter().filter(|(_, at)| **at >= span.first);
+        let unmeasured = self.waiting.iter().chain(ended.map(|(cgroup, _)| cgroup));
+        let unmeasured = unmeasured.copied().collect();
+        self.ended.retain(|_, at| *at >= span.end);
+        unmeasured
     }
 }
 
@@ -253,7 +315,7 @@ mod tests {
     use plumbline_core::id::CgroupId;
     use plumbline_ebpf::cpu::{CpuClock, CpuUse, WINDOW_NS, WINDOWS, add};
 
-    use super::{Span, complete, row, span};
+    use super::{Span, Unmeasured, complete, row, span};
 
     #[test]
     fn every_window_is_read_once_or_counted_as_lost() {
@@ -338,6 +400,28 @@ mod tests {
             "a CPU that was never heard of"
         );
         assert_eq!(complete(&clocks, &BTreeSet::new()), 0);
+    }
+
+    #[test]
+    fn what_was_refused_is_told_until_a_reading_begins_after_it_was_admitted() {
+        let span = |first, end| Span {
+            first,
+            end,
+            lost: 0,
+        };
+        let [nested, container, other] = [1, 2, 3].map(CgroupId);
+        let mut unmeasured = Unmeasured::default();
+        for cgroup in [nested, container, other, other] {
+            unmeasured.refuse(cgroup);
+        }
+        assert_eq!(unmeasured.refused, 3, "one a cgroup");
+        let order = unmeasured.in_order(|cgroup| cgroup == container);
+        assert_eq!(order, [container, nested, other]);
+        unmeasured.end_wait(container, 15);
+        unmeasured.end_wait(nested, 20);
+        assert_eq!(unmeasured.during(span(10, 20)), [other, nested, container]);
+        assert_eq!(unmeasured.during(span(20, 30)), [other, nested]);
+        assert_eq!(unmeasured.during(span(30, 40)), [other]);
     }
 
     #[test]

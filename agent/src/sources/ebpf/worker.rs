@@ -1,4 +1,9 @@
 //! The thread of the source: waits for the ring, for retries and for its ticks, and sends what it finds.
+//!
+//! `walks`: of the cgroup tree. `readings`: of the kernel's tables and counters.
+
+mod readings;
+mod walks;
 
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -8,33 +13,27 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use plumbline_core::id::CgroupId;
-use plumbline_core::observation::{CgroupRow, Fact, Health, ListenerEvent};
+use plumbline_core::observation::{CgroupRow, Fact, Health};
 use plumbline_core::time::Timestamp;
-use plumbline_ebpf::drops::{EVENTS_FULL, FLOWS_FULL, REASONS, Reason};
+use plumbline_ebpf::drops::REASONS;
 use plumbline_ebpf::event::Event;
 use plumbline_ebpf::flow::CONTAINERS_MAX;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::containers::Containers;
+use super::flags::Flags;
+use super::happening::Happening;
 use super::keeper::AttachError;
-use super::plan::{self, CPU_WINDOWS, TCP, Wanted, plan};
-use super::probes::{Probes, online_cpus};
+use super::plan::{Wanted, plan};
+use super::probes::Probes;
 use super::report::Reporter;
 use super::tree::{Retries, Tree, is_container, is_in_container};
 use super::{Settings, Stats, support};
 use crate::clock;
 use crate::sources::Sink;
-use crate::sources::cgroups::{self, CgroupRoot};
 
 /// Between readings of CPU windows, of which the kernel keeps 1.6 s.
 const TICK: Duration = Duration::from_secs(1);
-
-/// Between walks of the tree when there are no events of cgroups.
-const RESCAN_WITHOUT_EVENTS: Duration = Duration::from_secs(2);
-
-/// At least between two walks, whatever asks for them.
-const RESCAN_PAUSE: Duration = Duration::from_secs(1);
 
 /// Records taken from the ring before anything else gets its turn.
 const BATCH: usize = 4_096;
@@ -68,6 +67,9 @@ struct Worker {
     retries: Retries,
     counters: [u64; REASONS.len()],
     undecodable: u64,
+    flags: Flags,
+    /// Walks of the tree that could not read all of it.
+    incomplete: u64,
     next: Deadlines,
 }
 
@@ -81,14 +83,17 @@ struct Deadlines {
 
 impl Worker {
     fn start(settings: Settings, sink: Sink) -> Self {
+        support::raise_open_files();
         let facts = support::probe();
         let wanted = Wanted {
             tcp: settings.tcp,
             cpu_windows: settings.cpu_windows,
         };
         let probes = Probes::attach(&plan(&facts, wanted), settings.flows_max);
-        for status in [&probes.tcp, &probes.cpu_windows, &probes.cgroups] {
-            if let Some(reason) = &status.reason {
+        for status in probes.statuses() {
+            if status.health != Health::Off
+                && let Some(reason) = &status.reason
+            {
                 tracing::warn!(probe = %status.probe, health = ?status.health, reason = %reason, "a probe is not attached");
             }
         }
@@ -109,6 +114,8 @@ impl Worker {
             retries: Retries::default(),
             counters: [0; REASONS.len()],
             undecodable: 0,
+            flags: Flags::default(),
+            incomplete: 0,
         }
     }
 
@@ -201,9 +208,14 @@ impl Worker {
                 cgroup: CgroupId(metadata.ino()),
                 path,
             };
+            for cgroup in self.tree.displaced(&row) {
+                self.gone(cgroup);
+            }
             if self.tree.insert(&row) {
                 self.admit(&row, false);
-                self.sink.send(now, Fact::CgroupSeen(row));
+                if !self.sink.send(now, Fact::CgroupSeen(row)) {
+                    self.hasten_rescan();
+                }
                 self.containers.tell(|fact| self.sink.send(now, fact));
             }
         } else if !self.retries.push(path, attempt, now) && attempt == 0 {
@@ -229,7 +241,7 @@ impl Worker {
         if is_container(&row.path) {
             self.containers
                 .insert(row.cgroup, row.path.clone(), pre_existing);
-            self.attach(row.cgroup, &row.path);
+            self.attach(row.cgroup, &row.path, pre_existing);
         }
         if is_in_container(&row.path)
             && let Some(windows) = &mut self.probes.windows
@@ -238,298 +250,69 @@ impl Worker {
         }
     }
 
-    fn attach(&mut self, cgroup: CgroupId, path: &str) {
+    /// Gives a container its program; `late` when it may have begun to connect before.
+    fn attach(&mut self, cgroup: CgroupId, path: &str, late: bool) {
         let (Some(keeper), Some(flows)) = (&mut self.probes.keeper, &mut self.probes.flows) else {
             return;
         };
-        if let Err(error) = flows.admit(cgroup) {
-            let reason = format!("{error}: there is room for {CONTAINERS_MAX} containers");
-            self.containers.attached(cgroup, Some(reason));
-            return;
-        }
-        match keeper.attach(cgroup, &self.settings.cgroup_root.directory_of(path)) {
-            Ok(()) => self.containers.attached(cgroup, None),
+        let directory = self.settings.cgroup_root.directory_of(path);
+        let attached = match flows.admit(cgroup) {
+            Ok(()) => keeper.attach(cgroup, &directory),
+            Err(error) => Err(AttachError::Refused(format!(
+                "{error}: there is room for {CONTAINERS_MAX} containers"
+            ))),
+        };
+        match attached {
+            Ok(()) => {
+                if late {
+                    self.flags.attached_late(clock::monotonic());
+                }
+                return self.containers.attached(cgroup, None);
+            }
             Err(AttachError::Gone) => {}
             Err(AttachError::Refused(reason)) => {
                 tracing::warn!(path, reason = %reason, "a container has no network program");
                 self.containers.attached(cgroup, Some(reason));
             }
         }
+        // Nobody writes to its entries, and nobody would take them away when it goes.
+        self.retire_flows(cgroup);
+    }
+
+    fn retire_flows(&mut self, cgroup: CgroupId) {
+        if let Some(flows) = &mut self.probes.flows
+            && let Err(error) = flows.retire(cgroup)
+        {
+            tracing::warn!(cgroup = cgroup.0, error = %error, "an overflow entry cannot be removed");
+        }
     }
 
     fn gone(&mut self, cgroup: CgroupId) {
         let now = clock::monotonic();
         self.containers.remove(cgroup, now);
+        self.release_expired(now);
         if let Some(windows) = &mut self.probes.windows {
             windows.retire(cgroup, now);
         }
         self.sink.send(now, Fact::CgroupGone { cgroup });
     }
 
-    /// Walks the tree: finds what no event told, and tells everything again.
-    fn rescan(&mut self) {
-        let at = clock::monotonic();
-        let walk = cgroups::walk(&self.settings.cgroup_root.directory);
-        if walk.cut || walk.errors > 0 {
-            tracing::warn!(
-                errors = walk.errors,
-                cut = walk.cut,
-                "not all cgroups could be read"
-            );
-        }
-        let changes = self.tree.replace(&walk.rows);
-        for cgroup in changes.gone {
-            self.gone(cgroup);
-        }
-        for row in &changes.seen {
-            // Found by the walk: its first connections may have gone unseen, as those before the agent.
-            self.admit(row, true);
-        }
-        for (cgroup, path) in self.containers.unattached() {
-            self.attach(cgroup, &path);
-        }
-        self.sink.send(at, Fact::CgroupTree { rows: walk.rows });
-        self.containers
-            .tell(|fact| self.sink.send(clock::monotonic(), fact));
-        self.judge_v1();
-        self.reporter.forget();
-        let events = self.probes.cgroups.health == Health::Ok;
-        let interval = self.settings.rescan_interval;
-        let interval = if events {
-            interval
-        } else {
-            interval.min(RESCAN_WITHOUT_EVENTS)
-        };
-        self.next.last_rescan = at;
-        self.next.rescan = at.plus(interval);
-    }
-
-    /// An event was lost, or cannot be placed.
-    fn hasten_rescan(&mut self) {
-        self.next.rescan = self
-            .next
-            .rescan
-            .min(self.next.last_rescan.plus(RESCAN_PAUSE));
-    }
-
-    /// Pods in cgroup v1 are invisible to us: no containers must not look like no findings.
-    fn judge_v1(&mut self) {
-        let whole = self.settings.cgroup_root.kernel_path.as_deref() == Some("");
-        if !whole || !self.containers.is_empty() {
-            return;
-        }
-        if let Some(mount) = cgroups::pods_in_v1() {
-            let reason = format!(
-                "pods are in cgroup v1 ({}), and only cgroup v2 can be seen",
-                mount.display()
-            );
-            for status in [&mut self.probes.tcp, &mut self.probes.cpu_windows] {
-                if status.health == Health::Ok {
-                    (status.health, status.reason) = (Health::Unsupported, Some(reason.clone()));
-                }
-            }
-        }
-    }
-
     fn tick(&mut self, stats: &Mutex<Stats>) {
         let now = clock::monotonic();
-        for cgroup in self.containers.expired(now) {
-            self.release(cgroup);
-        }
+        self.release_expired(now);
         self.read_windows();
-        let programs = self
-            .probes
-            .keeper
-            .as_ref()
-            .map(super::keeper::Keeper::programs)
-            .unwrap_or_default();
-        let attached = self
-            .probes
-            .keeper
-            .as_ref()
-            .map_or(0, super::keeper::Keeper::attached);
-        let cpu = self
-            .probes
-            .windows
-            .as_ref()
-            .map(|windows| windows.totals().clone());
-        *stats.lock().unwrap_or_else(PoisonError::into_inner) = Stats {
-            programs,
-            attached,
-            cpu,
-        };
-        for status in [
-            &self.probes.tcp,
-            &self.probes.cpu_windows,
-            &self.probes.cgroups,
-        ] {
+        *stats.lock().unwrap_or_else(PoisonError::into_inner) = self.probes.stats();
+        for status in self.probes.statuses() {
             self.reporter.probe(status);
         }
     }
 
-    fn release(&mut self, cgroup: CgroupId) {
-        if let Some(keeper) = &mut self.probes.keeper {
-            keeper.detach(cgroup);
-        }
-        if let Some(flows) = &mut self.probes.flows
-            && let Err(error) = flows.retire(cgroup)
-        {
-            tracing::warn!(cgroup = cgroup.0, error = %error, "the overflow entry of a container cannot be removed");
-        }
-    }
-
-    fn read_windows(&mut self) {
-        let (Some(windows), Some(keeper)) = (&mut self.probes.windows, &mut self.probes.keeper)
-        else {
-            return;
-        };
-        let reading = online_cpus().and_then(|online| {
-            keeper.tick(&online)?;
-            let reading = windows.read(&online, clock::monotonic)?;
-            Ok((reading, windows.silent(&online, clock::monotonic())?))
-        });
-        let status = &mut self.probes.cpu_windows;
-        match reading {
-            Ok((reading, silent)) => {
-                if let Some(reading) = reading {
-                    let count = reading.windows;
-                    let (start, lost, rows) = (reading.start, reading.lost, reading.rows);
-                    let fact = Fact::CpuWindows {
-                        start,
-                        windows: count,
-                        lost,
-                        rows,
-                    };
-                    windows.sent(count, self.sink.send(clock::monotonic(), fact));
-                }
-                if !silent.is_empty() {
-                    *status = plan::broken(
-                        CPU_WINDOWS,
-                        &format!("nothing was heard of CPUs {silent:?} for 5 s"),
-                    );
-                } else if status.health == Health::Broken {
-                    (status.health, status.reason) = (Health::Ok, None);
-                }
+    fn release_expired(&mut self, now: Timestamp) {
+        for cgroup in self.containers.expired(now) {
+            if let Some(keeper) = &mut self.probes.keeper {
+                keeper.detach(cgroup);
             }
-            Err(error) => *status = plan::broken(CPU_WINDOWS, &format!("{error:#}")),
-        }
-        self.reporter.occupancy("cpu_windows", windows.occupancy());
-        self.reporter
-            .dropped("cpu_windows", "full", windows.refused());
-    }
-
-    fn read_flows(&mut self) {
-        let full = self.read_counters();
-        let Some(flows) = &mut self.probes.flows else {
-            return;
-        };
-        let read = flows
-            .read()
-            .and_then(|()| if full { flows.read_overflow() } else { Ok(()) });
-        if let Err(error) = read {
-            self.probes.tcp = plan::broken(TCP, &format!("read the flow tables: {error}"));
-        }
-        let rows = flows.rows();
-        if !rows.is_empty() && self.sink.send(clock::monotonic(), Fact::Flows { rows }) {
-            flows.sent();
-        }
-        let (undecodable, folded) = flows.dropped();
-        self.reporter.dropped("flows", "decode", undecodable);
-        self.reporter.dropped("flows_pending", "full", folded);
-        self.reporter.occupancy("flows", flows.occupancy());
-        self.reporter.occupancy("containers", flows.containers());
-    }
-
-    /// Reads what programs could not record. Returns whether flows went to overflow entries.
-    fn read_counters(&mut self) -> bool {
-        let Some(drops) = &self.probes.drops else {
-            return false;
-        };
-        let before = self.counters;
-        for (reason, counter) in REASONS.iter().zip(&mut self.counters) {
-            match drops.get(&reason.index, 0) {
-                Ok(cpus) => *counter = cpus.iter().sum(),
-                Err(error) => tracing::debug!(error = %error, "a counter cannot be read"),
-            }
-            self.reporter.dropped(reason.place, reason.reason, *counter);
-        }
-        self.reporter.dropped("events", "decode", self.undecodable);
-        let after = self.counters;
-        let moved = |reason: Reason| {
-            REASONS
-                .iter()
-                .position(|r| *r == reason)
-                .is_some_and(|i| before[i] != after[i])
-        };
-        if moved(EVENTS_FULL) {
-            self.hasten_rescan();
-        }
-        moved(FLOWS_FULL)
-    }
-
-    /// The last readings. What is written after them is nobody's any more.
-    fn finish(mut self) {
-        self.drain();
-        self.read_flows();
-        // Waits until programs that began before the epoch was advanced have ended. CPUs without a tick refuse it; then
-        // the time that the second reading takes has to do.
-        if let Err(error) = membarrier(MembarrierCommand::Global) {
-            tracing::debug!(error = %error, "no memory barrier");
-        }
-        self.read_flows();
-        self.read_windows();
-    }
-}
-
-/// A record of the ring, placed below the root.
-enum Happening {
-    /// To be told as it is.
-    Listener(Timestamp, Fact),
-    /// A directory below the root was announced.
-    Made(String),
-    /// A directory below the root was removed.
-    Removed(String),
-    /// A directory somewhere came or went.
-    Unclear,
-    /// A directory elsewhere came or went.
-    Elsewhere,
-}
-
-impl Happening {
-    fn from(event: Event<'_>, root: &CgroupRoot) -> Self {
-        match event {
-            Event::Listener {
-                opened,
-                owner,
-                address,
-                port,
-                cookie,
-                at_ns,
-            } => {
-                let event = ListenerEvent {
-                    owner: CgroupId(owner),
-                    address,
-                    port,
-                    cookie,
-                };
-                let fact = if opened {
-                    Fact::ListenerOpened(event)
-                } else {
-                    Fact::ListenerClosed(event)
-                };
-                Self::Listener(Timestamp(at_ns), fact)
-            }
-            Event::Cgroup { path: None, .. } => Self::Unclear,
-            Event::Cgroup { .. } if root.kernel_path.is_none() => Self::Unclear,
-            Event::Cgroup {
-                made,
-                path: Some(path),
-                ..
-            } => match root.below(path) {
-                Some(path) if made => Self::Made(path.to_owned()),
-                Some(path) => Self::Removed(path.to_owned()),
-                None => Self::Elsewhere,
-            },
+            self.retire_flows(cgroup);
         }
     }
 }

@@ -1,10 +1,10 @@
 //! One scan: tables of listening sockets per network namespace, joined with the descriptors of processes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{HOLDERS_MAX, Holder, ListenerRow};
@@ -26,32 +26,39 @@ pub(super) struct Scan {
 }
 
 /// What a scan could not read or keep. A process that ended while it was looked at is not among it.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Errors {
-    /// Processes whose descriptors or tables we have no right to read.
+    /// Processes, and tables of network namespaces, that we have no right to read.
     pub(super) denied: u32,
-    /// Processes and tables that could not be read for another reason.
+    /// The same that could not be read for another reason.
     pub(super) failed: u32,
     /// Sockets beyond [`ROWS_MAX`].
     pub(super) cut: u32,
+    /// Cgroups of the processes that could not be read: their sockets may be missing from the rows.
+    pub(super) unreadable: BTreeSet<CgroupId>,
 }
 
 impl Errors {
     /// All of them.
-    pub(super) fn sum(self) -> u32 {
-        self.denied.saturating_add(self.failed).saturating_add(self.cut)
+    pub(super) fn sum(&self) -> u32 {
+        self.denied
+            .saturating_add(self.failed)
+            .saturating_add(self.cut)
     }
 
-    fn add(&mut self, error: &ProcError) {
+    /// Counts an error about a process. The kernel also denies one that has just ended: that is none.
+    fn add(&mut self, error: &ProcError, process: &Path, placed: Option<&Placed>) {
         match error {
+            ProcError::NotFound(_) => return,
+            ProcError::Io(error, _) if is_gone(error) => return,
+            ProcError::PermissionDenied(_) if !process.exists() => return,
             ProcError::PermissionDenied(_) => self.denied = self.denied.saturating_add(1),
-            ProcError::NotFound(_) => {}
-            ProcError::Io(error, _) if is_gone(error) => {}
             ProcError::Io(_, _)
             | ProcError::Incomplete(_)
             | ProcError::Other(_)
             | ProcError::InternalError(_) => self.failed = self.failed.saturating_add(1),
         }
+        self.unreadable.extend(placed.map(|placed| placed.cgroup));
     }
 }
 
@@ -65,6 +72,7 @@ fn is_gone(error: &io::Error) -> bool {
 /// A process that is looked at.
 struct Candidate {
     pid: u32,
+    dir: PathBuf,
     process: Process,
     /// `None` for a process outside the watched cgroups.
     placed: Option<Placed>,
@@ -79,18 +87,23 @@ struct Socket {
     holders: Vec<Holder>,
 }
 
-/// Reads the sockets that processes of one container hold, given the path of its cgroup, or those of the whole node.
+/// Reads the sockets that processes of some containers hold, given the paths of their cgroups, or those of the whole node.
+///
+/// # Errors
+///
+/// The list of processes cannot be read: then nothing is known.
 pub(super) fn scan(
     proc_root: &Path,
     resolver: &mut CgroupResolver,
-    container: Option<&str>,
-) -> Scan {
+    containers: Option<&[&str]>,
+) -> io::Result<Scan> {
     let mut scan = Scan::default();
-    let candidates = candidates(proc_root, resolver, container, &mut scan.errors);
-    let host_netns = netns(&proc_root.join("1")).ok();
-    let mut sockets = listening(&candidates, &mut scan.errors);
+    let errors = &mut scan.errors;
+    let candidates = candidates(proc_root, resolver, containers, errors)?;
+    let host_netns = host_netns(proc_root);
+    let mut sockets = listening(&candidates, errors);
     for candidate in &candidates {
-        hold(candidate, &mut sockets, &mut scan.errors);
+        hold(candidate, &mut sockets, errors);
     }
     for (inode, socket) in sockets {
         // Held by nobody that was looked at: another container's in a shared namespace, or gone since.
@@ -111,64 +124,66 @@ pub(super) fn scan(
             holders: socket.holders,
         });
     }
-    scan
+    Ok(scan)
 }
 
 /// The processes to look at, by pid.
 fn candidates(
     proc_root: &Path,
     resolver: &mut CgroupResolver,
-    container: Option<&str>,
+    containers: Option<&[&str]>,
     errors: &mut Errors,
-) -> Vec<Candidate> {
-    let entries = match std::fs::read_dir(proc_root) {
-        Ok(entries) => entries,
-        Err(error) => {
-            errors.add(&ProcError::from(error));
-            return Vec::new();
-        }
-    };
-    let mut pids: Vec<u32> = entries
+) -> io::Result<Vec<Candidate>> {
+    let names = std::fs::read_dir(proc_root)?
         .flatten()
-        .filter_map(|entry| {
-            entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-        })
+        .map(|entry| entry.file_name());
+    let mut pids: Vec<u32> = names
+        .filter_map(|name| name.to_str()?.parse().ok())
         .collect();
     pids.sort_unstable();
     let mut found = Vec::new();
     for pid in pids {
         let placed = resolver.of_process(proc_root, pid);
-        let within = |container| {
-            placed
-                .as_ref()
-                .is_some_and(|placed| is_within(&placed.path, container))
+        let within = |paths: &[&str]| {
+            let placed = placed.as_ref();
+            placed.is_some_and(|placed| paths.iter().any(|path| is_within(&placed.path, path)))
         };
-        if !container.is_none_or(within) {
+        if !containers.is_none_or(within) {
             continue;
         }
         let dir = proc_root.join(pid.to_string());
-        match netns(&dir)
+        let opened = netns(&dir)
             .map_err(ProcError::from)
-            .and_then(|netns| Ok((netns, Process::new_with_root(dir)?)))
-        {
+            .and_then(|netns| Ok((netns, Process::new_with_root(dir.clone())?)));
+        match opened {
             Ok((netns, process)) => found.push(Candidate {
                 pid,
+                dir,
                 process,
                 placed,
                 netns,
             }),
-            Err(error) => errors.add(&error),
+            Err(error) => errors.add(&error, &dir, placed.as_ref()),
         }
     }
-    found
+    Ok(found)
 }
 
+/// Whether a cgroup path is a container's or below it.
 fn is_within(path: &str, container: &str) -> bool {
     path.strip_prefix(container)
         .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
+
+/// Inode of the node's own network namespace: that of process 1, or of kthreadd where process 1 is closed even to root.
+fn host_netns(proc_root: &Path) -> Option<u64> {
+    let of_init = netns(&proc_root.join("1")).ok();
+    of_init.or_else(|| {
+        let name = std::fs::read_to_string(proc_root.join("2/comm")).ok()?;
+        netns(&proc_root.join("2"))
+            .ok()
+            .filter(|_| name.trim() == "kthreadd")
+    })
 }
 
 /// Inode of the network namespace of a process.
@@ -178,25 +193,19 @@ fn netns(process: &Path) -> io::Result<u64> {
 
 /// Listening sockets by inode, of every network namespace that a candidate is in.
 fn listening(candidates: &[Candidate], errors: &mut Errors) -> BTreeMap<u64, Socket> {
-    let mut representatives: BTreeMap<u64, Vec<&Candidate>> = BTreeMap::new();
+    let mut members: BTreeMap<u64, Vec<&Candidate>> = BTreeMap::new();
     for candidate in candidates {
-        representatives
-            .entry(candidate.netns)
-            .or_default()
-            .push(candidate);
+        members.entry(candidate.netns).or_default().push(candidate);
     }
     let mut sockets = BTreeMap::new();
-    for (netns, members) in representatives {
+    for (netns, members) in members {
         let Some(entries) = tables_of_any(&members, errors) else {
             continue;
         };
-        for entry in entries
-            .into_iter()
-            .filter(|entry| entry.state == TcpState::Listen && entry.inode != 0)
-        {
-            let address = entry.local_address.ip().to_canonical();
+        let listening = |entry: &TcpNetEntry| entry.state == TcpState::Listen && entry.inode != 0;
+        for entry in entries.into_iter().filter(listening) {
             let socket = Socket {
-                address,
+                address: entry.local_address.ip().to_canonical(),
                 port: entry.local_address.port(),
                 netns,
                 holders: Vec::new(),
@@ -209,20 +218,15 @@ fn listening(candidates: &[Candidate], errors: &mut Errors) -> BTreeMap<u64, Soc
 
 /// The tables of a namespace, by whichever of its processes still lives to show them.
 fn tables_of_any(members: &[&Candidate], errors: &mut Errors) -> Option<Vec<TcpNetEntry>> {
-    let mut last = None;
+    let mut failed = None;
     for member in members {
         match tables(&member.process) {
             Ok(entries) => return Some(entries),
-            // A right that is missing here is missing for the whole namespace.
-            Err(error @ ProcError::PermissionDenied(_)) => {
-                errors.add(&error);
-                return None;
-            }
-            Err(error) => last = Some(error),
+            Err(error) => failed = Some((error, member)),
         }
     }
-    if let Some(error) = last {
-        errors.add(&error);
+    if let Some((error, member)) = failed {
+        errors.add(&error, &member.dir, member.placed.as_ref());
     }
     None
 }
@@ -243,40 +247,43 @@ fn hold(candidate: &Candidate, sockets: &mut BTreeMap<u64, Socket>, errors: &mut
     if sockets.is_empty() {
         return;
     }
+    let placed = candidate.placed.as_ref();
     let descriptors = match candidate.process.fd() {
         Ok(descriptors) => descriptors,
-        Err(error) => return errors.add(&error),
+        Err(error) => return errors.add(&error, &candidate.dir, placed),
     };
     let mut executable = None;
-    for descriptor in descriptors.flatten() {
-        let FDTarget::Socket(inode) = descriptor.target else {
+    for descriptor in descriptors {
+        let target = match descriptor {
+            Ok(descriptor) => descriptor.target,
+            // All others of the process would be denied as well.
+            Err(error @ ProcError::PermissionDenied(_)) => {
+                return errors.add(&error, &candidate.dir, placed);
+            }
+            // Closed since the list was read.
+            Err(_) => continue,
+        };
+        let FDTarget::Socket(inode) = target else {
             continue;
         };
-        let Some(socket) = sockets
-            .get_mut(&inode)
-            .filter(|socket| socket.holders.len() < HOLDERS_MAX)
-        else {
+        let Some(socket) = sockets.get_mut(&inode) else {
             continue;
         };
-        if socket
+        let known = socket
             .holders
             .last()
-            .is_some_and(|last| last.pid == candidate.pid)
-        {
+            .is_some_and(|last| last.pid == candidate.pid);
+        if known || socket.holders.len() >= HOLDERS_MAX {
             continue;
         }
         let executable = executable.get_or_insert_with(|| candidate.process.exe().ok());
         let executable = executable
             .as_ref()
             .map(|path| path.to_string_lossy().into_owned());
-        let cgroup = candidate
-            .placed
-            .as_ref()
-            .map_or(CgroupId(0), |placed| placed.cgroup);
         socket.holders.push(Holder {
             pid: candidate.pid,
             executable,
-            cgroup,
+            cgroup: placed.map_or(CgroupId(0), |placed| placed.cgroup),
         });
     }
 }
