@@ -158,7 +158,7 @@ impl Runner<'_> {
         let mut command = self.command(&["test"]);
         command
             .args(integration)
-            .args(["--", "--test-threads", "1"]);
+            .args(["--", "--test-threads", "1", "--include-ignored"]);
         match kernel::access(self.cargo) {
             kernel::Access::Direct => {}
             kernel::Access::Sudo => drop(command.envs([kernel::sudo_runner()])),

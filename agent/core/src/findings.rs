@@ -162,8 +162,8 @@ impl Blind {
     /// Whether the condition of a finding would be seen if it still held.
     fn is_known(&self, finding: &Finding) -> bool {
         let container = finding.resource.container_id.as_ref();
-        let unseen = finding.category == "ports"
-            && container.is_some_and(|id| self.containers.contains(id));
+        let unseen =
+            finding.category == "ports" && container.is_some_and(|id| self.containers.contains(id));
         !unseen && !self.rules.contains(finding.rule_id)
     }
 }
