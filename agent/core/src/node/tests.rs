@@ -1,15 +1,13 @@
 //! `NodeState` as a black box: observations in, snapshot out.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::prelude::*;
 
 use super::NodeState;
-use crate::declared::{Declared, DeclaredContainer, DeclaredPod, WorkloadRef};
 use crate::finding::Coverage;
-use crate::id::{CgroupId, ContainerId, PodUid};
+use crate::id::CgroupId;
 use crate::observation::{
     CPU_WINDOW_NS, CgroupRow, CpuWindowRow, Fact, FlowCounts, FlowRow, Health, Holder,
     ListenerEvent, ListenerRow, Observation, ProbeStatus, Role, ScanScope,
@@ -17,6 +15,8 @@ use crate::observation::{
 use crate::settings::{CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, NodeIdentity};
 use crate::snapshot::{ContainerView, Snapshot};
 use crate::time::Timestamp;
+
+mod joined;
 
 const POD: &str = "0a1b2c3d-0000-4000-8000-000000000001";
 
@@ -264,93 +264,6 @@ fn sockets_of_the_host_are_nobodys() {
         .find(|dropped| dropped.place == "listener_events")
         .unwrap();
     assert_eq!((lost.reason.as_str(), lost.count), ("unattributed", 1));
-}
-
-fn declared(pod: DeclaredPod) -> Fact {
-    Fact::Declared(Declared {
-        source: "test".into(),
-        pods: vec![Arc::new(pod)],
-        ..Declared::default()
-    })
-}
-
-fn pod() -> DeclaredPod {
-    let container = DeclaredContainer {
-        name: "web".into(),
-        container_id: Some(ContainerId::new(container_id(1))),
-        started_unix_ns: Some(5_000_000_000),
-        ..DeclaredContainer::default()
-    };
-    DeclaredPod {
-        namespace: "shop".into(),
-        name: "web-1".into(),
-        uid: Some(PodUid::new(POD)),
-        owner: WorkloadRef {
-            kind: "Deployment".into(),
-            name: "web".into(),
-        },
-        containers: vec![container],
-        ..DeclaredPod::default()
-    }
-}
-
-#[test]
-fn the_declaration_is_found_by_container_id_then_by_pod() {
-    let mut node = node();
-    seen(&mut node, 1, 10, path(1));
-    seen(&mut node, 1, 20, path(2));
-    apply(&mut node, 2, declared(pod()));
-    let snapshot = node.snapshot(Timestamp(5));
-    let names: Vec<_> = snapshot
-        .containers
-        .iter()
-        .map(|container| container.subject.container.as_deref())
-        .collect();
-    assert_eq!(
-        names,
-        [None, Some("web")],
-        "an undeclared container id still has its pod"
-    );
-    assert!(
-        snapshot
-            .containers
-            .iter()
-            .all(|container| container.subject.pod.as_deref() == Some("web-1"))
-    );
-}
-
-#[test]
-fn a_static_pod_is_found_by_the_hash_of_its_configuration() {
-    let hash = "d4e5f6a7b8c90123d4e5f6a7b8c90123";
-    let mut node = node();
-    let path = format!("/kubepods/burstable/pod{hash}/{}", container_id(9));
-    seen(&mut node, 1, 10, path);
-    let mirror = DeclaredPod {
-        config_hash: Some(PodUid::new(hash)),
-        ..pod()
-    };
-    apply(&mut node, 2, declared(mirror));
-    assert_eq!(
-        only(&node.snapshot(Timestamp(5))).subject.pod.as_deref(),
-        Some("web-1")
-    );
-}
-
-#[test]
-fn the_declared_start_becomes_monotonic_time() {
-    let mut node = node();
-    apply(
-        &mut node,
-        8_000_000_000,
-        Fact::Clock {
-            unix_ns: 6_000_000_000,
-        },
-    );
-    seen(&mut node, 8_000_000_000, 10, path(1));
-    apply(&mut node, 8_000_000_001, declared(pod()));
-    let snapshot = node.snapshot(Timestamp(9_000_000_000));
-    assert_eq!(only(&snapshot).started, Some(Timestamp(7_000_000_000)));
-    assert_eq!(snapshot.wall.0, 7_000_000_000);
 }
 
 #[test]
