@@ -9,7 +9,8 @@ const TOOLCHAIN: &str = "PLUMBLINE_EBPF_TOOLCHAIN";
 /// The object must load on Linux 5.10, so that LLVM may use version 2 of the instruction set and not its default. aya-build
 /// fixes the compiler's flags, but for those of the profile, which cargo takes from the environment. The second spares
 /// macros and build scripts, which run on the host.
-const ENVIRONMENT: [(&str, &str); 3] = [
+const ENVIRONMENT: [(&str, &str); 4] = [
+    ("CARGO_PROFILE_RELEASE_OPT_LEVEL", "3"),
     ("CARGO_UNSTABLE_PROFILE_RUSTFLAGS", "true"),
     ("CARGO_PROFILE_RELEASE_RUSTFLAGS", "-Ctarget-cpu=v2"),
     (

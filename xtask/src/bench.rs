@@ -120,7 +120,7 @@ fn as_root(binary: &Path) -> Result<()> {
     shell::note("pods and eBPF need root: going on by sudo");
     let mut sudo = Command::new("sudo");
     sudo.arg("-E")
-        .arg(std::env::current_exe().context("path of xtask")?)
+        .arg(shell::own_program()?)
         .args(std::env::args_os().skip(1))
         .arg("--agent")
         .arg(binary);

@@ -67,7 +67,7 @@ impl<'a> Stage<'a> {
         let sandbox = Sandbox::new(PREFIX)?;
         let (web, server) = pod(&sandbox, "web")?;
         let (_, client) = pod(&sandbox, "client")?;
-        let player = std::env::current_exe().context("path of xtask")?;
+        let player = shell::own_program()?;
         for number in 3..=PODS {
             interrupt::check()?;
             let (_, container) = pod(&sandbox, &format!("idle-{number}"))?;
@@ -164,7 +164,7 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// When they fail; when the person interrupts.
     pub(super) fn switch(&self, round_trips: u64) -> Result<Switched> {
-        let player = std::env::current_exe().context("path of xtask")?;
+        let player = shell::own_program()?;
         let mut command = Command::new(player);
         command
             .args(["bench-load", "--round-trips", &round_trips.to_string()])
