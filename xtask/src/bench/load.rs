@@ -294,7 +294,8 @@ mod tests {
     #[test]
     fn each_round_trip_is_two_switches() {
         let switched = ping_pong(500).unwrap();
-        assert!(switched.switches >= 1_000, "{switched:?}");
+        // One less where the other thread's last switch is its exit, which the kernel counts for nobody.
+        assert!(switched.switches >= 2 * 500 - 1, "{switched:?}");
         assert!(switched.cpu_ns > 0);
     }
 }
