@@ -1,23 +1,22 @@
 //! [`NodeState`]: the one writer. Observations go in by [`NodeState::apply`], a [`Snapshot`] comes out.
 
+mod cgroups;
 mod containers;
+mod cpu;
+mod flows;
 mod joined;
+mod listeners;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::attribution::container_of;
 use crate::declared::Declared;
 use crate::id::CgroupId;
 use crate::node::containers::Container;
 use crate::node::joined::DeclaredIndex;
-use crate::observation::{
-    CPU_WINDOW_NS, CgroupRow, CpuStatRow, CpuWindowRow, Fact, FlowRow, ListenerEvent, ListenerRow,
-    Observation, ProbeStatus, Role, ScanScope,
-};
-use crate::observed::flows::{FlowKey, Flows};
-use crate::observed::listeners::{Reach, Scanned};
+use crate::observation::{Fact, Observation, ProbeStatus};
+use crate::observed::flows::Flows;
 use crate::peers::PeerTable;
 use crate::settings::{CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, NodeIdentity};
 use crate::snapshot::{Dropped, Occupancy, Snapshot};
@@ -246,229 +245,10 @@ impl NodeState {
         *count = count.saturating_add(more);
     }
 
-    fn cgroup_seen(&mut self, row: CgroupRow, at: Timestamp) {
-        let CgroupRow { cgroup, path } = row;
-        if self.cgroups.contains_key(&cgroup) {
-            return;
-        }
-        if let Some(container) = self.containers.get_mut(&cgroup) {
-            // Ids are not reused: it was taken for gone by mistake.
-            container.gone = None;
-        }
-        if self.cgroups.len() >= CGROUPS_MAX {
-            return self.count("cgroups", "full", 1);
-        }
-        if let Some(found) = container_of(&path).filter(|found| found.path == path) {
-            if self.containers.len() >= CONTAINERS_MAX {
-                return self.count("containers", "full", 1);
-            }
-            let container = Container::new(found.pod_uid, found.container_id, at);
-            self.containers.entry(cgroup).or_insert(container);
-            self.container_paths.insert(path.clone(), cgroup);
-        }
-        self.cgroups.insert(cgroup, Cgroup { path, seen: at });
-    }
-
-    fn cgroup_gone(&mut self, cgroup: CgroupId, at: Timestamp) {
-        if let Some(known) = self.cgroups.remove(&cgroup) {
-            self.container_paths.remove(&known.path);
-        }
-        if let Some(container) = self.containers.get_mut(&cgroup) {
-            container.gone.get_or_insert(at);
-            container.listeners.clear();
-        }
-    }
-
-    fn cgroup_tree(&mut self, rows: Vec<CgroupRow>, at: Timestamp) {
-        let alive: BTreeSet<CgroupId> = rows.iter().map(|row| row.cgroup).collect();
-        let gone: Vec<CgroupId> = self
-            .cgroups
-            .iter()
-            .filter(|(id, known)| !alive.contains(id) && known.seen < at)
-            .map(|(id, _)| *id)
-            .collect();
-        gone.into_iter().for_each(|id| self.cgroup_gone(id, at));
-        rows.into_iter().for_each(|row| self.cgroup_seen(row, at));
-    }
-
-    /// The container that owns a cgroup: itself, or the nearest one above it.
-    fn container_above(&self, cgroup: CgroupId) -> Option<CgroupId> {
-        if self.containers.contains_key(&cgroup) {
-            return Some(cgroup);
-        }
-        let found = container_of(&self.cgroups.get(&cgroup)?.path)?;
-        self.container_paths.get(found.path).copied()
-    }
-
-    fn listener(&mut self, event: &ListenerEvent, at: Timestamp, opened: bool) {
-        let Some(container) = self.containers.get_mut(&event.owner) else {
-            return self.count("listener_events", "unattributed", 1);
-        };
-        if opened {
-            container.listeners.opened(event.address, event.port, at);
-        } else {
-            container.listeners.closed(event.address, event.port, at);
-        }
-    }
-
-    /// Sorts the rows of a scan to containers and replaces their tables.
-    fn listeners_scanned(
-        &mut self,
-        scope: ScanScope,
-        rows: Vec<ListenerRow>,
-        unreadable: &[CgroupId],
-        at: Timestamp,
-    ) {
-        let complete = scope == ScanScope::Node;
-        let first = complete && self.scans == 0;
-        let unreadable: BTreeSet<CgroupId> = unreadable
-            .iter()
-            .filter_map(|cgroup| self.container_above(*cgroup))
-            .collect();
-        let mut found: BTreeMap<CgroupId, BTreeMap<_, Scanned>> = match scope {
-            ScanScope::Node => self
-                .containers
-                .keys()
-                .map(|id| (*id, BTreeMap::new()))
-                .collect(),
-            ScanScope::Containers(ids) => ids.into_iter().map(|id| (id, BTreeMap::new())).collect(),
-        };
-        for row in rows {
-            let Some(holder) = self.container_above(row.owner) else {
-                continue;
-            };
-            let owner = self.creator(holder, &row);
-            let Some(rows) = found.get_mut(&owner) else {
-                continue;
-            };
-            let scanned: &mut Scanned = rows.entry((row.port, row.address)).or_default();
-            scanned.sockets += 1;
-            scanned.held_by_owner |= owner == holder
-                || row
-                    .holders
-                    .iter()
-                    .any(|holder| self.container_above(holder.cgroup) == Some(owner));
-            scanned.host_netns |= row.host_netns;
-            scanned.holders.extend(row.holders);
-        }
-        for (id, rows) in found {
-            let Some(container) = self.containers.get_mut(&id) else {
-                continue;
-            };
-            container.unreadable =
-                complete && unreadable.contains(&id) || !complete && container.unreadable;
-            let reach = if complete && !container.unreadable {
-                let first = first && container.pre_existing;
-                Reach::Whole { first }
-            } else {
-                Reach::Part
-            };
-            container.listeners.scanned(at, rows, reach);
-        }
-        self.scans += u32::from(complete);
-    }
-
-    /// A socket belongs to its creator, which the kernel told when it began to listen; a scan sees only who holds it. A
-    /// socket that was passed between containers of a pod is found in the holder's hands, unknown there, and missing
-    /// from the creator's.
-    fn creator(&self, holder: CgroupId, row: &ListenerRow) -> CgroupId {
-        let knows = |id: CgroupId| {
-            self.containers
-                .get(&id)
-                .is_some_and(|container| container.listeners.contains(row.address, row.port))
-        };
-        let Some(pod) = self
-            .containers
-            .get(&holder)
-            .map(|container| &container.pod_uid)
-        else {
-            return holder;
-        };
-        if knows(holder) {
-            return holder;
-        }
-        let mut others = self
-            .containers
-            .iter()
-            .filter(|(id, other)| **id != holder && other.pod_uid == *pod);
-        others
-            .find(|(id, _)| knows(**id))
-            .map_or(holder, |(id, _)| *id)
-    }
-
-    fn flow(&mut self, row: &FlowRow, at: Timestamp) {
-        let Some(container) = self.containers.get_mut(&row.owner) else {
-            return self.count("flows", "unattributed", 1);
-        };
-        if row.role == Role::Server && row.peer.is_some() {
-            container.accepted(row.server_port, row.counts.connections);
-        }
-        let key = match row.peer {
-            Some(peer) => FlowKey {
-                container: row.owner,
-                role: row.role,
-                peer: self.peers.name(peer),
-                server_port: row.server_port,
-                overflow: false,
-            },
-            None => FlowKey::overflow(row.owner, row.role),
-        };
-        self.flows.add(key, &row.counts, at);
-    }
-
-    fn cpu_stat(&mut self, row: CpuStatRow, at: Timestamp) {
-        if let Some(container) = self.containers.get_mut(&row.cgroup) {
-            container.cpu.read(at, row);
-        }
-    }
-
     fn declared(&mut self, declared: Declared) {
         self.index = DeclaredIndex::new(&declared);
         self.peers = PeerTable::new(&declared);
         self.declared = Some(Arc::new(declared));
-    }
-
-    fn cpu_windows(
-        &mut self,
-        start: Timestamp,
-        windows: u16,
-        rows: &[CpuWindowRow],
-        unmeasured: &[CgroupId],
-    ) {
-        let unmeasured: BTreeSet<CgroupId> = unmeasured
-            .iter()
-            .filter_map(|cgroup| self.container_above(*cgroup))
-            .collect();
-        let mut sums: BTreeMap<CgroupId, Vec<u32>> = BTreeMap::new();
-        for row in rows {
-            let Some(id) = self.container_above(row.cgroup) else {
-                continue;
-            };
-            let sum = sums
-                .entry(id)
-                .or_insert_with(|| vec![0; usize::from(windows)]);
-            for (sum, busy_us) in sum.iter_mut().zip(&row.busy_us) {
-                *sum = sum.saturating_add(*busy_us);
-            }
-        }
-        let idle = vec![0; usize::from(windows)];
-        for (id, container) in self
-            .containers
-            .iter_mut()
-            .filter(|(_, container)| container.gone.is_none())
-        {
-            // A sum that lacks a part of the container is no measure of it.
-            if unmeasured.contains(id) {
-                continue;
-            }
-            let busy = sums.get(id).unwrap_or(&idle);
-            for (index, busy_us) in (0_u64..).zip(busy) {
-                let window = Timestamp(start.0.saturating_add(index * CPU_WINDOW_NS));
-                if window >= container.first_seen {
-                    container.cpu.window(window, *busy_us, &self.settings);
-                }
-            }
-        }
     }
 }
 

@@ -1,0 +1,107 @@
+//! Sockets that wait for others: events and scans, sorted to containers.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::id::CgroupId;
+use crate::node::NodeState;
+use crate::observation::{ListenerEvent, ListenerRow, ScanScope};
+use crate::observed::listeners::{Reach, Scanned};
+use crate::time::Timestamp;
+
+impl NodeState {
+    pub(super) fn listener(&mut self, event: &ListenerEvent, at: Timestamp, opened: bool) {
+        let Some(container) = self.containers.get_mut(&event.owner) else {
+            return self.count("listener_events", "unattributed", 1);
+        };
+        if opened {
+            container.listeners.opened(event.address, event.port, at);
+        } else {
+            container.listeners.closed(event.address, event.port, at);
+        }
+    }
+
+    /// Sorts the rows of a scan to containers and replaces their tables.
+    pub(super) fn listeners_scanned(
+        &mut self,
+        scope: ScanScope,
+        rows: Vec<ListenerRow>,
+        unreadable: &[CgroupId],
+        at: Timestamp,
+    ) {
+        let complete = scope == ScanScope::Node;
+        let first = complete && self.scans == 0;
+        let unreadable: BTreeSet<CgroupId> = unreadable
+            .iter()
+            .filter_map(|cgroup| self.container_above(*cgroup))
+            .collect();
+        let mut found: BTreeMap<CgroupId, BTreeMap<_, Scanned>> = match scope {
+            ScanScope::Node => self
+                .containers
+                .keys()
+                .map(|id| (*id, BTreeMap::new()))
+                .collect(),
+            ScanScope::Containers(ids) => ids.into_iter().map(|id| (id, BTreeMap::new())).collect(),
+        };
+        for row in rows {
+            let Some(holder) = self.container_above(row.owner) else {
+                continue;
+            };
+            let owner = self.creator(holder, &row);
+            let Some(rows) = found.get_mut(&owner) else {
+                continue;
+            };
+            let scanned: &mut Scanned = rows.entry((row.port, row.address)).or_default();
+            scanned.sockets += 1;
+            scanned.held_by_owner |= owner == holder
+                || row
+                    .holders
+                    .iter()
+                    .any(|holder| self.container_above(holder.cgroup) == Some(owner));
+            scanned.host_netns |= row.host_netns;
+            scanned.holders.extend(row.holders);
+        }
+        for (id, rows) in found {
+            let Some(container) = self.containers.get_mut(&id) else {
+                continue;
+            };
+            container.unreadable =
+                complete && unreadable.contains(&id) || !complete && container.unreadable;
+            let reach = if complete && !container.unreadable {
+                let first = first && container.pre_existing;
+                Reach::Whole { first }
+            } else {
+                Reach::Part
+            };
+            container.listeners.scanned(at, rows, reach);
+        }
+        self.scans += u32::from(complete);
+    }
+
+    /// A socket belongs to its creator, which the kernel told when it began to listen; a scan sees only who holds it. A
+    /// socket that was passed between containers of a pod is found in the holder's hands, unknown there, and missing
+    /// from the creator's.
+    pub(super) fn creator(&self, holder: CgroupId, row: &ListenerRow) -> CgroupId {
+        let knows = |id: CgroupId| {
+            self.containers
+                .get(&id)
+                .is_some_and(|container| container.listeners.contains(row.address, row.port))
+        };
+        let Some(pod) = self
+            .containers
+            .get(&holder)
+            .map(|container| &container.pod_uid)
+        else {
+            return holder;
+        };
+        if knows(holder) {
+            return holder;
+        }
+        let mut others = self
+            .containers
+            .iter()
+            .filter(|(id, other)| **id != holder && other.pod_uid == *pod);
+        others
+            .find(|(id, _)| knows(**id))
+            .map_or(holder, |(id, _)| *id)
+    }
+}
