@@ -88,9 +88,11 @@ impl Engine {
         }
     }
 
-    /// A report as of `now`, due or not: the last one before the agent ends, and the one that ends a replay.
+    /// A report as of `now`, due or not: the last one before the agent ends, and the one that ends a replay. Flows that still
+    /// wait for the name of their peer are counted without one.
     #[must_use]
-    pub fn last_report(&self, now: Timestamp) -> Report {
+    pub fn last_report(&mut self, now: Timestamp) -> Report {
+        self.state.settle();
         report::build(&self.state.snapshot(now), &self.findings.open())
     }
 

@@ -1,6 +1,7 @@
 //! Sources: each turns one part of the world into observations and sends them to the loop. They never import each other's
 //! state and never an exporter.
 
+pub mod addresses;
 pub mod cgroups;
 pub mod cpu;
 pub mod ebpf;

@@ -3,7 +3,7 @@
 //! Two sources fill the same type: manifests or dumps in files, and the API server.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,13 @@ pub struct Declared {
     pub pods: Vec<Arc<DeclaredPod>>,
     /// Services, sorted by namespace and name.
     pub services: Vec<DeclaredService>,
+    /// Nodes, sorted by name: from a dump all that are in it, from the API server the own one.
+    #[serde(default)]
+    pub nodes: Vec<DeclaredNode>,
+    /// Where the API server answers: the endpoints of the Service `default/kubernetes`, and the address of the kubeconfig
+    /// in use. Sorted.
+    #[serde(default)]
+    pub api_servers: Vec<SocketAddr>,
     /// Objects that could not be used.
     pub problems: Vec<DeclaredProblem>,
     /// How many objects could not be used since the agent began, those of earlier readings too.
@@ -50,6 +57,8 @@ pub struct DeclaredPod {
     pub labels: BTreeMap<String, String>,
     /// The workload that owns the pod, as far as the pod itself tells.
     pub owner: WorkloadRef,
+    /// `spec.nodeName`.
+    pub node: Option<String>,
     /// `spec.hostNetwork`.
     pub host_network: bool,
     /// `status.podIPs`.
@@ -157,8 +166,20 @@ pub struct DeclaredService {
     pub cluster_ips: Vec<IpAddr>,
     /// `spec.type`.
     pub service_type: String,
+    /// `spec.externalTrafficPolicy` is `Local`: the source of what comes from outside is kept.
+    pub keeps_source: bool,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
+}
+
+/// A node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeclaredNode {
+    /// `metadata.name`.
+    pub name: String,
+    /// `status.addresses` of the types `InternalIP` and `ExternalIP`.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// One port of a Service.

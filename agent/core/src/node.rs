@@ -6,6 +6,7 @@ mod cpu;
 mod flows;
 mod joined;
 mod listeners;
+mod peers;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,10 +16,14 @@ use crate::declared::Declared;
 use crate::id::CgroupId;
 use crate::node::containers::Container;
 use crate::node::joined::DeclaredIndex;
+use crate::node::peers::PeerQueue;
 use crate::observation::{Fact, Observation, ProbeStatus};
 use crate::observed::flows::Flows;
 use crate::peers::PeerTable;
-use crate::settings::{CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, NodeIdentity};
+use crate::settings::{
+    CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, NodeIdentity, PEER_HISTORY_MAX, PEER_HOLDERS_MAX,
+    PEER_WAITING_MAX,
+};
 use crate::snapshot::{Dropped, Occupancy, Snapshot};
 use crate::time::{ClockAnchor, Timestamp};
 
@@ -48,6 +53,7 @@ pub struct NodeState {
     declared: Option<Arc<Declared>>,
     index: DeclaredIndex,
     peers: PeerTable,
+    unnamed: PeerQueue,
     self_cgroup: Option<CgroupId>,
     probes: BTreeMap<String, ProbeStatus>,
     dropped: BTreeMap<(String, String), u64>,
@@ -59,6 +65,7 @@ impl NodeState {
     /// An empty node.
     #[must_use]
     pub fn new(identity: NodeIdentity, settings: CoreSettings) -> Self {
+        let peers = PeerTable::new(identity.node.as_deref());
         Self {
             identity,
             settings,
@@ -73,7 +80,8 @@ impl NodeState {
             flows: Flows::default(),
             declared: None,
             index: DeclaredIndex::default(),
-            peers: PeerTable::default(),
+            peers,
+            unnamed: PeerQueue::default(),
             self_cgroup: None,
             probes: BTreeMap::new(),
             dropped: BTreeMap::new(),
@@ -86,14 +94,7 @@ impl NodeState {
     pub fn apply(&mut self, observation: Observation) {
         let at = observation.at;
         match observation.fact {
-            Fact::Clock { unix_ns } => {
-                let anchor = ClockAnchor {
-                    monotonic: at,
-                    unix_ns,
-                };
-                self.clock = anchor;
-                self.origin.get_or_insert(anchor);
-            }
+            Fact::Clock { unix_ns } => self.clock_read(unix_ns, at),
             Fact::CgroupSeen(row) => self.cgroup_seen(row, at),
             Fact::CgroupGone { cgroup } => self.cgroup_gone(cgroup, at),
             Fact::CgroupTree { rows } => self.cgroup_tree(rows, at),
@@ -120,7 +121,8 @@ impl NodeState {
                 }
                 self.listeners_scanned(scope, rows, &unreadable, at);
             }
-            Fact::Flows { rows } => rows.iter().for_each(|row| self.flow(row, at)),
+            Fact::Flows { rows, since } => self.flows_read(rows, since, at),
+            Fact::NodeAddresses { addresses } => self.peers.interfaces(&addresses, at),
             Fact::CpuStat { rows } => rows.into_iter().for_each(|row| self.cpu_stat(row, at)),
             Fact::CpuWindows {
                 start,
@@ -134,7 +136,7 @@ impl NodeState {
                 }
                 self.cpu_windows(start, windows, &rows, &unmeasured);
             }
-            Fact::Declared(declared) => self.declared(declared),
+            Fact::Declared(declared) => self.declared(declared, at),
             Fact::Probe(status) => {
                 self.probes.insert(status.probe.clone(), status);
             }
@@ -202,6 +204,10 @@ impl NodeState {
     fn dropped_views(&self) -> Vec<Dropped> {
         let mut counts = self.dropped.clone();
         counts.insert(("flows".into(), "overflow".into()), self.flows.overflowed());
+        let (refused, cut) = self.peers.lost();
+        counts.insert(("peers".into(), "full".into()), refused);
+        counts.insert(("peer_history".into(), "full".into()), cut);
+        counts.insert(("peers_waiting".into(), "full".into()), self.unnamed.full());
         let view = |((place, reason), count)| Dropped {
             place,
             reason,
@@ -229,6 +235,14 @@ impl NodeState {
             crate::settings::FLOW_SERIES_MAX as u64,
         );
         places.insert("flow_series".into(), series);
+        let (peers, former) = self.peers.occupancy();
+        for (place, entries, capacity) in [
+            ("peers", peers, PEER_HOLDERS_MAX),
+            ("peer_history", former, PEER_HISTORY_MAX),
+            ("peers_waiting", self.unnamed.len(), PEER_WAITING_MAX),
+        ] {
+            places.insert(place.into(), (entries as u64, capacity as u64));
+        }
         let view = |(place, (entries, capacity))| Occupancy {
             place,
             entries,
@@ -245,9 +259,19 @@ impl NodeState {
         *count = count.saturating_add(more);
     }
 
-    fn declared(&mut self, declared: Declared) {
+    fn clock_read(&mut self, unix_ns: u64, at: Timestamp) {
+        let anchor = ClockAnchor {
+            monotonic: at,
+            unix_ns,
+        };
+        self.clock = anchor;
+        self.origin.get_or_insert(anchor);
+        self.name_flows(at);
+    }
+
+    fn declared(&mut self, declared: Declared, at: Timestamp) {
         self.index = DeclaredIndex::new(&declared);
-        self.peers = PeerTable::new(&declared);
+        self.peers.declared(&declared, at);
         self.declared = Some(Arc::new(declared));
     }
 }

@@ -72,6 +72,14 @@ pub enum Fact {
     Flows {
         /// One row per owner, role, peer and server port that changed.
         rows: Vec<FlowRow>,
+        /// The earliest time of anything counted in the rows; `None` in recordings that lack it.
+        #[serde(default)]
+        since: Option<Timestamp>,
+    },
+    /// All addresses of the node's own network namespace, but for loopback. Replaces those before.
+    NodeAddresses {
+        /// The addresses, sorted.
+        addresses: Vec<IpAddr>,
     },
     /// Cumulative CPU figures of cgroups, from their own files.
     CpuStat {
@@ -297,7 +305,8 @@ pub const CPU_WINDOW_NS: u64 = 100_000_000;
 /// Health of one probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeStatus {
-    /// `tcp`, `cpu_windows`, `cgroups`, `listeners`, `cpu_stat`, `declared`.
+    /// `tcp`, `cpu_windows`, `cgroups`, `listeners`, `cpu_stat`, `declared`; `peers.*` for tables that only names of peers
+    /// come from.
     pub probe: String,
     /// How it is.
     pub health: Health,

@@ -1,237 +1,336 @@
-//! Names for addresses: what the far end of a flow is called, as far as the declared side of this node tells.
+//! Names for addresses: what the far end of a flow is called, as far as this node can tell, at the time of the flow.
+//!
+//! An address is a name for a while only: the next pod gets it. So the table keeps spans of time, and each span begins not
+//! later and ends not earlier than the true one. Who is the only one that may have held an address at a time is named;
+//! where there are several, nobody is. What tells the ends of a span:
+//!
+//! - A pod of this node begins and ends with its containers' cgroups, which the kernel tells at once. Its address comes from
+//!   the declared side, which is behind: until it has come ([`Behind`]), nobody at a pod's address can be told from the new
+//!   pod. A pod whose containers were all gone (its sandbox was made anew) has its address back only when the declared
+//!   side names a container of its new life.
+//! - Everybody else begins somewhere between two states of the declared side, and ends likewise.
+//!
+//! What cannot be named has a class. `external` is said only of what cannot be in the cluster.
 
-use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+mod class;
+mod history;
+mod pods;
 
-use crate::declared::Declared;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::declared::{Declared, DeclaredPod};
+use crate::id::PodUid;
+use crate::observation::Role;
 use crate::snapshot::{Peer, PeerKind};
+use crate::time::Timestamp;
+use class::{Class, external, neighbourhood, peer, unresolved};
+use history::{Held, History, Holder};
+pub use pods::Behind;
+use pods::{Life, Lives};
 
-/// Addresses that a name is known for. Built once for each [`Declared`].
-///
-/// Without one (`PeerTable::default()`) nothing that could be a pod or a Service is named: a private address is then
-/// `unresolved`, never `external`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+/// Addresses and who held them when.
+#[derive(Clone, Debug)]
 pub struct PeerTable {
-    declared: bool,
-    /// `unresolved` where one address means several things.
-    named: BTreeMap<IpAddr, Peer>,
+    /// This node, as a peer.
+    node: Arc<Peer>,
+    history: History,
+    /// When the declared side and the node's interfaces were told last.
+    declared_at: Option<Timestamp>,
+    interfaces_at: Option<Timestamp>,
+    /// Declared pods by the UID in the paths of their cgroups.
+    pods: BTreeMap<PodUid, Arc<DeclaredPod>>,
+    lives: Lives,
+    api_servers: BTreeSet<SocketAddr>,
+    /// Where pods and nodes with public addresses are: their neighbours may be the cluster's too.
+    neighbourhoods: BTreeSet<u64>,
+}
+
+/// Whose name is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// The far end.
+    pub address: IpAddr,
+    /// What the near end is.
+    pub role: Role,
+    /// The server's port.
+    pub server_port: u16,
+    /// The earliest time of what was seen.
+    pub since: Timestamp,
+    /// The latest.
+    pub until: Timestamp,
+}
+
+/// What the table says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// It is this, whatever the declared side may still tell.
+    Certain(Peer),
+    /// It is this, unless a pod whose address is not known yet has taken over.
+    Held {
+        /// The name.
+        peer: Peer,
+        /// It held the address for a part of the time only, as far as is known.
+        partly: bool,
+    },
+    /// Several may have held the address.
+    Several(Peer),
+    /// Nobody is known to have held it, and it may be somebody of the cluster.
+    Nobody(Peer),
+}
+
+/// What an address that cannot be told from others behind it is called: a server sees an address of the node, and the port
+/// is one whose traffic from outside is masqueraded to such an address (trap 17).
+#[must_use]
+pub fn masqueraded() -> Peer {
+    peer(PeerKind::Unresolved, None, Some("snat"))
 }
 
 impl PeerTable {
-    /// The names that a declared side gives.
-    ///
-    /// Left out are pods that have finished (their address is free for others). The address of a hostNetwork pod is the
-    /// node's and every such pod's: it is not named after any of them.
+    /// Nobody is known yet. `node` is this node's name.
     #[must_use]
-    pub fn new(declared: &Declared) -> Self {
-        let mut table = Self {
-            declared: true,
-            named: BTreeMap::new(),
+    pub fn new(node: Option<&str>) -> Self {
+        Self {
+            node: Arc::new(peer(PeerKind::Node, None, node)),
+            history: History::default(),
+            declared_at: None,
+            interfaces_at: None,
+            pods: BTreeMap::new(),
+            lives: Lives::default(),
+            api_servers: BTreeSet::new(),
+            neighbourhoods: BTreeSet::new(),
+        }
+    }
+
+    /// The declared side as of `at`.
+    pub fn declared(&mut self, declared: &Declared, at: Timestamp) {
+        let before = self.declared_at.replace(at).unwrap_or_default();
+        self.pods.clear();
+        for pod in &declared.pods {
+            for uid in pod.uid.iter().chain(&pod.config_hash) {
+                self.pods.insert(uid.clone(), Arc::clone(pod));
+            }
+        }
+        self.api_servers = declared
+            .api_servers
+            .iter()
+            .map(|server| SocketAddr::new(server.ip().to_canonical(), server.port()))
+            .collect();
+        self.lives.forget(at, |uid| self.pods.contains_key(uid));
+        let wanted = self.wanted(declared, before);
+        let orphans = self.lives.alive_without(|uid| self.pods.contains_key(uid));
+        self.history.close(at, |address, holder| match holder {
+            Holder::Interface => false,
+            // Its object is gone and its processes are not: deleted by force.
+            Holder::Pod(_) if orphans.contains(holder) => false,
+            Holder::Pod(_) | Holder::Node(_) | Holder::Service(..) => !wanted
+                .get(&address)
+                .is_some_and(|all| all.iter().any(|(wanted, ..)| wanted == holder)),
+        });
+        for (address, holders) in &wanted {
+            for (holder, peer, from) in holders {
+                self.history.open(*address, holder, peer, *from);
+            }
+        }
+        self.address_lives();
+        self.find_neighbourhoods();
+    }
+
+    /// The addresses of the node's own interfaces as of `at`. Those of cluster addresses among them (IPVS puts them on an
+    /// interface) stay the Services'.
+    pub fn interfaces(&mut self, addresses: &[IpAddr], at: Timestamp) {
+        let before = self.interfaces_at.replace(at).unwrap_or_default();
+        let addresses: BTreeSet<IpAddr> = addresses.iter().map(IpAddr::to_canonical).collect();
+        self.history.close(at, |address, holder| {
+            *holder == Holder::Interface && !addresses.contains(&address)
+        });
+        for address in addresses {
+            self.history
+                .open(address, &Holder::Interface, &self.node, before);
+        }
+        self.find_neighbourhoods();
+    }
+
+    /// Who it was.
+    #[must_use]
+    pub fn look_up(&self, question: &Question) -> Answer {
+        let address = question.address.to_canonical();
+        let class = Class::of(address);
+        match class {
+            Class::Loopback => return Answer::Certain(peer(PeerKind::Loopback, None, None)),
+            Class::Metadata => return Answer::Certain(external(class)),
+            Class::Nobody => return Answer::Certain(unresolved(class)),
+            Class::LinkLocal | Class::Private | Class::Public => {}
+        }
+        let endpoint = SocketAddr::new(address, question.server_port);
+        if question.role == Role::Client && self.api_servers.contains(&endpoint) {
+            return Answer::Certain(peer(PeerKind::ApiServer, None, None));
+        }
+        let Some(holders) = self
+            .history
+            .holders(address, question.since, question.until)
+        else {
+            return Answer::Several(unresolved(class));
+        };
+        let holders: Vec<&Held> = holders.collect();
+        if !holders.is_empty() {
+            return among(&holders, class, question);
+        }
+        match class {
+            _ if self.is_api_server(address) => {
+                Answer::Certain(peer(PeerKind::ApiServer, None, None))
+            }
+            Class::LinkLocal => Answer::Certain(external(class)),
+            Class::Public if !self.neighbourhoods.contains(&neighbourhood(address)) => {
+                Answer::Certain(external(class))
+            }
+            Class::Private | Class::Public | Class::Loopback | Class::Metadata | Class::Nobody => {
+                Answer::Nobody(unresolved(class))
+            }
+        }
+    }
+
+    /// What is not known yet, as of `now`.
+    #[must_use]
+    pub fn behind(&self, now: Timestamp) -> Behind {
+        self.lives.behind(now)
+    }
+
+    /// Spans of time known now, and former ones remembered.
+    #[must_use]
+    pub fn occupancy(&self) -> (usize, usize) {
+        self.history.occupancy()
+    }
+
+    /// Holders that found no place, and former ones that were forgotten early.
+    #[must_use]
+    pub fn lost(&self) -> (u64, u64) {
+        self.history.lost()
+    }
+
+    /// An endpoint of the API server that is nobody else's address: of one on a node, only its own port is the server's.
+    fn is_api_server(&self, address: IpAddr) -> bool {
+        let ports = SocketAddr::new(address, 0)..=SocketAddr::new(address, u16::MAX);
+        self.api_servers.range(ports).next().is_some()
+    }
+
+    fn find_neighbourhoods(&mut self) {
+        self.neighbourhoods = self
+            .history
+            .addresses()
+            .filter(|(address, _)| Class::of(**address) == Class::Public)
+            .map(|(address, _)| neighbourhood(*address))
+            .collect();
+    }
+}
+
+/// Holder, name and earliest time of each address.
+type Wanted = BTreeMap<IpAddr, Vec<(Holder, Arc<Peer>, Timestamp)>>;
+
+impl PeerTable {
+    /// Who holds which address by the declared side. `before`: when it was told last; who is new came after that.
+    fn wanted(&self, declared: &Declared, before: Timestamp) -> Wanted {
+        let mut wanted = Wanted::new();
+        let mut want = |address: &IpAddr, holder: &Holder, peer: &Arc<Peer>, from| {
+            let all = wanted.entry(address.to_canonical()).or_default();
+            all.push((holder.clone(), Arc::clone(peer), from));
         };
         for service in &declared.services {
-            for ip in &service.cluster_ips {
-                table.add(
-                    *ip,
-                    peer(PeerKind::Service, Some((&service.namespace, &service.name))),
-                );
-            }
+            let (namespace, name) = (service.namespace.as_str(), service.name.as_str());
+            let peer = Arc::new(match (namespace, name) {
+                ("default", "kubernetes") => peer(PeerKind::ApiServer, None, None),
+                _ => peer(PeerKind::Service, Some(namespace), Some(name)),
+            });
+            let holder = Holder::Service(namespace.to_owned(), name.to_owned());
+            let addresses = service.cluster_ips.iter();
+            addresses.for_each(|address| want(address, &holder, &peer, before));
         }
-        for pod in declared.pods.iter().filter(|pod| !pod.finished) {
-            let peer = if pod.host_network {
-                peer(PeerKind::Unresolved, None)
-            } else {
-                peer(PeerKind::Workload, Some((&pod.namespace, &pod.owner.name)))
+        for node in &declared.nodes {
+            let peer = Arc::new(peer(PeerKind::Node, None, Some(&node.name)));
+            let holder = Holder::Node(node.name.clone());
+            let addresses = node.addresses.iter();
+            addresses.for_each(|address| want(address, &holder, &peer, before));
+        }
+        for pod in &declared.pods {
+            let from = match self.life_of(pod) {
+                None if pod.finished => continue,
+                None => before,
+                Some(life) if life.is_addressed_by(pod) => life.since,
+                Some(_) => continue,
             };
-            for ip in &pod.ips {
-                table.add(*ip, peer.clone());
-            }
+            let (holder, peer) = (holder_of(pod), Arc::new(self.pod_peer(pod)));
+            let addresses = pod.ips.iter();
+            addresses.for_each(|address| want(address, &holder, &peer, from));
         }
-        table
+        wanted
     }
 
-    /// What the address is called.
-    #[must_use]
-    pub fn name(&self, address: IpAddr) -> Peer {
-        let address = address.to_canonical();
-        if address.is_loopback() {
-            return peer(PeerKind::Loopback, None);
-        }
-        if METADATA.contains(&address) {
-            return external("metadata");
-        }
-        if let Some(peer) = self.named.get(&address) {
-            return peer.clone();
-        }
-        match (is_private(address), self.declared) {
-            _ if address.is_unspecified() => peer(PeerKind::Unresolved, None),
-            (true, false) => peer(PeerKind::Unresolved, None),
-            (true, true) => external("private"),
-            (false, _) => external("public"),
+    fn pod_peer(&self, pod: &DeclaredPod) -> Peer {
+        if pod.host_network {
+            let node = pod.node.as_deref().or(self.node.name.as_deref());
+            peer(PeerKind::Node, None, node)
+        } else {
+            let (namespace, owner) = (pod.namespace.as_str(), pod.owner.name.as_str());
+            peer(PeerKind::Workload, Some(namespace), Some(owner))
         }
     }
 
-    /// Two different owners of one address: the watch is behind, so neither name may be used.
-    fn add(&mut self, address: IpAddr, peer: Peer) {
-        self.named
-            .entry(address.to_canonical())
-            .and_modify(|known| {
-                if *known != peer {
-                    *known = self::peer(PeerKind::Unresolved, None);
-                }
-            })
-            .or_insert(peer);
+    fn life_of(&self, pod: &DeclaredPod) -> Option<&Life> {
+        let mut uids = pod.uid.iter().chain(&pod.config_hash);
+        uids.find_map(|uid| self.lives.get(uid))
     }
 }
 
-/// Addresses at which clouds serve instance metadata, credentials among it.
-const METADATA: [IpAddr; 2] = [
-    IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
-];
+fn holder_of(pod: &DeclaredPod) -> Holder {
+    Holder::Pod(match &pod.uid {
+        Some(uid) => uid.to_string(),
+        None => format!("{}/{}", pod.namespace, pod.name),
+    })
+}
 
-/// RFC 1918, RFC 6598 (shared address space, which some CNIs give to pods), link-local and RFC 4193.
-fn is_private(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            let [first, second, ..] = v4.octets();
-            v4.is_private() || v4.is_link_local() || (first == 100 && (64..128).contains(&second))
+/// One name for all who may have held an address, if they have one.
+fn among(holders: &[&Held], class: Class, question: &Question) -> Answer {
+    // A cluster address is nobody else's, wherever it is also found.
+    let of_services = |held: &&&Held| matches!(held.holder, Holder::Service(..));
+    let services: Vec<&Held> = holders.iter().filter(of_services).copied().collect();
+    if !services.is_empty() {
+        return match only_name(&services) {
+            Some(name) => Answer::Certain(name),
+            None => Answer::Several(unresolved(class)),
+        };
+    }
+    match only_name(holders) {
+        None => Answer::Several(unresolved(class)),
+        Some(name)
+            if holders
+                .iter()
+                .any(|held| held.holder == Holder::Interface && !held.ended()) =>
+        {
+            Answer::Certain(name)
         }
-        IpAddr::V6(v6) => v6.is_unique_local() || v6.is_unicast_link_local(),
+        Some(name) => Answer::Held {
+            peer: name,
+            partly: !holders
+                .iter()
+                .any(|held| held.covers(question.since, question.until)),
+        },
     }
 }
 
-fn external(class: &str) -> Peer {
-    Peer {
-        kind: PeerKind::External,
-        namespace: None,
-        name: Some(class.to_owned()),
+/// What all of them are called. Nodes whose names differ are nodes all the same.
+fn only_name(holders: &[&Held]) -> Option<Peer> {
+    let first = &holders.first()?.peer;
+    if holders.iter().all(|held| held.peer == *first) {
+        return Some(Peer::clone(first));
     }
-}
-
-fn peer(kind: PeerKind, name: Option<(&String, &String)>) -> Peer {
-    Peer {
-        kind,
-        namespace: name.map(|(namespace, _)| namespace.clone()),
-        name: name.map(|(_, name)| name.clone()),
-    }
+    let all_nodes = holders.iter().all(|held| held.peer.kind == PeerKind::Node);
+    let mut names = holders.iter().filter_map(|held| held.peer.name.as_deref());
+    let name = names
+        .next()
+        .filter(|name| names.all(|other| other == *name));
+    all_nodes.then(|| peer(PeerKind::Node, None, name))
 }
 
 #[cfg(test)]
-mod tests {
-    use std::net::IpAddr;
-    use std::sync::Arc;
-
-    use super::PeerTable;
-    use crate::declared::{Declared, DeclaredPod, DeclaredService, WorkloadRef};
-
-    fn pod(owner: &str, ips: &[&str]) -> DeclaredPod {
-        DeclaredPod {
-            namespace: "shop".into(),
-            name: format!("{owner}-1"),
-            owner: WorkloadRef {
-                kind: "Deployment".into(),
-                name: owner.into(),
-            },
-            ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-            ..DeclaredPod::default()
-        }
-    }
-
-    fn service(name: &str, ips: &[&str]) -> DeclaredService {
-        DeclaredService {
-            namespace: "shop".into(),
-            name: name.into(),
-            cluster_ips: ips.iter().map(|ip| ip.parse().unwrap()).collect(),
-            ..DeclaredService::default()
-        }
-    }
-
-    fn table() -> PeerTable {
-        let pods = vec![
-            pod("web", &["10.0.0.9", "fd12::9"]),
-            // Two replicas may not share an address, but two owners of one must not name each other's traffic.
-            pod("old", &["10.0.0.10"]),
-            pod("new", &["10.0.0.10"]),
-            DeclaredPod {
-                finished: true,
-                ..pod("job", &["10.0.0.11"])
-            },
-            DeclaredPod {
-                host_network: true,
-                ..pod("proxy", &["192.0.2.10"])
-            },
-            DeclaredPod {
-                host_network: true,
-                ..pod("agent", &["192.0.2.10"])
-            },
-        ];
-        PeerTable::new(&Declared {
-            pods: pods.into_iter().map(Arc::new).collect(),
-            services: vec![
-                service("api", &["10.96.0.1", "fd96::1"]),
-                service("headless", &[]),
-            ],
-            ..Declared::default()
-        })
-    }
-
-    fn check(table: &PeerTable, address: &str, expected: &str) {
-        let peer = table.name(address.parse::<IpAddr>().unwrap());
-        let parts = [
-            Some(peer.kind.as_str().to_owned()),
-            peer.namespace,
-            peer.name,
-        ];
-        let text: Vec<String> = parts.into_iter().flatten().collect();
-        assert_eq!(text.join(" "), expected, "{address}");
-    }
-
-    #[test]
-    fn addresses_have_names() {
-        for (address, expected) in [
-            ("10.0.0.9", "workload shop web"),
-            ("::ffff:10.0.0.9", "workload shop web"),
-            ("fd12::9", "workload shop web"),
-            ("10.0.0.10", "unresolved"),
-            ("10.0.0.11", "external private"),
-            ("192.0.2.10", "unresolved"),
-            ("10.96.0.1", "service shop api"),
-            ("fd96::1", "service shop api"),
-            ("127.0.0.1", "loopback"),
-            ("127.9.9.9", "loopback"),
-            ("::1", "loopback"),
-            ("::ffff:127.0.0.1", "loopback"),
-            ("169.254.169.254", "external metadata"),
-            ("fd00:ec2::254", "external metadata"),
-            ("10.0.0.12", "external private"),
-            ("172.16.0.1", "external private"),
-            ("172.32.0.1", "external public"),
-            ("192.168.1.1", "external private"),
-            ("100.64.0.1", "external private"),
-            ("100.63.255.255", "external public"),
-            ("100.128.0.0", "external public"),
-            ("169.254.20.10", "external private"),
-            ("fe80::1", "external private"),
-            ("fd12::10", "external private"),
-            ("8.8.8.8", "external public"),
-            ("2001:4860:4860::8888", "external public"),
-            ("0.0.0.0", "unresolved"),
-            ("::", "unresolved"),
-        ] {
-            check(&table(), address, expected);
-        }
-    }
-
-    #[test]
-    fn without_a_declared_side_a_private_address_may_be_a_pod() {
-        for (address, expected) in [
-            ("10.0.0.9", "unresolved"),
-            ("fd12::9", "unresolved"),
-            ("8.8.8.8", "external public"),
-            ("169.254.169.254", "external metadata"),
-            ("127.0.0.1", "loopback"),
-        ] {
-            check(&PeerTable::default(), address, expected);
-        }
-    }
-}
+mod tests;

@@ -66,3 +66,16 @@ pub const CONTAINERS_MAX: usize = 1_024;
 pub const CGROUPS_MAX: usize = 16_384;
 /// Findings that are open at once.
 pub const FINDINGS_MAX: usize = 4_096;
+/// Addresses whose holders are known at once: pods, Services, nodes. Those of further ones stay without a name.
+pub const PEER_HOLDERS_MAX: usize = 65_536;
+/// Former holders of addresses that are remembered at once. The oldest are forgotten first, and what was seen before they
+/// ended is then told as unresolved.
+pub const PEER_HISTORY_MAX: usize = 4_096;
+/// How long a former holder of an address is remembered: much longer than anything that was seen waits.
+pub const PEER_HISTORY: Duration = Duration::from_secs(300);
+/// How long the declared side may be behind what the kernel shows. For this long a peer without a name is looked up again.
+pub const PEER_LAG_MAX: Duration = Duration::from_secs(10);
+/// Flow rows that wait for the name of their peer. Further ones are told as unresolved at once.
+pub const PEER_WAITING_MAX: usize = 8_192;
+/// Addresses that were waited for in vain and are not waited for again soon.
+pub const PEER_GIVEN_UP_MAX: usize = 4_096;

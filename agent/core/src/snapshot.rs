@@ -185,8 +185,20 @@ pub struct Peer {
     pub kind: PeerKind,
     /// Namespace of a workload or Service.
     pub namespace: Option<String>,
-    /// Name of a workload or Service; class of an external peer (`private`, `public`, `metadata`).
+    /// Name of a workload, Service or node; class of an external or unresolved peer (`private`, `public`, `metadata`,
+    /// `snat`).
     pub name: Option<String>,
+}
+
+impl Peer {
+    /// Nobody in particular.
+    pub(crate) fn unresolved() -> Self {
+        Self {
+            kind: PeerKind::Unresolved,
+            namespace: None,
+            name: None,
+        }
+    }
 }
 
 /// What the other end of a flow is.
@@ -197,11 +209,15 @@ pub enum PeerKind {
     Workload,
     /// A Service, by its cluster address.
     Service,
+    /// A node of the cluster: its kubelet (probes), other processes of the host, hostNetwork pods.
+    Node,
+    /// The API server: the cluster address of `default/kubernetes`, or an endpoint of it.
+    ApiServer,
     /// The same network namespace.
     Loopback,
-    /// Anything else, by class.
+    /// Outside of the cluster, by class.
     External,
-    /// Not known (yet).
+    /// Not known, or several that it may have been. Never a claim that it is outside.
     Unresolved,
 }
 
@@ -212,6 +228,8 @@ impl PeerKind {
         match self {
             Self::Workload => "workload",
             Self::Service => "service",
+            Self::Node => "node",
+            Self::ApiServer => "apiserver",
             Self::Loopback => "loopback",
             Self::External => "external",
             Self::Unresolved => "unresolved",

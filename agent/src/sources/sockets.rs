@@ -18,7 +18,7 @@ use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{CgroupRow, Fact, Health, ProbeStatus, ScanScope};
 
 use crate::clock;
-use crate::sources::Sink;
+use crate::sources::{Sink, addresses};
 use crate::sources::cgroups::CgroupRoot;
 use crate::sources::processes::CgroupResolver;
 use rustix::thread::{CapabilitySet, capabilities};
@@ -155,6 +155,7 @@ impl Work {
 
     /// Scans the node and says how the probe is: both anew each time, since the loop may have had no room for the last.
     fn scan_node(&mut self) {
+        self.read_addresses();
         self.resolver.forget();
         let at = clock::monotonic();
         if let Some(cgroup) = self.resolver.own() {
@@ -178,6 +179,18 @@ impl Work {
                 self.report(Health::Broken, Some(reason));
             }
         }
+    }
+
+    /// Reads the node's own addresses: probes and everything of the host come from them.
+    fn read_addresses(&mut self) {
+        let at = clock::monotonic();
+        let read = addresses::read(&self.settings.proc_root);
+        let status = addresses::status(&read);
+        if let Ok(read) = read {
+            let addresses = read.all.into_iter().collect();
+            self.sink.send(at, Fact::NodeAddresses { addresses });
+        }
+        self.sink.send(at, Fact::Probe(status));
     }
 
     /// Scans containers, all in one pass over the processes. What it finds is added to what is known.

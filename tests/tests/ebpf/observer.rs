@@ -153,7 +153,7 @@ impl Observer {
     fn all_flows(&self) -> BTreeMap<(CgroupId, Flow), FlowCounts> {
         let mut all: BTreeMap<_, FlowCounts> = BTreeMap::new();
         for observation in &self.seen().facts {
-            if let Fact::Flows { rows } = &observation.fact {
+            if let Fact::Flows { rows, .. } = &observation.fact {
                 for row in rows {
                     all.entry((row.owner, (row.role, row.peer, row.server_port)))
                         .or_default()

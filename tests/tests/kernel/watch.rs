@@ -113,7 +113,7 @@ impl Watch {
 fn flows(facts: &[Fact]) -> BTreeMap<FlowId, FlowCounts> {
     let mut flows: BTreeMap<FlowId, FlowCounts> = BTreeMap::new();
     for fact in facts {
-        if let Fact::Flows { rows } = fact {
+        if let Fact::Flows { rows, .. } = fact {
             for row in rows {
                 let id = (row.owner, row.role, row.peer, row.server_port);
                 flows.entry(id).or_default().add(&row.counts);

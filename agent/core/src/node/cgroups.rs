@@ -18,7 +18,10 @@ impl NodeState {
         }
         if let Some(container) = self.containers.get_mut(&cgroup) {
             // Ids are not reused: it was taken for gone by mistake.
-            container.gone = None;
+            if container.gone.take().is_some() {
+                let (uid, id) = (&container.pod_uid, &container.container_id);
+                self.peers.container_appeared(uid, id, at);
+            }
         }
         if self.cgroups.len() >= CGROUPS_MAX {
             return self.count("cgroups", "full", 1);
@@ -27,8 +30,11 @@ impl NodeState {
             if self.containers.len() >= CONTAINERS_MAX {
                 return self.count("containers", "full", 1);
             }
-            let container = Container::new(found.pod_uid, found.container_id, at);
-            self.containers.entry(cgroup).or_insert(container);
+            if !self.containers.contains_key(&cgroup) {
+                let (uid, id) = (found.pod_uid, found.container_id);
+                self.peers.container_appeared(&uid, &id, at);
+                self.containers.insert(cgroup, Container::new(uid, id, at));
+            }
             self.container_paths.insert(path.clone(), cgroup);
         }
         self.cgroups.insert(cgroup, Cgroup { path, seen: at });
@@ -39,8 +45,12 @@ impl NodeState {
             self.container_paths.remove(&known.path);
         }
         if let Some(container) = self.containers.get_mut(&cgroup) {
-            container.gone.get_or_insert(at);
             container.listeners.clear();
+            if container.gone.is_none() {
+                container.gone = Some(at);
+                let (uid, id) = (&container.pod_uid, &container.container_id);
+                self.peers.container_gone(uid, id, at);
+            }
         }
     }
 

@@ -1,28 +1,73 @@
-//! Flows, named and added up.
+//! Flows, added up by container, role, peer and server port.
+
+use std::time::Duration;
 
 use crate::node::NodeState;
+use crate::node::peers::Waiting;
 use crate::observation::{FlowRow, Role};
 use crate::observed::flows::FlowKey;
+use crate::peers::Behind;
+use crate::snapshot::Peer;
 use crate::time::Timestamp;
 
+/// What a row of a recording without that field covers: the readings before the last two, a second each, and one to spare.
+const FLOW_ROW_SPAN: Duration = Duration::from_secs(3);
+
 impl NodeState {
-    pub(super) fn flow(&mut self, row: &FlowRow, at: Timestamp) {
+    /// Takes in what was counted from `since`, if that is known, until `at`.
+    pub(super) fn flows_read(
+        &mut self,
+        rows: Vec<FlowRow>,
+        since: Option<Timestamp>,
+        at: Timestamp,
+    ) {
+        let since = since.unwrap_or_else(|| at.minus(FLOW_ROW_SPAN));
+        let behind = self.peers.behind(at);
+        rows.into_iter()
+            .for_each(|row| self.flow(row, since, at, &behind));
+    }
+
+    /// Counts a row to its series, or keeps it until its peer has a name.
+    fn flow(&mut self, row: FlowRow, since: Timestamp, at: Timestamp, behind: &Behind) {
         let Some(container) = self.containers.get_mut(&row.owner) else {
             return self.count("flows", "unattributed", 1);
         };
-        if row.role == Role::Server && row.peer.is_some() {
+        let Some(peer) = row.peer else {
+            let key = FlowKey::overflow(row.owner, row.role);
+            return self.flows.add(key, &row.counts, at);
+        };
+        if row.role == Role::Server {
             container.accepted(row.server_port, row.counts.connections);
         }
-        let key = match row.peer {
-            Some(peer) => FlowKey {
-                container: row.owner,
-                role: row.role,
-                peer: self.peers.name(peer),
-                server_port: row.server_port,
-                overflow: false,
-            },
-            None => FlowKey::overflow(row.owner, row.role),
+        let waiting = Waiting {
+            row,
+            peer,
+            since,
+            at,
         };
-        self.flows.add(key, &row.counts, at);
+        match self.decide(&waiting, at, behind) {
+            Ok(name) => self.add_flow(&waiting, name),
+            Err(unresolved) => {
+                if let Err(waiting) = self.unnamed.push(waiting) {
+                    self.add_flow(&waiting, unresolved);
+                }
+            }
+        }
+    }
+
+    /// Counts a row to the series of a peer.
+    pub(super) fn add_flow(&mut self, waiting: &Waiting, peer: Peer) {
+        let row = &waiting.row;
+        if !self.containers.contains_key(&row.owner) {
+            return self.count("flows", "unattributed", 1);
+        }
+        let key = FlowKey {
+            container: row.owner,
+            role: row.role,
+            peer,
+            server_port: row.server_port,
+            overflow: false,
+        };
+        self.flows.add(key, &row.counts, waiting.at);
     }
 }

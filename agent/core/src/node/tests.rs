@@ -331,6 +331,7 @@ fn flows_are_counted_to_the_container_and_its_ports() {
         2,
         Fact::Flows {
             rows: vec![row(10, Some(peer)), row(10, None), row(99, Some(peer))],
+            since: None,
         },
     );
     listen(&mut node, 3, 10, 80);

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::id::CgroupId;
 use crate::observation::{FlowCounts, Role};
 use crate::settings::FLOW_SERIES_MAX;
-use crate::snapshot::{Peer, PeerKind};
+use crate::snapshot::Peer;
 use crate::time::Timestamp;
 
 /// What names a series.
@@ -30,15 +30,10 @@ impl FlowKey {
     /// The series that takes what finds no place of its own.
     #[must_use]
     pub fn overflow(container: CgroupId, role: Role) -> Self {
-        let peer = Peer {
-            kind: PeerKind::Unresolved,
-            namespace: None,
-            name: None,
-        };
         Self {
             container,
             role,
-            peer,
+            peer: Peer::unresolved(),
             server_port: 0,
             overflow: true,
         }

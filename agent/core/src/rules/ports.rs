@@ -136,6 +136,25 @@ fn service_targets(declared: &Declared, pod: &DeclaredPod) -> impl Iterator<Item
         })
 }
 
+/// Whether a port of the pod is reached through a node port whose traffic may be masqueraded to an address of a node
+/// (`externalTrafficPolicy: Cluster`; load balancers send to node ports too).
+pub(crate) fn is_behind_node_port(declared: &Declared, pod: &DeclaredPod, port: u16) -> bool {
+    let exposed = declared
+        .services
+        .iter()
+        .filter(|service| !service.keeps_source && selects(service, pod));
+    let mut ports = exposed
+        .flat_map(|service| &service.ports)
+        .filter(|port| port.node_port.is_some());
+    ports.any(|exposed| match &exposed.target {
+        TargetPort::Number(number) => *number == port,
+        TargetPort::Name(name) => {
+            let mut named = pod.containers.iter().flat_map(|container| &container.ports);
+            named.any(|named| named.name.as_ref() == Some(name) && named.port == port)
+        }
+    })
+}
+
 fn node_ports(declared: &Declared) -> impl Iterator<Item = u16> {
     let ports = declared.services.iter().flat_map(|service| &service.ports);
     ports

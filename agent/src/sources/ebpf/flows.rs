@@ -9,10 +9,12 @@ use std::collections::BTreeMap;
 use aya::maps::{Array, HashMap, MapData, MapError};
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{FlowCounts, FlowRow, Role};
+use plumbline_core::time::Timestamp;
 use plumbline_ebpf::flow::{self, FlowKey, ROLE_CLIENT, ROLE_SERVER, Side};
 use plumbline_ebpf::names;
 
 use super::keeper::Keeper;
+use crate::clock;
 
 /// Flows that wait to be handed on. Full (the loop is stuck): further ones go to the overflow row of their owner.
 const PENDING_MAX: usize = 2 * flow::FLOWS_MAX as usize;
@@ -27,6 +29,10 @@ pub(super) struct Flows {
     entries: u64,
     admitted: BTreeMap<FlowKey, flow::FlowCounts>,
     pending: Pending,
+    /// When the last two readings were made: a reading takes what was written between those before it.
+    readings: [Timestamp; 2],
+    /// The earliest time of anything that waits to be handed on.
+    since: Timestamp,
 }
 
 impl Flows {
@@ -41,6 +47,8 @@ impl Flows {
             entries: 0,
             admitted: BTreeMap::new(),
             pending: Pending::default(),
+            readings: [clock::monotonic(); 2],
+            since: clock::monotonic(),
         })
     }
 
@@ -75,6 +83,10 @@ impl Flows {
 
     /// Takes everything of past epochs and begins a new one.
     pub(super) fn read(&mut self) -> Result<(), MapError> {
+        if self.pending.rows.is_empty() {
+            self.since = self.readings[0];
+        }
+        self.readings = [self.readings[1], clock::monotonic()];
         let keys: Vec<FlowKey> = self.flows.keys().collect::<Result<_, _>>()?;
         self.entries = keys.len() as u64;
         for key in keys {
@@ -105,6 +117,11 @@ impl Flows {
     /// What is to be handed on.
     pub(super) fn rows(&self) -> Vec<FlowRow> {
         self.pending.rows()
+    }
+
+    /// The earliest time of anything that the rows count.
+    pub(super) const fn since(&self) -> Timestamp {
+        self.since
     }
 
     /// The rows were handed on.

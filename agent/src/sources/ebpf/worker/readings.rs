@@ -67,7 +67,8 @@ impl Worker {
             self.probes.tcp = plan::broken(TCP, &format!("read the flow tables: {error}"));
         }
         let rows = flows.rows();
-        if !rows.is_empty() && self.sink.send(clock::monotonic(), Fact::Flows { rows }) {
+        let since = Some(flows.since());
+        if !rows.is_empty() && self.sink.send(clock::monotonic(), Fact::Flows { rows, since }) {
             flows.sent();
         }
         let (undecodable, folded) = flows.dropped();
