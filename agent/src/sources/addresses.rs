@@ -115,7 +115,10 @@ impl Addresses {
         let mut left = BufReader::new(File::open(path)?.take(BYTES_MAX));
         let mut line = String::new();
         while left.read_line(&mut line)? > 0 {
-            if let Some(address) = format.address(&line).filter(|address| !address.is_loopback()) {
+            if let Some(address) = format
+                .address(&line)
+                .filter(|address| !address.is_loopback())
+            {
                 if self.all.len() >= ADDRESSES_MAX {
                     self.cut = true;
                     return Ok(());

@@ -18,9 +18,9 @@ use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{CgroupRow, Fact, Health, ProbeStatus, ScanScope};
 
 use crate::clock;
-use crate::sources::{Sink, addresses};
 use crate::sources::cgroups::CgroupRoot;
 use crate::sources::processes::CgroupResolver;
+use crate::sources::{Sink, addresses};
 use rustix::thread::{CapabilitySet, capabilities};
 use scan::{Errors, Scan};
 

@@ -33,11 +33,11 @@ impl NodeState {
             return self.count("flows", "unattributed", 1);
         };
         let Some(peer) = row.peer else {
-            let key = FlowKey::overflow(row.owner, row.role);
+            let key = FlowKey::overflow(row.owner, row.transport, row.role);
             return self.flows.add(key, &row.counts, at);
         };
         if row.role == Role::Server {
-            container.accepted(row.server_port, row.counts.connections);
+            container.accepted(row.transport, row.server_port, row.counts.connections);
         }
         let waiting = Waiting {
             row,
@@ -63,6 +63,7 @@ impl NodeState {
         }
         let key = FlowKey {
             container: row.owner,
+            transport: row.transport,
             role: row.role,
             peer,
             server_port: row.server_port,

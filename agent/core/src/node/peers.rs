@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
-use crate::id::CgroupId;
 use crate::node::NodeState;
 use crate::observation::{FlowRow, Health, Role};
 use crate::peers::{Answer, Behind, Question, masqueraded};
@@ -142,19 +141,20 @@ impl NodeState {
     /// A server sees what comes through a node port from a node's address, whoever sent it.
     fn unless_masqueraded(&self, row: &FlowRow, name: Peer) -> Peer {
         let node = name.kind == PeerKind::Node && row.role == Role::Server;
-        if node && self.is_behind_node_port(row.owner, row.server_port) {
+        if node && self.is_behind_node_port(row) {
             masqueraded()
         } else {
             name
         }
     }
 
-    fn is_behind_node_port(&self, owner: CgroupId, port: u16) -> bool {
-        let (Some(container), Some(declared)) = (self.containers.get(&owner), &self.declared)
-        else {
+    fn is_behind_node_port(&self, row: &FlowRow) -> bool {
+        let container = self.containers.get(&row.owner);
+        let (Some(container), Some(declared)) = (container, &self.declared) else {
             return false;
         };
         let (pod, _) = self.index.find(&container.pod_uid, &container.container_id);
+        let port = (row.transport, row.server_port);
         pod.is_some_and(|pod| ports::is_behind_node_port(declared, pod, port))
     }
 }

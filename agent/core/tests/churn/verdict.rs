@@ -45,8 +45,7 @@ impl Verdict {
         for (told, truth) in told.into_iter().chain([&owner]).zip([
             truth.pod.as_str(),
             truth.uid.as_str(),
-            // A container that took another's place may stand in its row of the object.
-            subject.container.as_deref().unwrap_or_default(),
+            truth.container.as_str(),
             OWNERS[truth.owner],
         ]) {
             if told.as_ref().is_some_and(|told| told != truth) {

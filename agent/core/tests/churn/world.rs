@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use plumbline_core::declared::{Declared, DeclaredContainer, DeclaredPod, WorkloadRef};
+use plumbline_core::declared::{Declared, DeclaredContainer, DeclaredPod, Transport, WorkloadRef};
 use plumbline_core::id::{CgroupId, ContainerId, PodUid};
 use plumbline_core::node::NodeState;
 use plumbline_core::observation::{
@@ -42,6 +42,7 @@ pub(crate) struct Truth {
 }
 
 struct Container {
+    name: &'static str,
     id: String,
     cgroup: u64,
     nested: Option<u64>,
@@ -213,7 +214,7 @@ impl World {
         self.publish(object(pod, &pod.containers, true));
     }
 
-    fn start_container(&mut self, pod: usize, name: &str) {
+    fn start_container(&mut self, pod: usize, name: &'static str) {
         self.serial += 1;
         let cgroup = self.serial;
         let id = format!("{:064x}", cgroup.wrapping_mul(0x9e37_79b9_7f4a_7c15));
@@ -236,6 +237,7 @@ impl World {
         };
         self.truth.insert(id.clone(), truth);
         of.containers.push(Container {
+            name,
             id,
             cgroup,
             nested,
@@ -293,8 +295,7 @@ impl World {
         }
         let former = self.pods[index].containers.remove(1);
         self.end_container(&former);
-        let name = self.truth[&former.id].container.clone();
-        self.start_container(index, &name);
+        self.start_container(index, former.name);
         let pod = &self.pods[index];
         self.publish(object(pod, &pod.containers, true));
     }
@@ -380,6 +381,7 @@ impl World {
         let counts = mark(holder.map_or(NOBODY, |pod| pod.owner));
         self.rows.push(FlowRow {
             owner: CgroupId(cgroup),
+            transport: Transport::Tcp,
             role,
             peer: Some(peer),
             server_port: 80,
@@ -392,10 +394,16 @@ impl World {
         let Some(index) = self.random_pod() else {
             return;
         };
-        let port = 8_000 + u16::try_from(self.random.below(5)).unwrap();
+        let random = u16::try_from(self.random.below(5)).unwrap();
         let Some(container) = self.pods[index].containers.last_mut() else {
             return;
         };
+        // One network namespace: no port is open twice in a pod.
+        let port = if container.name == "main" {
+            8_000
+        } else {
+            9_000
+        } + random;
         let opened = !container.ports.contains(&port);
         if opened {
             container.ports.push(port);
@@ -404,6 +412,7 @@ impl World {
         }
         let event = ListenerEvent {
             owner: CgroupId(container.cgroup),
+            transport: Transport::Tcp,
             address: IpAddr::from([0, 0, 0, 0]),
             port,
             cookie: self.steps,
@@ -460,8 +469,11 @@ impl World {
                 let leaf = CgroupId(container.nested.unwrap_or(container.cgroup));
                 sockets.extend(container.ports.iter().map(|port| ListenerRow {
                     owner: leaf,
+                    transport: Transport::Tcp,
                     address: IpAddr::from([0, 0, 0, 0]),
                     port: *port,
+                    v6only: None,
+                    cookie: None,
                     inode: container.cgroup * 10_000 + u64::from(*port),
                     netns: 1,
                     host_netns: false,
@@ -504,9 +516,12 @@ pub(crate) fn mark(owner: usize) -> FlowCounts {
 
 /// The object of a pod. Its status comes once it runs.
 fn object(pod: &Pod, containers: &[Container], running: bool) -> Object {
-    let containers = containers.iter().skip(1).zip(["main", "side"]);
-    let containers = containers.map(|(container, name)| DeclaredContainer {
-        name: name.to_owned(),
+    // The sandbox is no container of the object.
+    let containers = containers
+        .iter()
+        .filter(|container| container.name != "pause");
+    let containers = containers.map(|container| DeclaredContainer {
+        name: container.name.to_owned(),
         container_id: Some(ContainerId::new(container.id.as_str())),
         ..DeclaredContainer::default()
     });

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap, MapData, MapError};
+use plumbline_core::declared::Transport;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{FlowCounts, FlowRow, Role};
 use plumbline_core::time::Timestamp;
@@ -181,6 +182,7 @@ impl Pending {
             };
             let (owner, peer) = (CgroupId(key.owner), key.peer());
             Some(FlowRow {
+                transport: Transport::Tcp,
                 owner,
                 role,
                 peer,

@@ -68,7 +68,11 @@ impl Worker {
         }
         let rows = flows.rows();
         let since = Some(flows.since());
-        if !rows.is_empty() && self.sink.send(clock::monotonic(), Fact::Flows { rows, since }) {
+        if !rows.is_empty()
+            && self
+                .sink
+                .send(clock::monotonic(), Fact::Flows { rows, since })
+        {
             flows.sent();
         }
         let (undecodable, folded) = flows.dropped();
