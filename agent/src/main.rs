@@ -126,7 +126,7 @@ fn replay(args: &ReplayArgs) -> anyhow::Result<ExitCode> {
         }
         Ok(())
     });
-    let replayed = match replayed {
+    let mut replayed = match replayed {
         Ok(replayed) => replayed,
         Err(error) => return bad_input(error),
     };

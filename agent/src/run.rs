@@ -366,7 +366,7 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
     }
     tracing::info!("ending: the last export takes at most 3 s; a second signal ends at once");
     let ended = async {
-        let (engine, evaluation) = node.finish();
+        let (mut engine, evaluation) = node.finish();
         export.offer_report(Arc::new(engine.last_report(evaluation.snapshot.now)));
         handle(evaluation, &export, &own, &publish);
         let own_lane = async {

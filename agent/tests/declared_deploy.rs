@@ -62,15 +62,18 @@ fn the_daemon_set_has_these_rights_and_no_others() {
 }
 
 #[test]
-fn the_role_reads_pods_and_services_and_nothing_else() {
+fn the_role_reads_what_is_watched_and_nothing_else() {
     let documents = documents("rbac.yaml");
     let roles: Vec<_> = documents
         .iter()
         .filter(|document| document["kind"] == "ClusterRole")
         .collect();
-    let rules = ["pods", "services"].map(
-        |resource| json!({"apiGroups": [""], "resources": [resource], "verbs": ["list", "watch"]}),
-    );
+    let rule = |resource: &str| json!({"apiGroups": [""], "resources": [resource], "verbs": ["list", "watch"]});
+    let api_server = json!({
+        "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "resourceNames": ["kubernetes"],
+        "verbs": ["list", "watch"],
+    });
+    let rules = [rule("pods"), rule("services"), rule("nodes"), api_server];
     assert_eq!(
         roles
             .iter()

@@ -22,13 +22,15 @@ use tokio::sync::{mpsc, oneshot};
 /// What the server does next, and what it was asked.
 #[derive(Default)]
 struct Script {
-    /// Items of `pods` and `services`.
+    /// Items of each resource.
     items: BTreeMap<&'static str, Vec<Value>>,
     /// `list pods` -> status code.
     refused: BTreeMap<String, u16>,
     requests: Vec<String>,
     watches: Vec<(&'static str, TcpStream)>,
 }
+
+const RESOURCES: [&str; 4] = ["pods", "services", "nodes", "endpointslices"];
 
 #[derive(Clone)]
 struct Server {
@@ -66,11 +68,11 @@ impl Server {
         while let Some(request) = lines.next() {
             lines.by_ref().find(String::is_empty);
             let target = request.split(' ').nth(1).unwrap_or_default().to_owned();
-            let resource = if target.starts_with("/api/v1/pods?") {
-                "pods"
-            } else {
-                "services"
-            };
+            let path = target.split('?').next().unwrap_or_default();
+            let resource = RESOURCES
+                .into_iter()
+                .find(|resource| path.ends_with(resource))
+                .unwrap();
             let verb = if target.contains("watch=true") {
                 "watch"
             } else {
@@ -82,7 +84,7 @@ impl Server {
                 let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure", "code": code, "reason": "R", "message": "not you", "metadata": {}});
                 respond(&mut stream, *code, &status);
             } else if verb == "list" {
-                let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "10"}, "items": script.items[resource]});
+                let list = json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": "10"}, "items": script.items.get(resource).cloned().unwrap_or_default()});
                 respond(&mut stream, 200, &list);
             } else {
                 let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n";
@@ -157,6 +159,8 @@ struct Watch {
     thread: Option<JoinHandle<()>>,
     declared: Option<Declared>,
     status: Option<ProbeStatus>,
+    /// Health of the probes for names of peers.
+    extras: BTreeMap<String, ProbeStatus>,
 }
 
 impl Watch {
@@ -185,6 +189,7 @@ impl Watch {
             thread: Some(thread),
             declared: None,
             status: None,
+            extras: BTreeMap::new(),
         }
     }
 
@@ -196,7 +201,12 @@ impl Watch {
                     assert_ne!(self.declared.as_ref(), Some(&declared), "told twice");
                     self.declared = Some(declared);
                 } else if let Fact::Probe(status) = fact {
-                    self.status = Some(status);
+                    if status.probe == "declared" {
+                        self.status = Some(status);
+                    } else {
+                        let former = self.extras.insert(status.probe.clone(), status.clone());
+                        assert_ne!(former, Some(status), "told twice");
+                    }
                 } else {
                     panic!("{fact:?}");
                 }
@@ -284,7 +294,7 @@ fn objects_of_today_give_what_a_dump_of_them_gives() {
         .into_iter()
         .filter(|request| request.starts_with("list"))
         .collect();
-    assert_eq!(lists.len(), 2, "{lists:?}");
+    assert!(lists.len() <= 4, "{lists:?}");
     let pods = lists.iter().find(|list| list.contains("/pods?")).unwrap();
     assert!(
         pods.contains("fieldSelector=spec.nodeName%3Dnode-a") && pods.contains("resourceVersion=0"),
@@ -297,8 +307,8 @@ fn a_pod_that_makes_no_sense_costs_only_itself() {
     let server = Server::start(vec![pod("a", 80), pod("b", 80)], Vec::new());
     let mut watch = Watch::start(&server);
     watch.until("both pods", |watch| watch.names() == ["a", "b"]);
-    watch.until("both watches", |_| {
-        server.script.lock().unwrap().watches.len() == 2
+    watch.until("all watches", |_| {
+        server.script.lock().unwrap().watches.len() == 4
     });
     server.event("pods", "MODIFIED", pod("a", 70_000), 11);
     watch.until("a pod less", |watch| watch.names() == ["b"]);
@@ -330,19 +340,98 @@ fn a_missing_right_is_named_and_mends_itself() {
 }
 
 #[test]
+fn the_own_node_and_the_api_servers_endpoints_are_asked_for_and_nothing_hangs_on_them() {
+    let server = Server::start(vec![pod("a", 80)], Vec::new());
+    server.refuse(&["list endpointslices"], 404);
+    let node = json!({
+        "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a", "resourceVersion": "1"},
+        "status": {"addresses": [
+            {"type": "InternalIP", "address": "192.0.2.10"}, {"type": "Hostname", "address": "node-a"},
+            {"type": "ExternalIP", "address": "2001:db8::10"},
+        ]},
+    });
+    server
+        .script
+        .lock()
+        .unwrap()
+        .items
+        .insert("nodes", vec![node]);
+    let mut watch = Watch::start(&server);
+    watch.until_health(Health::Ok);
+    watch.until("the node", |watch| {
+        watch
+            .declared
+            .as_ref()
+            .is_some_and(|declared| !declared.nodes.is_empty())
+    });
+    let nodes = watch.declared.as_ref().unwrap().nodes.clone();
+    let addresses: Vec<String> = nodes[0].addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(addresses, ["192.0.2.10", "2001:db8::10"]);
+    watch.until("what is not served", |watch| {
+        let slices = watch.extras.get("peers.endpointslices");
+        slices.is_some_and(|slices| {
+            slices.health == Health::Unsupported
+                && slices.reason.as_ref().unwrap().contains("not served here")
+        })
+    });
+    assert_eq!(watch.extras["peers.nodes"].health, Health::Ok);
+    let slice = json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}, "resourceVersion": "1"},
+        "endpoints": [{"addresses": ["192.0.2.30"]}, {"addresses": ["192.0.2.31"]}],
+        "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
+    });
+    server
+        .script
+        .lock()
+        .unwrap()
+        .items
+        .insert("endpointslices", vec![slice]);
+    server.refuse(&[], 0);
+    watch.until("the endpoints", |watch| {
+        let servers = watch
+            .declared
+            .iter()
+            .flat_map(|declared| &declared.api_servers);
+        servers.map(ToString::to_string).collect::<Vec<_>>()
+            == ["192.0.2.30:6443", "192.0.2.31:6443"]
+    });
+    watch.until("the probe", |watch| {
+        watch.extras["peers.endpointslices"].health == Health::Ok
+    });
+    let asked = server.requests();
+    for (path, selector) in [
+        ("/api/v1/nodes?", "metadata.name%3Dnode-a"),
+        (
+            "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?",
+            "metadata.name%3Dkubernetes",
+        ),
+    ] {
+        let mut of = asked
+            .iter()
+            .filter(|request| request.contains(path))
+            .peekable();
+        assert!(of.peek().is_some(), "{asked:#?}");
+        assert!(of.all(|request| request.contains(selector)), "{asked:#?}");
+    }
+}
+
+#[test]
 fn a_cut_watch_is_resumed_where_it_broke_off() {
     let server = Server::start(vec![pod("a", 80)], Vec::new());
     let mut watch = Watch::start(&server);
-    watch.until("both watches", |_| {
-        server.script.lock().unwrap().watches.len() == 2
+    watch.until("all watches", |_| {
+        server.script.lock().unwrap().watches.len() == 4
     });
     server.event("pods", "ADDED", pod("b", 80), 25);
     watch.until("both pods", |watch| watch.names() == ["a", "b"]);
     watch.until_health(Health::Ok);
-    server.refuse(
-        &["watch pods", "watch services", "list pods", "list services"],
-        500,
-    );
+    let all = ["list", "watch"]
+        .into_iter()
+        .flat_map(|verb| RESOURCES.map(|resource| format!("{verb} {resource}")));
+    let all: Vec<String> = all.collect();
+    let all: Vec<&str> = all.iter().map(String::as_str).collect();
+    server.refuse(&all, 500);
     server.cut();
     watch.until_reason("the last state stays in force");
     assert_eq!(watch.names(), ["a", "b"]);
@@ -356,7 +445,7 @@ fn a_cut_watch_is_resumed_where_it_broke_off() {
             .iter()
             .filter(|request| request.starts_with("list"))
             .count(),
-        2,
+        4,
         "{requests:#?}"
     );
     let resumed = requests

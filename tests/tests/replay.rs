@@ -11,7 +11,7 @@ use plumbline::record;
 /// What `plumbline replay` prints: transitions as they happen, then the last report.
 fn replayed(recording: &Path) -> String {
     let mut output = String::new();
-    let end = record::replay(recording, |evaluation| {
+    let mut end = record::replay(recording, |evaluation| {
         for finding in &evaluation.transitions {
             writeln!(output, "{}", serde_json::to_string(finding)?)?;
         }

@@ -19,7 +19,7 @@ pub struct Declared {
     pub pods: Vec<Arc<DeclaredPod>>,
     /// Services, sorted by namespace and name.
     pub services: Vec<DeclaredService>,
-    /// Nodes, sorted by name: from a dump all that are in it, from the API server the own one.
+    /// Nodes, sorted by name; empty where the source has none. The API server is asked for the own one only.
     #[serde(default)]
     pub nodes: Vec<DeclaredNode>,
     /// Where the API server answers: the endpoints of the Service `default/kubernetes`, and the address of the kubeconfig
@@ -30,6 +30,16 @@ pub struct Declared {
     pub problems: Vec<DeclaredProblem>,
     /// How many objects could not be used since the agent began, those of earlier readings too.
     pub problems_total: u64,
+}
+
+/// A node.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeclaredNode {
+    /// `metadata.name`.
+    pub name: String,
+    /// `status.addresses` of the types `InternalIP` and `ExternalIP`.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// One object that was skipped, and why.
@@ -182,16 +192,6 @@ pub struct DeclaredService {
     pub keeps_source: bool,
     /// `spec.ports`.
     pub ports: Vec<ServicePort>,
-}
-
-/// A node.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct DeclaredNode {
-    /// `metadata.name`.
-    pub name: String,
-    /// `status.addresses` of the types `InternalIP` and `ExternalIP`.
-    pub addresses: Vec<IpAddr>,
 }
 
 /// One port of a Service.

@@ -1,32 +1,40 @@
-//! The declared side from the API server: the pods of the own node, and all Services.
+//! The declared side from the API server: the pods of the own node, and all Services; for the names of peers the own Node
+//! and the EndpointSlice of the API server itself.
 //!
-//! Two watches, nothing polled: `list` once (from the server's cache), then `watch` with bookmarks, resumed where it broke
+//! Four watches, nothing polled: `list` once (from the server's cache), then `watch` with bookmarks, resumed where it broke
 //! off, with backoff and jitter. Objects go through the same conversion as those of files and only its result is kept.
-//! What is broken leaves the last state in force and is told as the health of the probe `declared`.
+//! What is broken leaves the last state in force and is told as the health of the probe `declared`, or of the names' own
+//! probes: without those two everything else works.
 
+mod extra;
 mod table;
 mod trouble;
 
 use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
 use futures::StreamExt;
 use futures::stream::BoxStream;
-use k8s_openapi::api::core::v1::{Pod, Service};
+use k8s_openapi::api::core::v1::{Node, Pod, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{Api, ApiResource, DynamicObject};
 use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Client, Config};
-use plumbline_core::declared::{Declared, DeclaredPod, DeclaredService};
+use plumbline_core::declared::{Declared, DeclaredNode, DeclaredPod, DeclaredService};
 use plumbline_core::observation::{Fact, Health, ProbeStatus};
 use tower::util::MapResponseLayer;
 
 use super::Sink;
-use super::objects::{OBJECTS_MAX, Objects, pod_value, service_value};
+use super::objects::{
+    OBJECTS_MAX, ObjectError, Objects, api_servers, node_value, pod_value, service_value,
+};
 use crate::clock;
+use extra::Extra;
 use table::Table;
 use trouble::Troubles;
 
@@ -64,16 +72,22 @@ pub async fn run(
         "api:{}",
         config.cluster_url.to_string().trim_end_matches('/')
     );
+    let named = |name: &str| from_cache().fields(&format!("metadata.name={name}"));
     let own_pods = from_cache().fields(&format!("spec.nodeName={node}"));
-    let (mut pods, pod_answers) = watch(&config, &ApiResource::erase::<Pod>(&()), own_pods)?;
-    let every = from_cache();
-    let (mut services, service_answers) =
-        watch(&config, &ApiResource::erase::<Service>(&()), every)?;
+    let (mut pods, pod_answers) = watch::<Pod>(&config, None, own_pods)?;
+    let (mut services, service_answers) = watch::<Service>(&config, None, from_cache())?;
+    let (mut nodes, node_answers) = watch::<Node>(&config, None, named(node))?;
+    // The API server gives the slice of its own Service that name.
+    let (mut slices, slice_answers) =
+        watch::<EndpointSlice>(&config, Some("default"), named("kubernetes"))?;
     let mut state = State {
         source,
         sink,
         pods: Table::new("pods"),
         services: Table::new("services"),
+        nodes: Extra::new("peers.nodes", "nodes", node_answers),
+        slices: Extra::new("peers.endpointslices", "endpointslices", slice_answers),
+        server: address_of(&config),
         troubles: Troubles::new([("pods", pod_answers), ("services", service_answers)]),
         changed: false,
         due: None,
@@ -88,7 +102,11 @@ pub async fn run(
             () = &mut shutdown => return Ok(()),
             Some(event) = pods.next() => state.on_pod(event),
             Some(event) = services.next() => state.on_service(event),
+            Some(event) = nodes.next() => state.on_node(event),
+            Some(event) = slices.next() => state.on_slice(event),
             () = state.troubles.answered() => state.send_status(),
+            () = state.nodes.answered() => state.send_status(),
+            () = state.slices.answered() => state.send_status(),
             () = tokio::time::sleep_until(wake) => state.on_wake(),
         }
     }
@@ -144,11 +162,25 @@ async fn config(kubeconfig: Option<PathBuf>) -> Result<Config, KubeError> {
 type Event = watcher::Result<watcher::Event<DynamicObject>>;
 type Watch = BoxStream<'static, Event>;
 
+/// The server's address, if the configuration has one and not a name: names change their addresses. Not on loopback, which is
+/// another server in each network namespace.
+fn address_of(config: &Config) -> Option<SocketAddr> {
+    let host = config.cluster_url.host()?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let ip: IpAddr = host.parse().ok()?;
+    let by_scheme = match config.cluster_url.scheme_str() {
+        Some("http") => 80,
+        _ => 443,
+    };
+    let port = config.cluster_url.port_u16().unwrap_or(by_scheme);
+    (!ip.is_loopback()).then(|| SocketAddr::new(ip, port))
+}
+
 /// One watch with a client of its own, and the count of its successful answers: a watch that was resumed tells nothing
 /// until an object changes, so that only the answer itself shows that the server is back.
-fn watch(
+fn watch<K: kube::Resource<DynamicType = ()>>(
     config: &Config,
-    resource: &ApiResource,
+    namespace: Option<&str>,
     selection: watcher::Config,
 ) -> Result<(Watch, trouble::Answers), KubeError> {
     let answers = trouble::Answers::default();
@@ -165,7 +197,12 @@ fn watch(
         }
     };
     let client: Client = builder.with_layer(&MapResponseLayer::new(count)).build();
-    let stream = watcher(Api::all_with(client, resource), selection).default_backoff();
+    let resource = ApiResource::erase::<K>(&());
+    let api = match namespace {
+        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
+        None => Api::all_with(client, &resource),
+    };
+    let stream = watcher(api, selection).default_backoff();
     Ok((stream.boxed(), answers))
 }
 
@@ -174,6 +211,10 @@ struct State {
     sink: Sink,
     pods: Table<DeclaredPod>,
     services: Table<DeclaredService>,
+    nodes: Extra<DeclaredNode>,
+    slices: Extra<Vec<SocketAddr>>,
+    /// The address that the configuration has.
+    server: Option<SocketAddr>,
     troubles: Troubles<2>,
     /// Something was not told yet.
     changed: bool,
@@ -200,6 +241,19 @@ impl State {
         self.schedule();
     }
 
+    fn on_node(&mut self, event: Event) {
+        self.changed |= self.nodes.on_event(event, node_value);
+        self.send_status();
+        self.schedule();
+    }
+
+    fn on_slice(&mut self, event: Event) {
+        let convert = |value| Ok::<_, ObjectError>(api_servers(&value)?.unwrap_or_default());
+        self.changed |= self.slices.on_event(event, convert);
+        self.send_status();
+        self.schedule();
+    }
+
     fn on_error(&mut self, resource: &'static str, error: &watcher::Error) {
         self.troubles.note(resource, error, clock::instant());
         self.send_status();
@@ -213,10 +267,13 @@ impl State {
 
     fn next_wake(&self) -> Instant {
         let now = clock::instant();
-        let soonest = [self.due, self.troubles.next_verdict(now)]
-            .into_iter()
-            .flatten()
-            .min();
+        let verdicts = [
+            self.due,
+            self.troubles.next_verdict(now),
+            self.nodes.next_verdict(now),
+            self.slices.next_verdict(now),
+        ];
+        let soonest = verdicts.into_iter().flatten().min();
         soonest.unwrap_or(now + Duration::from_secs(3_600))
     }
 
@@ -260,9 +317,22 @@ impl State {
         all.pods.extend(self.pods.values().cloned());
         all.services
             .extend(self.services.values().map(|service| (**service).clone()));
+        all.nodes
+            .extend(self.nodes.table.values().map(|node| (**node).clone()));
+        let servers = self
+            .slices
+            .table
+            .values()
+            .flat_map(|servers| servers.iter());
+        all.api_servers.extend(servers.chain(&self.server));
         self.pods.report(&mut all);
         self.services.report(&mut all);
-        let problems_total = self.pods.problems_total() + self.services.problems_total();
+        self.nodes.table.report(&mut all);
+        self.slices.table.report(&mut all);
+        let problems_total = self.pods.problems_total()
+            + self.services.problems_total()
+            + self.nodes.table.problems_total()
+            + self.slices.table.problems_total();
         Declared {
             problems_total,
             ..all.into_declared(self.source.clone())
@@ -270,6 +340,12 @@ impl State {
     }
 
     fn send_status(&mut self) {
+        let told = self.nodes.send_status(&self.sink) & self.slices.send_status(&self.sink);
+        self.changed |= !told;
+        self.send_declared_status();
+    }
+
+    fn send_declared_status(&mut self) {
         let reason = self.troubles.reason(clock::instant());
         let reason = match (reason, self.sent.is_some()) {
             (Some(reason), true) => Some(format!(

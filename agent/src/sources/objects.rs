@@ -4,7 +4,9 @@
 //! sense is skipped as a whole and told with the path of the mistake: half a pod would make findings that nobody caused.
 
 mod container;
+mod endpoints;
 mod error;
+mod node;
 mod owner;
 mod pod;
 mod quantity;
@@ -12,13 +14,17 @@ mod service;
 mod value;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use plumbline_core::declared::{Declared, DeclaredPod, DeclaredProblem, DeclaredService};
+use plumbline_core::declared::{
+    Declared, DeclaredNode, DeclaredPod, DeclaredProblem, DeclaredService,
+};
 use serde_json::Value;
 
+pub use endpoints::api_servers;
 pub use error::ObjectError;
 pub use pod::pod;
 pub use service::service;
@@ -39,6 +45,10 @@ pub struct Objects {
     pub pods: Vec<Arc<DeclaredPod>>,
     /// In the order of reading.
     pub services: Vec<DeclaredService>,
+    /// In the order of reading.
+    pub nodes: Vec<DeclaredNode>,
+    /// Endpoints of the API server, in the order of reading.
+    pub api_servers: Vec<SocketAddr>,
     /// The first [`PROBLEMS_MAX`].
     pub problems: Vec<DeclaredProblem>,
     /// All, those without text too.
@@ -122,6 +132,8 @@ impl Objects {
         match object(value) {
             Ok(Converted::Pod(pod)) => self.pods.push(Arc::new(pod)),
             Ok(Converted::Service(service)) => self.services.push(service),
+            Ok(Converted::Node(node)) => self.nodes.push(node),
+            Ok(Converted::ApiServers(servers)) => self.api_servers.extend(servers),
             Ok(Converted::OtherKind(kind)) => self.ignore(kind),
             Ok(Converted::NoPods) => {}
             Err(error) => self.problem(at, &error.under(path)),
@@ -140,6 +152,8 @@ impl Objects {
     pub fn append(&mut self, other: &Self) {
         self.pods.extend(other.pods.iter().cloned());
         self.services.extend(other.services.iter().cloned());
+        self.nodes.extend(other.nodes.iter().cloned());
+        self.api_servers.extend(&other.api_servers);
         let room = PROBLEMS_MAX.saturating_sub(self.problems.len());
         self.problems
             .extend(other.problems.iter().take(room).cloned());
@@ -164,9 +178,14 @@ impl Objects {
         keep_last(&mut self.services, |service| {
             (service.namespace.clone(), service.name.clone())
         });
+        keep_last(&mut self.nodes, |node| node.name.clone());
+        self.api_servers.sort_unstable();
+        self.api_servers.dedup();
         let Self {
             pods,
             services,
+            nodes,
+            api_servers,
             problems,
             problems_total,
             ..
@@ -175,6 +194,8 @@ impl Objects {
             source,
             pods,
             services,
+            nodes,
+            api_servers,
             problems,
             problems_total,
         }
@@ -192,6 +213,8 @@ enum Converted {
     /// A pod, or the template of a workload's pods.
     Pod(DeclaredPod),
     Service(DeclaredService),
+    Node(DeclaredNode),
+    ApiServers(Vec<SocketAddr>),
     /// A workload from which no pod comes now.
     NoPods,
     OtherKind(String),
@@ -212,6 +235,12 @@ fn object(mut value: Value) -> Result<Converted, ObjectError> {
     match (group, kind) {
         ("", "Pod") => pod_value(value).map(Converted::Pod),
         ("", "Service") => service_value(value).map(Converted::Service),
+        ("", "Node") => node_value(value).map(Converted::Node),
+        ("", "Endpoints") | ("discovery.k8s.io", "EndpointSlice") => {
+            let servers = endpoints::api_servers(&value)?;
+            let other = || Converted::OtherKind(kind.to_owned());
+            Ok(servers.map_or_else(other, Converted::ApiServers))
+        }
         ("apps" | "extensions", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
         | ("batch", "Job") => {
             let kind = kind.to_owned();
@@ -242,6 +271,15 @@ pub fn pod_value(mut value: Value) -> Result<DeclaredPod, ObjectError> {
 pub fn service_value(mut value: Value) -> Result<DeclaredService, ObjectError> {
     value::trim_service(&mut value);
     service(&value::typed(value)?)
+}
+
+/// A Node as the API or a file gives it.
+///
+/// # Errors
+/// The path of the first mistake in a field that is used.
+pub fn node_value(mut value: Value) -> Result<DeclaredNode, ObjectError> {
+    value::trim_node(&mut value);
+    node::node(&value::typed(value)?)
 }
 
 fn workload(value: &mut Value, kind: &str, template_at: &[&str]) -> Result<Converted, ObjectError> {

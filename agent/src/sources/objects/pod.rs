@@ -40,6 +40,7 @@ pub fn pod(pod: &Pod) -> Result<DeclaredPod, ObjectError> {
         .map(|hash| PodUid::new(hash.as_str()));
     declared.labels = meta.labels.clone().unwrap_or_default();
     declared.owner = owner(meta, node);
+    declared.node = node.map(str::to_owned);
     if declared.owner.name.is_empty() {
         declared.owner.name.clone_from(&declared.name);
     }

@@ -30,6 +30,7 @@ pub fn service(service: &Service) -> Result<DeclaredService, ObjectError> {
         selector: spec.selector.clone().unwrap_or_default(),
         cluster_ips: cluster_ips(spec)?,
         service_type: spec.type_.clone().unwrap_or_else(|| "ClusterIP".to_owned()),
+        keeps_source: spec.external_traffic_policy.as_deref() == Some("Local"),
         ports,
     })
 }

@@ -49,7 +49,14 @@ const CONTAINER_STATUS_LISTS: [&str; 3] = [
     "ephemeralContainerStatuses",
 ];
 const CONTAINER_STATUS: [&str; 3] = ["name", "containerID", "state"];
-const SERVICE_SPEC: [&str; 5] = ["selector", "clusterIP", "clusterIPs", "type", "ports"];
+const SERVICE_SPEC: [&str; 6] = [
+    "selector",
+    "clusterIP",
+    "clusterIPs",
+    "externalTrafficPolicy",
+    "type",
+    "ports",
+];
 
 /// Drops what is not needed of `metadata`.
 pub(super) fn trim_meta(object: &mut Value) {
@@ -80,6 +87,15 @@ pub(super) fn trim_template(template: &mut Value) {
     if let Some(spec) = template.get_mut("spec") {
         trim_pod_spec(spec);
     }
+}
+
+/// Drops what is not needed of a Node.
+pub(super) fn trim_node(node: &mut Value) {
+    trim_meta(node);
+    if let Value::Object(object) = node {
+        object.remove("spec");
+    }
+    keep(node.get_mut("status"), &["addresses"]);
 }
 
 /// Drops what is not needed of a Service.
