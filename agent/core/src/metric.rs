@@ -302,7 +302,7 @@ pub mod attribute {
     pub const MAP: &str = "plumbline.map";
     /// The words of [`crate::snapshot::PeerKind`].
     pub const PEER_KIND: &str = "plumbline.peer.kind";
-    /// Workload or Service, or the class of an external peer.
+    /// Workload, Service or node, or the class of an external or unresolved peer.
     pub const PEER_NAME: &str = "plumbline.peer.name";
     /// Namespace of a workload or Service.
     pub const PEER_NAMESPACE: &str = "plumbline.peer.namespace";

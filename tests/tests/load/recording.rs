@@ -31,7 +31,7 @@ impl Recording {
         let id = CgroupId(owner.cgroup_id());
         let mut flows: BTreeMap<_, FlowCounts> = BTreeMap::new();
         for observation in &self.0 {
-            if let Fact::Flows { rows } = &observation.fact {
+            if let Fact::Flows { rows, .. } = &observation.fact {
                 for row in rows.iter().filter(|row| row.owner == id) {
                     flows
                         .entry((row.role, row.peer, row.server_port))
@@ -49,7 +49,7 @@ impl Recording {
             .0
             .iter()
             .filter_map(|observation| match &observation.fact {
-                Fact::Flows { rows } => Some(rows),
+                Fact::Flows { rows, .. } => Some(rows),
                 _ => None,
             });
         let mut owners: Vec<CgroupId> = rows.flatten().map(|row| row.owner).collect();
