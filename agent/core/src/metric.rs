@@ -133,6 +133,15 @@ pub static COVERAGE_CONTAINERS: Metric = Metric {
     attributes: &[attribute::COVERAGE_STATE, attribute::REASON],
 };
 
+/// `plumbline.ebpf.events`.
+pub static EBPF_EVENTS: Metric = Metric {
+    name: "plumbline.ebpf.events",
+    unit: "{event}",
+    instrument: Instrument::Counter,
+    description: "What came through a bounded map, ring, queue or table.",
+    attributes: &[attribute::MAP],
+};
+
 /// `plumbline.ebpf.events.lost`.
 pub static EBPF_EVENTS_LOST: Metric = Metric {
     name: "plumbline.ebpf.events.lost",
@@ -241,6 +250,15 @@ pub static PORT_LISTENING: Metric = Metric {
     ],
 };
 
+/// `plumbline.probe.health`.
+pub static PROBE_HEALTH: Metric = Metric {
+    name: "plumbline.probe.health",
+    unit: "1",
+    instrument: Instrument::Gauge,
+    description: "1 for the state that the probe is in, 0 for the others.",
+    attributes: &[attribute::PROBE, attribute::PROBE_STATE],
+};
+
 /// `plumbline.report.points.cut`.
 pub static REPORT_POINTS_CUT: Metric = Metric {
     name: "plumbline.report.points.cut",
@@ -263,6 +281,7 @@ pub const CATALOGUE: &[&Metric] = &[
     &CPU_THROTTLED_TIME,
     &CPU_USAGE_PEAK,
     &COVERAGE_CONTAINERS,
+    &EBPF_EVENTS,
     &EBPF_EVENTS_LOST,
     &EBPF_MAP_CAPACITY,
     &EBPF_MAP_ENTRIES,
@@ -271,6 +290,7 @@ pub const CATALOGUE: &[&Metric] = &[
     &NETWORK_CONNECTIONS,
     &NETWORK_IO,
     &PORT_LISTENING,
+    &PROBE_HEALTH,
     &REPORT_POINTS_CUT,
 ];
 
@@ -306,6 +326,10 @@ pub mod attribute {
     pub const PEER_NAME: &str = "plumbline.peer.name";
     /// Namespace of a workload or Service.
     pub const PEER_NAMESPACE: &str = "plumbline.peer.namespace";
+    /// Name of a probe.
+    pub const PROBE: &str = "plumbline.probe";
+    /// `ok`, `unsupported`, `broken` or `off`.
+    pub const PROBE_STATE: &str = "plumbline.probe.state";
     /// Why something was lost or is not seen.
     pub const REASON: &str = "plumbline.reason";
     /// `info`, `low`, `medium` or `high`.

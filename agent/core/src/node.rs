@@ -17,9 +17,10 @@ use crate::node::containers::Container;
 use crate::node::joined::DeclaredIndex;
 use crate::observation::{Fact, Observation, ProbeStatus};
 use crate::observed::flows::Flows;
+use crate::observed::ledger::Ledger;
 use crate::peers::PeerTable;
 use crate::settings::{CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, NodeIdentity};
-use crate::snapshot::{Dropped, Occupancy, Snapshot};
+use crate::snapshot::{Dropped, Occupancy, RefusedView, Snapshot};
 use crate::time::{ClockAnchor, Timestamp};
 
 /// How long a container whose cgroup is gone stays, so that its last counts leave (Hubble's rule for series).
@@ -50,7 +51,7 @@ pub struct NodeState {
     peers: PeerTable,
     self_cgroup: Option<CgroupId>,
     probes: BTreeMap<String, ProbeStatus>,
-    dropped: BTreeMap<(String, String), u64>,
+    ledger: Ledger,
     occupancy: BTreeMap<String, (u64, u64)>,
     scans: u32,
 }
@@ -76,7 +77,7 @@ impl NodeState {
             peers: PeerTable::default(),
             self_cgroup: None,
             probes: BTreeMap::new(),
-            dropped: BTreeMap::new(),
+            ledger: Ledger::default(),
             occupancy: BTreeMap::new(),
             scans: 0,
         }
@@ -85,6 +86,7 @@ impl NodeState {
     /// Takes one observation in. Total: nothing that comes in can fail.
     pub fn apply(&mut self, observation: Observation) {
         let at = observation.at;
+        self.ledger.deliver("observations", 1);
         match observation.fact {
             Fact::Clock { unix_ns } => {
                 let anchor = ClockAnchor {
@@ -93,6 +95,7 @@ impl NodeState {
                 };
                 self.clock = anchor;
                 self.origin.get_or_insert(anchor);
+                self.ledger.sample(at);
             }
             Fact::CgroupSeen(row) => self.cgroup_seen(row, at),
             Fact::CgroupGone { cgroup } => self.cgroup_gone(cgroup, at),
@@ -142,9 +145,13 @@ impl NodeState {
                 place,
                 reason,
                 count,
-            } => {
-                self.dropped.insert((place, reason), count);
-            }
+            } => self.ledger.dropped(place, reason, count),
+            Fact::Delivered { place, count } => self.ledger.delivered(place, count),
+            Fact::Refused {
+                cgroup,
+                flows,
+                listeners,
+            } => self.refused(cgroup, flows, listeners, at),
             Fact::Occupancy {
                 place,
                 entries,
@@ -195,23 +202,22 @@ impl NodeState {
             scans: self.scans,
             probes: self.probes.values().cloned().collect(),
             dropped: self.dropped_views(),
+            delivered: self.ledger.deliveries(),
+            losses: self.ledger.losses(now),
             occupancy: self.occupancy_views(),
         }
     }
 
     fn dropped_views(&self) -> Vec<Dropped> {
-        let mut counts = self.dropped.clone();
-        counts.insert(("flows".into(), "overflow".into()), self.flows.overflowed());
-        let view = |((place, reason), count)| Dropped {
-            place,
-            reason,
-            count,
+        let mut drops = self.ledger.drops();
+        let overflowed = Dropped {
+            place: "flows".into(),
+            reason: "overflow".into(),
+            count: self.flows.overflowed(),
         };
-        counts
-            .into_iter()
-            .filter(|(_, count)| *count > 0)
-            .map(view)
-            .collect()
+        drops.extend((overflowed.count > 0).then_some(overflowed));
+        drops.sort_by(|a, b| (&a.place, &a.reason).cmp(&(&b.place, &b.reason)));
+        drops
     }
 
     fn occupancy_views(&self) -> Vec<Occupancy> {
@@ -238,11 +244,23 @@ impl NodeState {
     }
 
     fn count(&mut self, place: &str, reason: &str, more: u64) {
-        let count = self
-            .dropped
-            .entry((place.to_owned(), reason.to_owned()))
-            .or_default();
-        *count = count.saturating_add(more);
+        self.ledger.drop(place, reason, more);
+    }
+
+    /// A container was refused something. What is told again is not news.
+    fn refused(&mut self, cgroup: CgroupId, flows: u64, listeners: u64, at: Timestamp) {
+        if let Some(container) = self.containers.get_mut(&cgroup)
+            && container
+                .refused
+                .as_ref()
+                .is_none_or(|known| (known.flows, known.listeners) != (flows, listeners))
+        {
+            container.refused = Some(RefusedView {
+                flows,
+                listeners,
+                last: at,
+            });
+        }
     }
 
     fn declared(&mut self, declared: Declared) {

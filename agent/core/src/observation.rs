@@ -105,6 +105,23 @@ pub enum Fact {
         /// How many in all.
         count: u64,
     },
+    /// How much came through one bounded thing since the agent began; cumulative.
+    Delivered {
+        /// The map, ring, queue or table.
+        place: String,
+        /// How many in all.
+        count: u64,
+    },
+    /// How often a container was refused something because it had used up its share of a shared table or ring, since it
+    /// has its network program; cumulative.
+    Refused {
+        /// The container's cgroup.
+        cgroup: CgroupId,
+        /// New flows, which were counted without their peer.
+        flows: u64,
+        /// Records of listeners, which scans find.
+        listeners: u64,
+    },
     /// How full a bounded thing is.
     Occupancy {
         /// The map, ring, queue or table.

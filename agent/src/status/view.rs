@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use plumbline_core::ledger::when_full;
 use plumbline_core::observation::ProbeStatus;
 use plumbline_core::rules;
-use plumbline_core::snapshot::{Dropped, Occupancy};
+use plumbline_core::snapshot::{Dropped, Occupancy, Snapshot};
 use serde::{Deserialize, Serialize};
 
 use super::Published;
@@ -32,6 +33,9 @@ pub(super) struct Status {
     probes: Vec<ProbeStatus>,
     tables: Vec<Table>,
     dropped: Vec<Loss>,
+    /// Every bounded thing: what came through, what was lost, and what becomes of what finds no room.
+    #[serde(default)]
+    ledger: Vec<LedgerRow>,
     export: serde_json::Value,
 }
 
@@ -64,6 +68,17 @@ struct Loss {
     place: String,
     reason: String,
     count: u64,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct LedgerRow {
+    place: String,
+    /// Absent where it is not counted, as in what follows.
+    entries: Option<u64>,
+    capacity: Option<u64>,
+    delivered: Option<u64>,
+    lost: u64,
+    when_full: Option<String>,
 }
 
 impl Status {
@@ -126,9 +141,31 @@ impl Status {
             probes: snapshot.probes.clone(),
             tables: snapshot.occupancy.iter().map(table).collect(),
             dropped: snapshot.dropped.iter().map(loss).collect(),
+            ledger: ledger(snapshot),
             export: serde_json::to_value(&published.lanes).unwrap_or_default(),
         }
     }
+}
+
+fn ledger(snapshot: &Snapshot) -> Vec<LedgerRow> {
+    let mut rows: BTreeMap<&str, LedgerRow> = BTreeMap::new();
+    for table in &snapshot.occupancy {
+        let row = rows.entry(&table.place).or_default();
+        (row.entries, row.capacity) = (Some(table.entries), Some(table.capacity));
+    }
+    for delivered in &snapshot.delivered {
+        rows.entry(&delivered.place).or_default().delivered = Some(delivered.count);
+    }
+    for dropped in &snapshot.dropped {
+        let row = rows.entry(&dropped.place).or_default();
+        row.lost = row.lost.saturating_add(dropped.count);
+    }
+    let row = |(place, row): (&str, LedgerRow)| LedgerRow {
+        place: place.to_owned(),
+        when_full: when_full(place).map(str::to_owned),
+        ..row
+    };
+    rows.into_iter().map(row).collect()
 }
 
 fn coverage(published: &Published) -> Vec<CoverageRow> {
@@ -161,18 +198,18 @@ pub(super) fn table(status: &Status) -> String {
     let unknown = status.unknown_rules.iter();
     let unknown = unknown.map(|(rule, why)| vec![plain(rule), "Unknown".into(), plain(why)]);
     section(&mut text, ["RULE", "VERDICT", "REASON"], unknown);
-    let tables = status.tables.iter();
-    let table = |row: &Table| {
-        vec![
-            plain(&row.place),
-            row.entries.to_string(),
-            row.capacity.to_string(),
-        ]
-    };
+    let ledger = status.ledger.iter();
     section(
         &mut text,
-        ["TABLE", "ENTRIES", "CAPACITY"],
-        tables.map(table),
+        [
+            "PLACE",
+            "ENTRIES",
+            "CAPACITY",
+            "DELIVERED",
+            "LOST",
+            "WHEN FULL",
+        ],
+        ledger.map(ledger_row),
     );
     let dropped = status.dropped.iter();
     let loss = |row: &Loss| vec![plain(&row.place), plain(&row.reason), row.count.to_string()];
@@ -210,8 +247,24 @@ pub(super) fn table(status: &Status) -> String {
     text
 }
 
+fn ledger_row(row: &LedgerRow) -> Vec<String> {
+    let count = |count: Option<u64>| count.map_or_else(|| "-".into(), |count| count.to_string());
+    vec![
+        plain(&row.place),
+        count(row.entries),
+        count(row.capacity),
+        count(row.delivered),
+        row.lost.to_string(),
+        or_none(row.when_full.as_ref()),
+    ]
+}
+
 /// A titled table; nothing without rows.
-fn section(text: &mut String, title: [&str; 3], rows: impl Iterator<Item = Vec<String>>) {
+fn section<const N: usize>(
+    text: &mut String,
+    title: [&str; N],
+    rows: impl Iterator<Item = Vec<String>>,
+) {
     let header = std::iter::once(title.map(str::to_owned).to_vec());
     let rows: Vec<Vec<String>> = header.chain(rows).collect();
     if rows.len() > 1 {

@@ -8,7 +8,7 @@ use crate::node::NodeState;
 use crate::observation::{CgroupRow, Health};
 use crate::observed::cpu::Cpu;
 use crate::observed::listeners::{Listeners, ROWS_MAX};
-use crate::snapshot::{ContainerView, FlowView};
+use crate::snapshot::{ContainerView, FlowView, RefusedView};
 use crate::time::Timestamp;
 
 /// One container.
@@ -26,6 +26,7 @@ pub(super) struct Container {
     pub(super) unreadable: bool,
     /// Connections accepted per port; at most [`ROWS_MAX`] ports.
     accepted: BTreeMap<u16, u64>,
+    pub(super) refused: Option<RefusedView>,
     pub(super) cpu: Cpu,
 }
 
@@ -41,6 +42,7 @@ impl Container {
             listeners: Listeners::default(),
             unreadable: false,
             accepted: BTreeMap::new(),
+            refused: None,
             cpu: Cpu::default(),
         }
     }
@@ -131,6 +133,7 @@ impl NodeState {
             coverage: self.coverage(container),
             listeners,
             listeners_overflow,
+            refused: container.refused.clone(),
             cpu: container.cpu.view(judged_from),
         }
     }

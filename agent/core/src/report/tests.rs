@@ -15,7 +15,7 @@ use crate::observation::{CpuMax, FlowCounts, Role};
 use crate::rules::evaluate;
 use crate::rules::testing::{NOW, container, declared, listener, pod, snapshot, view, windows};
 use crate::settings::SERIES_PER_NODE_MAX;
-use crate::snapshot::{CpuView, Dropped, FlowView, Occupancy, Peer, PeerKind, Snapshot};
+use crate::snapshot::{CpuView, Delivered, Dropped, FlowView, Occupancy, Peer, PeerKind, Snapshot};
 
 fn flow(container: usize, role: Role, name: &str, port: u16) -> FlowView {
     FlowView {
@@ -100,6 +100,11 @@ fn node() -> Snapshot {
         overflow(0),
         overflow(1),
     ];
+    node.probes.retain(|status| status.probe == "tcp");
+    node.delivered = vec![Delivered {
+        place: "flows".into(),
+        count: 40,
+    }];
     node.dropped = vec![Dropped {
         place: "flows".into(),
         reason: "full".into(),
@@ -206,11 +211,16 @@ fn points_of_the_node() {
     expect![[r#"
         plumbline.coverage.containers [[plumbline.coverage.state,blind],[plumbline.reason,not attached: EPERM]] 1
         plumbline.coverage.containers [[plumbline.coverage.state,partial],[plumbline.reason,too_many_listeners]] 1
+        plumbline.ebpf.events [[plumbline.map,flows]] 40 since 0 s
         plumbline.ebpf.events.lost [[plumbline.map,flows],[plumbline.reason,full]] 3 since 0 s
         plumbline.ebpf.map.capacity [[plumbline.map,flows]] 2000
         plumbline.ebpf.map.entries [[plumbline.map,flows]] 10
         plumbline.findings.open [[k8s.namespace.name,shop],[plumbline.severity,medium],[security_rule.name,P001]] 2
         plumbline.findings.open [[plumbline.severity,low],[security_rule.name,M001]] 2
+        plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,broken]] 0
+        plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,off]] 0
+        plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,ok]] 1
+        plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,unsupported]] 0
     "#]].assert_eq(&lines(&node, &build(&node, &findings(&node)).resources[0]));
 }
 
@@ -263,6 +273,7 @@ fn what_was_not_measured_is_absent() {
         period_us: 100_000,
         burst_us: 0,
     });
+    node.probes.clear();
     let report = build(&node, &[]);
     assert_eq!(
         report.resources.len(),

@@ -121,6 +121,7 @@ pub(crate) fn view(
         coverage: Coverage::Full,
         listeners,
         listeners_overflow: 0,
+        refused: None,
         cpu: CpuView::default(),
     }
 }
@@ -196,6 +197,8 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
             .map(|probe| status(probe, Health::Ok, None))
             .collect(),
         dropped: Vec::new(),
+        delivered: Vec::new(),
+        losses: Vec::new(),
         occupancy: Vec::new(),
     }
 }

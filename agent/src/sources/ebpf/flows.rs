@@ -27,6 +27,7 @@ pub(super) struct Flows {
     entries: u64,
     admitted: BTreeMap<FlowKey, flow::FlowCounts>,
     pending: Pending,
+    delivered: u64,
 }
 
 impl Flows {
@@ -41,6 +42,7 @@ impl Flows {
             entries: 0,
             admitted: BTreeMap::new(),
             pending: Pending::default(),
+            delivered: 0,
         })
     }
 
@@ -109,7 +111,15 @@ impl Flows {
 
     /// The rows were handed on.
     pub(super) fn sent(&mut self) {
+        let changes = |counts: &FlowCounts| counts.connections + counts.failures + counts.closed;
+        self.delivered += self.pending.rows.values().map(changes).sum::<u64>();
         self.pending.rows.clear();
+    }
+
+    /// Changes of connections that were handed on: established, failed, closed. Each is one run of the program that
+    /// recorded something.
+    pub(super) const fn delivered(&self) -> u64 {
+        self.delivered
     }
 
     /// Entries in use at the last reading, and how many there can be.

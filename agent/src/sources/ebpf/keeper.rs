@@ -22,6 +22,7 @@ use aya::programs::sock_ops::SockOpsLink;
 use aya::programs::{CgroupAttachMode, Program, ProgramError, RawTracePoint, SockOps};
 use plumbline_core::id::CgroupId;
 use plumbline_ebpf::names;
+use plumbline_ebpf::owner::Owner;
 use rustix::fs::{Mode, OFlags};
 
 use super::{ProgramStats, object};
@@ -44,7 +45,7 @@ pub(super) struct Keeper {
         deprecated,
         reason = "its successor came with Linux 6.2, and we load on 5.10"
     )]
-    owners: Option<CgroupStorage<MapData, u64>>,
+    owners: Option<CgroupStorage<MapData, Owner>>,
     links: BTreeMap<CgroupId, SockOpsLink>,
     ticking: BTreeMap<u32, PerfEventLink>,
     flows_max: u32,
@@ -113,8 +114,12 @@ impl Keeper {
             .as_mut()
             .ok_or_else(|| AttachError::Refused("the program is not loaded".into()))?;
         let key = CgroupStorageKey::new(cgroup.0, names::OWNER_ATTACH_TYPE);
+        let owner = Owner {
+            cgroup: cgroup.0,
+            ..Owner::default()
+        };
         owners
-            .insert(key, cgroup.0, 0)
+            .insert(key, owner, 0)
             .map_err(|error| AttachError::from(&anyhow!(error)))?;
         self.links.insert(cgroup, link);
         Ok(())
@@ -123,6 +128,23 @@ impl Keeper {
     /// Takes the network program off a container's cgroup.
     pub(super) fn detach(&mut self, cgroup: CgroupId) {
         self.links.remove(&cgroup);
+    }
+
+    /// Containers that were refused something because they had used up their share, with how often: new flows, and records
+    /// of listeners. Reads every attachment's storage, so that it is worth calling only when a counter has moved.
+    pub(super) fn refusals(&self) -> Vec<(CgroupId, u64, u64)> {
+        let Some(owners) = &self.owners else {
+            return Vec::new();
+        };
+        let of = |cgroup: &CgroupId| {
+            let key = CgroupStorageKey::new(cgroup.0, names::OWNER_ATTACH_TYPE);
+            // The container is gone, and its storage with it.
+            let owner = owners.get(key, 0).ok()?;
+            Some((*cgroup, owner.flows.refused, owner.listeners.refused))
+        };
+        let all = self.links.keys().filter_map(of);
+        all.filter(|(_, flows, listeners)| flows + listeners > 0)
+            .collect()
     }
 
     /// Containers with a network program.

@@ -67,10 +67,22 @@ struct Worker {
     retries: Retries,
     counters: [u64; REASONS.len()],
     undecodable: u64,
+    delivered: Delivered,
     flags: Flags,
     /// Walks of the tree that could not read all of it.
     incomplete: u64,
     next: Deadlines,
+}
+
+/// What arrived, by what it is.
+#[derive(Debug, Default)]
+struct Delivered {
+    /// Records of listeners.
+    listeners: u64,
+    /// Records of cgroups.
+    cgroups: u64,
+    /// Windows of CPU time.
+    windows: u64,
 }
 
 /// When things are due next.
@@ -114,6 +126,7 @@ impl Worker {
             retries: Retries::default(),
             counters: [0; REASONS.len()],
             undecodable: 0,
+            delivered: Delivered::default(),
             flags: Flags::default(),
             incomplete: 0,
         }
@@ -178,8 +191,13 @@ impl Worker {
             else {
                 return;
             };
-            let happening = Event::decode(&record)
-                .map(|event| Happening::from(event, &self.settings.cgroup_root));
+            let event = Event::decode(&record);
+            match event {
+                Some(Event::Listener { .. }) => self.delivered.listeners += 1,
+                Some(Event::Cgroup { .. }) => self.delivered.cgroups += 1,
+                None => {}
+            }
+            let happening = event.map(|event| Happening::from(event, &self.settings.cgroup_root));
             drop(record);
             match happening {
                 Some(happening) => self.happened(happening),
