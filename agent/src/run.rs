@@ -75,6 +75,7 @@ impl Node {
         let settings = ebpf::Settings {
             tcp: config.tcp,
             cpu_windows: config.cpu_windows,
+            canary: config.canary,
             flow_interval: TICK,
             rescan_interval: config.scan_interval,
             ..ebpf::Settings::new(cgroup_root.clone())
@@ -156,7 +157,7 @@ impl Node {
             .as_ref()
             .is_some_and(|kernel| !kernel.is_alive())
         {
-            ended.extend(["tcp", "cpu_windows", "cgroups"]);
+            ended.extend(["tcp", "cpu_windows", "cgroups", "canary"]);
         }
         if !self.scanner.is_alive() {
             ended.push("listeners");
