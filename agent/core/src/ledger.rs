@@ -1,7 +1,7 @@
 //! Bounded things that the agent has, and what becomes of what finds no room: the words of the ledger in `status`.
 
 /// Every place that tells what it lost, and what then happens. Places of export lanes begin with `export.`.
-const PLACES: [(&str, &str); 22] = [
+const PLACES: [(&str, &str); 23] = [
     ("cgroups", "left out until there is room"),
     ("containers", "left out until there is room"),
     ("cpu_windows", "the oldest windows are overwritten"),
@@ -44,6 +44,7 @@ const PLACES: [(&str, &str); 22] = [
         "dropped; counts are kept and sent again, snapshots tell the rest",
     ),
     ("recording", "left out of the recording"),
+    ("restarts", "not counted"),
     (
         "socket_scan_requests",
         "the next scan of the node covers it",

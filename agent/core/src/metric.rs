@@ -88,6 +88,15 @@ pub static K8S_CPU_REQUEST_UTILIZATION: Metric = Metric {
     attributes: &[],
 };
 
+/// `k8s.container.restart.count`.
+pub static K8S_RESTART_COUNT: Metric = Metric {
+    name: "k8s.container.restart.count",
+    unit: "{restart}",
+    instrument: Instrument::UpDownCounter,
+    description: "Restarts of the container, as the kubelet counts them. It may forget some.",
+    attributes: &[],
+};
+
 /// `plumbline.container.cpu.limit.effective`.
 pub static CPU_LIMIT_EFFECTIVE: Metric = Metric {
     name: "plumbline.container.cpu.limit.effective",
@@ -122,6 +131,24 @@ pub static CPU_USAGE_PEAK: Metric = Metric {
     instrument: Instrument::Gauge,
     description: "Highest number of CPUs in use in one window since the last export.",
     attributes: &[attribute::WINDOW],
+};
+
+/// `plumbline.container.oom.kills`.
+pub static OOM_KILLS: Metric = Metric {
+    name: "plumbline.container.oom.kills",
+    unit: "{process}",
+    instrument: Instrument::Counter,
+    description: "Processes of the container that the kernel killed because memory ran out.",
+    attributes: &[],
+};
+
+/// `plumbline.container.restarts`.
+pub static RESTARTS: Metric = Metric {
+    name: "plumbline.container.restarts",
+    unit: "{restart}",
+    instrument: Instrument::Counter,
+    description: "Containers that took the place of one of the same pod and name while the agent ran.",
+    attributes: &[],
 };
 
 /// `plumbline.coverage.containers`.
@@ -276,10 +303,13 @@ pub const CATALOGUE: &[&Metric] = &[
     &K8S_CPU_LIMIT_UTILIZATION,
     &K8S_CPU_REQUEST_DESIRED,
     &K8S_CPU_REQUEST_UTILIZATION,
+    &K8S_RESTART_COUNT,
     &CPU_LIMIT_EFFECTIVE,
     &CPU_PERIODS,
     &CPU_THROTTLED_TIME,
     &CPU_USAGE_PEAK,
+    &OOM_KILLS,
+    &RESTARTS,
     &COVERAGE_CONTAINERS,
     &EBPF_EVENTS,
     &EBPF_EVENTS_LOST,

@@ -6,6 +6,7 @@ mod cpu;
 mod flows;
 mod joined;
 mod listeners;
+mod restarts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use crate::declared::Declared;
 use crate::id::CgroupId;
 use crate::node::containers::Container;
 use crate::node::joined::DeclaredIndex;
+use crate::node::restarts::Restarts;
 use crate::observation::{Fact, Observation, ProbeStatus};
 use crate::observed::flows::Flows;
 use crate::observed::ledger::Ledger;
@@ -52,6 +54,7 @@ pub struct NodeState {
     self_cgroup: Option<CgroupId>,
     probes: BTreeMap<String, ProbeStatus>,
     ledger: Ledger,
+    restarts: Restarts,
     occupancy: BTreeMap<String, (u64, u64)>,
     scans: u32,
 }
@@ -78,6 +81,7 @@ impl NodeState {
             self_cgroup: None,
             probes: BTreeMap::new(),
             ledger: Ledger::default(),
+            restarts: Restarts::default(),
             occupancy: BTreeMap::new(),
             scans: 0,
         }
@@ -124,6 +128,13 @@ impl NodeState {
                 self.listeners_scanned(scope, rows, &unreadable, at);
             }
             Fact::Flows { rows } => rows.iter().for_each(|row| self.flow(row, at)),
+            Fact::MemoryEvents { rows } => {
+                for row in rows {
+                    if let Some(container) = self.containers.get_mut(&row.cgroup) {
+                        container.oom_kills = Some(row.oom_kills);
+                    }
+                }
+            }
             Fact::CpuStat { rows } => rows.into_iter().for_each(|row| self.cpu_stat(row, at)),
             Fact::CpuWindows {
                 start,
@@ -267,6 +278,7 @@ impl NodeState {
         self.index = DeclaredIndex::new(&declared);
         self.peers = PeerTable::new(&declared);
         self.declared = Some(Arc::new(declared));
+        self.note_restarts();
     }
 }
 

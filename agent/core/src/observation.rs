@@ -78,6 +78,11 @@ pub enum Fact {
         /// One row a container's cgroup.
         rows: Vec<CpuStatRow>,
     },
+    /// Counts of `memory.events` of cgroups.
+    MemoryEvents {
+        /// One row a container's cgroup that has the memory controller.
+        rows: Vec<MemoryEventsRow>,
+    },
     /// CPU time of consecutive 100 ms windows, from the scheduler probe.
     CpuWindows {
         /// Start of the first window: a multiple of 100 ms of the monotonic clock.
@@ -311,6 +316,15 @@ pub struct CpuMax {
     pub period_us: u64,
     /// What may be saved up and spent on top of the quota, in microseconds.
     pub burst_us: u64,
+}
+
+/// Figures of one cgroup from `memory.events`: since the cgroup was made, children included.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryEventsRow {
+    /// The container's cgroup.
+    pub cgroup: CgroupId,
+    /// `oom_kill`: processes that the kernel killed because memory ran out.
+    pub oom_kills: u64,
 }
 
 /// CPU time of one cgroup in consecutive 100 ms windows.

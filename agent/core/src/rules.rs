@@ -106,7 +106,8 @@ fn none_works(snapshot: &Snapshot, probes: &[&str]) -> Option<String> {
 }
 
 /// `shop/web-1/app`, as far as it is known, else the id.
-fn label(container: &ContainerView) -> String {
+#[must_use]
+pub fn label(container: &ContainerView) -> String {
     let subject = &container.subject;
     match (&subject.namespace, &subject.pod) {
         (Some(namespace), Some(pod)) => {

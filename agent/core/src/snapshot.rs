@@ -133,6 +133,10 @@ pub struct ContainerView {
     pub listeners: Vec<ListenerView>,
     /// Sockets of ports beyond that number, by transport; no zeros.
     pub listeners_overflow: BTreeMap<Transport, u64>,
+    /// Processes of it that the kernel killed because memory ran out, since it began; `None` without the memory controller.
+    pub oom_kills: Option<u64>,
+    /// Containers of this pod and name that came after another since the agent began; `None` while its name is unknown.
+    pub restarts: Option<u64>,
     /// What it was refused; `None` when nothing.
     pub refused: Option<RefusedView>,
     /// CPU.

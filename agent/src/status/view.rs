@@ -5,12 +5,14 @@ use std::collections::BTreeMap;
 use plumbline_core::ledger::when_full;
 use plumbline_core::observation::ProbeStatus;
 use plumbline_core::rules;
-use plumbline_core::snapshot::{Dropped, Occupancy, Snapshot};
+use plumbline_core::snapshot::{ContainerView, Dropped, Occupancy, Snapshot};
 use serde::{Deserialize, Serialize};
 
 use super::Published;
 use crate::present::{columns, plain};
 
+/// Containers shown that were killed or restarted.
+const ENDED_SHOWN: usize = 50;
 /// Problems of declarations shown; their number is told in full.
 const PROBLEMS_SHOWN: usize = 20;
 
@@ -25,6 +27,9 @@ pub(super) struct Status {
     containers: u64,
     /// Containers by coverage and reason.
     coverage: Vec<CoverageRow>,
+    /// Containers that were killed for want of memory or restarted, as many as are shown.
+    #[serde(default)]
+    ended: Vec<EndedRow>,
     scans: u32,
     /// Open findings by severity.
     findings: BTreeMap<String, u64>,
@@ -68,6 +73,17 @@ struct Loss {
     place: String,
     reason: String,
     count: u64,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct EndedRow {
+    container: String,
+    /// Absent without the memory controller in cgroup v2.
+    oom_kills: Option<u64>,
+    /// As far as the agent saw them.
+    restarts: Option<u64>,
+    /// As the kubelet counts them.
+    restart_count: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize, Serialize)]
@@ -132,6 +148,7 @@ impl Status {
                 .filter(|container| !container.gone)
                 .count() as u64,
             coverage: coverage(published),
+            ended: ended(snapshot),
             scans: snapshot.scans,
             findings,
             unknown_rules: rules::unknown_rules(snapshot)
@@ -145,6 +162,24 @@ impl Status {
             export: serde_json::to_value(&published.lanes).unwrap_or_default(),
         }
     }
+}
+
+fn ended(snapshot: &Snapshot) -> Vec<EndedRow> {
+    let row = |container: &ContainerView| EndedRow {
+        container: rules::label(container),
+        oom_kills: container.oom_kills,
+        restarts: container.restarts,
+        restart_count: container
+            .declared()
+            .and_then(|declared| declared.restart_count),
+    };
+    let rows = snapshot.containers.iter().map(row);
+    let any = |row: &EndedRow| {
+        [row.oom_kills, row.restarts, row.restart_count]
+            .into_iter()
+            .any(|count| count.is_some_and(|count| count > 0))
+    };
+    rows.filter(any).take(ENDED_SHOWN).collect()
 }
 
 fn ledger(snapshot: &Snapshot) -> Vec<LedgerRow> {
@@ -198,6 +233,21 @@ pub(super) fn table(status: &Status) -> String {
     let unknown = status.unknown_rules.iter();
     let unknown = unknown.map(|(rule, why)| vec![plain(rule), "Unknown".into(), plain(why)]);
     section(&mut text, ["RULE", "VERDICT", "REASON"], unknown);
+    let count = |count: Option<u64>| count.map_or_else(|| "-".into(), |count| count.to_string());
+    let ended = status.ended.iter();
+    let row = |row: &EndedRow| {
+        vec![
+            plain(&row.container),
+            count(row.oom_kills),
+            count(row.restarts),
+            count(row.restart_count),
+        ]
+    };
+    section(
+        &mut text,
+        ["CONTAINER", "OOM KILLS", "RESTARTS SEEN", "RESTART COUNT"],
+        ended.map(row),
+    );
     let ledger = status.ledger.iter();
     section(
         &mut text,

@@ -28,6 +28,7 @@ pub(super) struct Container {
     /// Connections accepted per port; at most [`ROWS_MAX`] ports of each transport.
     accepted: BTreeMap<(Transport, u16), u64>,
     pub(super) refused: Option<RefusedView>,
+    pub(super) oom_kills: Option<u64>,
     pub(super) cpu: Cpu,
 }
 
@@ -44,6 +45,7 @@ impl Container {
             unreadable: false,
             accepted: BTreeMap::new(),
             refused: None,
+            oom_kills: None,
             cpu: Cpu::default(),
         }
     }
@@ -121,6 +123,10 @@ impl NodeState {
                 .map(|declared| declared.image.clone())
                 .filter(|image| !image.is_empty()),
         };
+        let restarts = declared.and_then(|declared| {
+            self.restarts
+                .of(&container.pod_uid, &declared.name, &container.container_id)
+        });
         ContainerView {
             cgroup: id,
             pod_uid: container.pod_uid.clone(),
@@ -138,6 +144,8 @@ impl NodeState {
             listeners,
             listeners_overflow,
             refused: container.refused.clone(),
+            oom_kills: container.oom_kills,
+            restarts,
             cpu: container.cpu.view(judged_from),
         }
     }

@@ -59,6 +59,7 @@ fn overflow(container: usize) -> FlowView {
 fn node() -> Snapshot {
     let app = DeclaredContainer {
         cpu_limit_millis: Some(500),
+        restart_count: Some(4),
         ..container("app", ContainerKind::Regular, &[8080])
     };
     let pod = pod(vec![
@@ -80,6 +81,7 @@ fn node() -> Snapshot {
         ],
     );
     for container in &mut node.containers {
+        (container.oom_kills, container.restarts) = (Some(2), Some(1));
         container.listeners_overflow = [(Transport::Tcp, 5)].into();
         container.cpu = CpuView {
             usage_us: Some(90_000_000),
@@ -182,11 +184,14 @@ fn points_of_a_container() {
         k8s.container.cpu.limit.utilization [] 0.5
         k8s.container.cpu.request.desired [] 0.1 since 1800 s
         k8s.container.cpu.request.utilization [] 2.5
+        k8s.container.restart.count [] 4 since 1800 s
         plumbline.container.cpu.limit.effective [] 0.5
         plumbline.container.cpu.periods [[plumbline.cpu.throttled,false]] 480 since 1800 s
         plumbline.container.cpu.periods [[plumbline.cpu.throttled,true]] 120 since 1800 s
         plumbline.container.cpu.throttled.time [] 1.5 since 1800 s
         plumbline.container.cpu.usage.peak [[plumbline.window,100ms]] 0.49
+        plumbline.container.oom.kills [] 2 since 1800 s
+        plumbline.container.restarts [] 1 since 0 s
         plumbline.network.connect.failures [[error.type,_OTHER],[network.transport,tcp],[otel.metric.overflow,true]] 2 since 60 s
         plumbline.network.connect.failures [[error.type,_OTHER],[network.transport,tcp],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 2 since 60 s
         plumbline.network.connect.failures [[error.type,timeout],[network.transport,tcp],[otel.metric.overflow,true]] 1 since 60 s
@@ -297,7 +302,7 @@ fn a_container_that_is_gone_has_its_last_counts_only() {
         .iter()
         .map(|point| point.metric.name)
         .collect();
-    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.throttled.time plumbline.network.connect.failures plumbline.network.connections plumbline.network.io"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
+    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.throttled.time plumbline.container.oom.kills plumbline.container.restarts plumbline.network.connect.failures plumbline.network.connections plumbline.network.io"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
 }
 
 #[test]

@@ -123,6 +123,8 @@ pub(crate) fn view(
         listeners,
         listeners_overflow: BTreeMap::new(),
         refused: None,
+        oom_kills: None,
+        restarts: None,
         cpu: CpuView::default(),
     }
 }

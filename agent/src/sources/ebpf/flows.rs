@@ -105,6 +105,16 @@ impl Flows {
         Ok(())
     }
 
+    /// Whose flows are kept apart and never told.
+    pub(super) const fn set_canary(&mut self, canary: CgroupId) {
+        self.pending.canary = canary;
+    }
+
+    /// What the canary did as client and as server since this was asked last.
+    pub(super) fn take_canary(&mut self) -> [FlowCounts; 2] {
+        std::mem::take(&mut self.pending.of_canary)
+    }
+
     /// What is to be handed on.
     pub(super) fn rows(&self) -> Vec<FlowRow> {
         self.pending.rows()
@@ -148,6 +158,9 @@ struct Pending {
     rows: BTreeMap<FlowKey, FlowCounts>,
     undecodable: u64,
     folded: u64,
+    /// The cgroup of the canary; 0 is none.
+    canary: CgroupId,
+    of_canary: [FlowCounts; 2],
 }
 
 impl Pending {
@@ -155,9 +168,12 @@ impl Pending {
         if *counts == flow::FlowCounts::default() {
             return;
         }
-        if key.side().is_none() {
+        let Some(side) = key.side() else {
             self.undecodable += 1;
             return;
+        };
+        if key.owner == self.canary.0 {
+            return self.of_canary[usize::from(side == Side::Server)].add(&convert(counts));
         }
         let mut key = FlowKey { epoch: 0, ..key };
         if self.rows.len() >= PENDING_MAX && !self.rows.contains_key(&key) {

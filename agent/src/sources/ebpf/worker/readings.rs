@@ -30,7 +30,18 @@ impl Worker {
             Ok((reading, silent)) => {
                 if let Some(reading) = reading {
                     let count = reading.windows;
-                    let (start, lost, rows) = (reading.start, reading.lost, reading.rows);
+                    let (start, lost, mut rows) = (reading.start, reading.lost, reading.rows);
+                    if let Some(canary) = &mut self.canary {
+                        let id = canary.cgroup();
+                        let own = rows.iter().filter(|row| row.cgroup == id);
+                        let own = own.flat_map(|row| &row.busy_us);
+                        let own: u64 = own.map(|us| u64::from(*us)).sum();
+                        canary
+                            .seen()
+                            .into_iter()
+                            .for_each(|seen| seen.cpu_us += own);
+                        rows.retain(|row| row.cgroup != id);
+                    }
                     let unmeasured = reading.unmeasured;
                     let fact = Fact::CpuWindows {
                         start,
@@ -70,6 +81,11 @@ impl Worker {
             .and_then(|()| if full { flows.read_overflow() } else { Ok(()) });
         if let Err(error) = read {
             self.probes.tcp = plan::broken(TCP, &format!("read the flow tables: {error}"));
+        }
+        if let Some(seen) = self.canary.as_mut().and_then(|canary| canary.seen()) {
+            let [client, server] = flows.take_canary();
+            seen.client.add(&client);
+            seen.server.add(&server);
         }
         let rows = flows.rows();
         if !rows.is_empty() && self.sink.send(clock::monotonic(), Fact::Flows { rows }) {
