@@ -107,7 +107,7 @@ impl Flows {
 
     /// Whose flows are kept apart and never told.
     pub(super) const fn set_canary(&mut self, canary: CgroupId) {
-        self.pending.canary = canary;
+        self.pending.canary = Some(canary);
     }
 
     /// What the canary did as client and as server since this was asked last.
@@ -158,8 +158,8 @@ struct Pending {
     rows: BTreeMap<FlowKey, FlowCounts>,
     undecodable: u64,
     folded: u64,
-    /// The cgroup of the canary; 0 is none.
-    canary: CgroupId,
+    /// The cgroup of the canary.
+    canary: Option<CgroupId>,
     of_canary: [FlowCounts; 2],
 }
 
@@ -172,7 +172,7 @@ impl Pending {
             self.undecodable += 1;
             return;
         };
-        if key.owner == self.canary.0 {
+        if self.canary == Some(CgroupId(key.owner)) {
             return self.of_canary[usize::from(side == Side::Server)].add(&convert(counts));
         }
         let mut key = FlowKey { epoch: 0, ..key };
