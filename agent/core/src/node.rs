@@ -17,7 +17,7 @@ use crate::id::CgroupId;
 use crate::node::containers::Container;
 use crate::node::joined::DeclaredIndex;
 use crate::node::restarts::Restarts;
-use crate::observation::{Fact, Observation, ProbeStatus};
+use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus};
 use crate::observed::flows::Flows;
 use crate::observed::ledger::Ledger;
 use crate::peers::PeerTable;
@@ -92,15 +92,7 @@ impl NodeState {
         let at = observation.at;
         self.ledger.deliver("observations", 1);
         match observation.fact {
-            Fact::Clock { unix_ns } => {
-                let anchor = ClockAnchor {
-                    monotonic: at,
-                    unix_ns,
-                };
-                self.clock = anchor;
-                self.origin.get_or_insert(anchor);
-                self.ledger.sample(at);
-            }
+            Fact::Clock { unix_ns } => self.clock(unix_ns, at),
             Fact::CgroupSeen(row) => self.cgroup_seen(row, at),
             Fact::CgroupGone { cgroup } => self.cgroup_gone(cgroup, at),
             Fact::CgroupTree { rows } => self.cgroup_tree(rows, at),
@@ -108,12 +100,7 @@ impl NodeState {
                 cgroup,
                 error,
                 pre_existing,
-            } => {
-                if let Some(container) = self.containers.get_mut(&cgroup) {
-                    container.attached = Some(error.map_or(Ok(()), Err));
-                    container.pre_existing = pre_existing;
-                }
-            }
+            } => self.attached(cgroup, error, pre_existing),
             Fact::ListenerOpened(event) => self.listener(&event, at, true),
             Fact::ListenerClosed(event) => self.listener(&event, at, false),
             Fact::Listeners {
@@ -128,13 +115,7 @@ impl NodeState {
                 self.listeners_scanned(scope, rows, &unreadable, at);
             }
             Fact::Flows { rows } => rows.iter().for_each(|row| self.flow(row, at)),
-            Fact::MemoryEvents { rows } => {
-                for row in rows {
-                    if let Some(container) = self.containers.get_mut(&row.cgroup) {
-                        container.oom_kills = Some(row.oom_kills);
-                    }
-                }
-            }
+            Fact::MemoryEvents { rows } => self.memory_events(&rows),
             Fact::CpuStat { rows } => rows.into_iter().for_each(|row| self.cpu_stat(row, at)),
             Fact::CpuWindows {
                 start,
@@ -171,6 +152,31 @@ impl NodeState {
                 self.occupancy.insert(place, (entries, capacity));
             }
             Fact::SelfCgroup { cgroup } => self.self_cgroup = Some(cgroup),
+        }
+    }
+
+    fn clock(&mut self, unix_ns: u64, at: Timestamp) {
+        let anchor = ClockAnchor {
+            monotonic: at,
+            unix_ns,
+        };
+        self.clock = anchor;
+        self.origin.get_or_insert(anchor);
+        self.ledger.sample(at);
+    }
+
+    fn attached(&mut self, cgroup: CgroupId, error: Option<String>, pre_existing: bool) {
+        if let Some(container) = self.containers.get_mut(&cgroup) {
+            container.attached = Some(error.map_or(Ok(()), Err));
+            container.pre_existing = pre_existing;
+        }
+    }
+
+    fn memory_events(&mut self, rows: &[MemoryEventsRow]) {
+        for row in rows {
+            if let Some(container) = self.containers.get_mut(&row.cgroup) {
+                container.oom_kills = Some(row.oom_kills);
+            }
         }
     }
 
