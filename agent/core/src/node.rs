@@ -7,6 +7,7 @@ mod flows;
 mod joined;
 mod listeners;
 mod peers;
+mod restarts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,14 +18,16 @@ use crate::id::CgroupId;
 use crate::node::containers::Container;
 use crate::node::joined::DeclaredIndex;
 use crate::node::peers::PeerQueue;
-use crate::observation::{Fact, Observation, ProbeStatus};
+use crate::node::restarts::Restarts;
+use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus};
 use crate::observed::flows::Flows;
+use crate::observed::ledger::Ledger;
 use crate::peers::PeerTable;
 use crate::settings::{
     CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, NodeIdentity, PEER_HISTORY_MAX, PEER_HOLDERS_MAX,
     PEER_WAITING_MAX,
 };
-use crate::snapshot::{Dropped, Occupancy, Snapshot};
+use crate::snapshot::{Dropped, Occupancy, RefusedView, Snapshot};
 use crate::time::{ClockAnchor, Timestamp};
 
 /// How long a container whose cgroup is gone stays, so that its last counts leave (Hubble's rule for series).
@@ -56,7 +59,8 @@ pub struct NodeState {
     unnamed: PeerQueue,
     self_cgroup: Option<CgroupId>,
     probes: BTreeMap<String, ProbeStatus>,
-    dropped: BTreeMap<(String, String), u64>,
+    ledger: Ledger,
+    restarts: Restarts,
     occupancy: BTreeMap<String, (u64, u64)>,
     scans: u32,
 }
@@ -84,7 +88,8 @@ impl NodeState {
             unnamed: PeerQueue::default(),
             self_cgroup: None,
             probes: BTreeMap::new(),
-            dropped: BTreeMap::new(),
+            ledger: Ledger::default(),
+            restarts: Restarts::default(),
             occupancy: BTreeMap::new(),
             scans: 0,
         }
@@ -93,8 +98,9 @@ impl NodeState {
     /// Takes one observation in. Total: nothing that comes in can fail.
     pub fn apply(&mut self, observation: Observation) {
         let at = observation.at;
+        self.ledger.deliver("observations", 1);
         match observation.fact {
-            Fact::Clock { unix_ns } => self.clock_read(unix_ns, at),
+            Fact::Clock { unix_ns } => self.clock(unix_ns, at),
             Fact::CgroupSeen(row) => self.cgroup_seen(row, at),
             Fact::CgroupGone { cgroup } => self.cgroup_gone(cgroup, at),
             Fact::CgroupTree { rows } => self.cgroup_tree(rows, at),
@@ -102,12 +108,7 @@ impl NodeState {
                 cgroup,
                 error,
                 pre_existing,
-            } => {
-                if let Some(container) = self.containers.get_mut(&cgroup) {
-                    container.attached = Some(error.map_or(Ok(()), Err));
-                    container.pre_existing = pre_existing;
-                }
-            }
+            } => self.attached(cgroup, error, pre_existing),
             Fact::ListenerOpened(event) => self.listener(&event, at, true),
             Fact::ListenerClosed(event) => self.listener(&event, at, false),
             Fact::Listeners {
@@ -123,6 +124,7 @@ impl NodeState {
             }
             Fact::Flows { rows, since } => self.flows_read(rows, since, at),
             Fact::NodeAddresses { addresses } => self.peers.interfaces(&addresses, at),
+            Fact::MemoryEvents { rows } => self.memory_events(&rows),
             Fact::CpuStat { rows } => rows.into_iter().for_each(|row| self.cpu_stat(row, at)),
             Fact::CpuWindows {
                 start,
@@ -144,9 +146,13 @@ impl NodeState {
                 place,
                 reason,
                 count,
-            } => {
-                self.dropped.insert((place, reason), count);
-            }
+            } => self.ledger.dropped(place, reason, count),
+            Fact::Delivered { place, count } => self.ledger.delivered(place, count),
+            Fact::Refused {
+                cgroup,
+                flows,
+                listeners,
+            } => self.refused(cgroup, flows, listeners, at),
             Fact::Occupancy {
                 place,
                 entries,
@@ -155,6 +161,32 @@ impl NodeState {
                 self.occupancy.insert(place, (entries, capacity));
             }
             Fact::SelfCgroup { cgroup } => self.self_cgroup = Some(cgroup),
+        }
+    }
+
+    fn clock(&mut self, unix_ns: u64, at: Timestamp) {
+        let anchor = ClockAnchor {
+            monotonic: at,
+            unix_ns,
+        };
+        self.clock = anchor;
+        self.origin.get_or_insert(anchor);
+        self.ledger.sample(at);
+        self.name_flows(at);
+    }
+
+    fn attached(&mut self, cgroup: CgroupId, error: Option<String>, pre_existing: bool) {
+        if let Some(container) = self.containers.get_mut(&cgroup) {
+            container.attached = Some(error.map_or(Ok(()), Err));
+            container.pre_existing = pre_existing;
+        }
+    }
+
+    fn memory_events(&mut self, rows: &[MemoryEventsRow]) {
+        for row in rows {
+            if let Some(container) = self.containers.get_mut(&row.cgroup) {
+                container.oom_kills = Some(row.oom_kills);
+            }
         }
     }
 
@@ -197,27 +229,29 @@ impl NodeState {
             scans: self.scans,
             probes: self.probes.values().cloned().collect(),
             dropped: self.dropped_views(),
+            delivered: self.ledger.deliveries(),
+            losses: self.ledger.losses(now),
             occupancy: self.occupancy_views(),
         }
     }
 
     fn dropped_views(&self) -> Vec<Dropped> {
-        let mut counts = self.dropped.clone();
-        counts.insert(("flows".into(), "overflow".into()), self.flows.overflowed());
         let (refused, cut) = self.peers.lost();
-        counts.insert(("peers".into(), "full".into()), refused);
-        counts.insert(("peer_history".into(), "full".into()), cut);
-        counts.insert(("peers_waiting".into(), "full".into()), self.unnamed.full());
-        let view = |((place, reason), count)| Dropped {
-            place,
-            reason,
+        let own = [
+            ("flows", "overflow", self.flows.overflowed()),
+            ("peers", "full", refused),
+            ("peer_history", "full", cut),
+            ("peers_waiting", "full", self.unnamed.full()),
+        ];
+        let own = own.map(|(place, reason, count)| Dropped {
+            place: place.into(),
+            reason: reason.into(),
             count,
-        };
-        counts
-            .into_iter()
-            .filter(|(_, count)| *count > 0)
-            .map(view)
-            .collect()
+        });
+        let mut drops = self.ledger.drops();
+        drops.extend(own.into_iter().filter(|own| own.count > 0));
+        drops.sort_by(|a, b| (&a.place, &a.reason).cmp(&(&b.place, &b.reason)));
+        drops
     }
 
     fn occupancy_views(&self) -> Vec<Occupancy> {
@@ -252,27 +286,30 @@ impl NodeState {
     }
 
     fn count(&mut self, place: &str, reason: &str, more: u64) {
-        let count = self
-            .dropped
-            .entry((place.to_owned(), reason.to_owned()))
-            .or_default();
-        *count = count.saturating_add(more);
+        self.ledger.drop(place, reason, more);
     }
 
-    fn clock_read(&mut self, unix_ns: u64, at: Timestamp) {
-        let anchor = ClockAnchor {
-            monotonic: at,
-            unix_ns,
-        };
-        self.clock = anchor;
-        self.origin.get_or_insert(anchor);
-        self.name_flows(at);
+    /// A container was refused something. What is told again is not news.
+    fn refused(&mut self, cgroup: CgroupId, flows: u64, listeners: u64, at: Timestamp) {
+        if let Some(container) = self.containers.get_mut(&cgroup)
+            && container
+                .refused
+                .as_ref()
+                .is_none_or(|known| (known.flows, known.listeners) != (flows, listeners))
+        {
+            container.refused = Some(RefusedView {
+                flows,
+                listeners,
+                last: at,
+            });
+        }
     }
 
     fn declared(&mut self, declared: Declared, at: Timestamp) {
         self.index = DeclaredIndex::new(&declared);
         self.peers.declared(&declared, at);
         self.declared = Some(Arc::new(declared));
+        self.note_restarts();
     }
 }
 

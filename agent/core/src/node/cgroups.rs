@@ -36,6 +36,7 @@ impl NodeState {
                 self.containers.insert(cgroup, Container::new(uid, id, at));
             }
             self.container_paths.insert(path.clone(), cgroup);
+            self.note_restart(cgroup);
         }
         self.cgroups.insert(cgroup, Cgroup { path, seen: at });
     }
