@@ -268,21 +268,7 @@ pub(super) fn table(status: &Status) -> String {
         ["DROPPED BY", "REASON", "COUNT"],
         dropped.map(loss),
     );
-    let lanes = status.export.as_array().into_iter().flatten();
-    let word =
-        |lane: &serde_json::Value, key: &str| lane[key].as_str().map_or_else(|| "-".into(), plain);
-    let lane = |lane| {
-        vec![
-            word(lane, "lane"),
-            word(lane, "state"),
-            word(lane, "last_error"),
-        ]
-    };
-    section(
-        &mut text,
-        ["EXPORT", "STATE", "LAST ERROR"],
-        lanes.map(lane),
-    );
+    lanes_section(&mut text, status);
     for problem in status
         .declared
         .iter()
@@ -295,6 +281,20 @@ pub(super) fn table(status: &Status) -> String {
         text.push('\n');
     }
     text
+}
+
+fn lanes_section(text: &mut String, status: &Status) {
+    let lanes = status.export.as_array().into_iter().flatten();
+    let word =
+        |lane: &serde_json::Value, key: &str| lane[key].as_str().map_or_else(|| "-".into(), plain);
+    let lane = |lane| {
+        vec![
+            word(lane, "lane"),
+            word(lane, "state"),
+            word(lane, "last_error"),
+        ]
+    };
+    section(text, ["EXPORT", "STATE", "LAST ERROR"], lanes.map(lane));
 }
 
 fn ledger_row(row: &LedgerRow) -> Vec<String> {

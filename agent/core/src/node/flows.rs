@@ -48,7 +48,7 @@ impl NodeState {
         match self.decide(&waiting, at, behind) {
             Ok(name) => self.add_flow(&waiting, name),
             Err(unresolved) => {
-                if let Err(waiting) = self.unnamed.push(waiting) {
+                if let Some(waiting) = self.unnamed.push(waiting) {
                     self.add_flow(&waiting, unresolved);
                 }
             }

@@ -44,13 +44,13 @@ impl PeerQueue {
     }
 
     /// Keeps a row; gives it back when there is no place.
-    pub(super) fn push(&mut self, waiting: Waiting) -> Result<(), Waiting> {
+    pub(super) fn push(&mut self, waiting: Waiting) -> Option<Waiting> {
         if self.rows.len() >= PEER_WAITING_MAX {
             self.full += 1;
-            return Err(waiting);
+            return Some(waiting);
         }
         self.rows.push_back(waiting);
-        Ok(())
+        None
     }
 
     fn give_up(&mut self, peer: IpAddr, now: Timestamp) {
