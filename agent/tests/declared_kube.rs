@@ -339,23 +339,35 @@ fn a_missing_right_is_named_and_mends_itself() {
     watch.until_health(Health::Ok);
 }
 
-#[test]
-fn the_own_node_and_the_api_servers_endpoints_are_asked_for_and_nothing_hangs_on_them() {
-    let server = Server::start(vec![pod("a", 80)], Vec::new());
-    server.refuse(&["list endpointslices"], 404);
-    let node = json!({
+fn own_node() -> Value {
+    json!({
         "apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-a", "resourceVersion": "1"},
         "status": {"addresses": [
             {"type": "InternalIP", "address": "192.0.2.10"}, {"type": "Hostname", "address": "node-a"},
             {"type": "ExternalIP", "address": "2001:db8::10"},
         ]},
-    });
+    })
+}
+
+fn api_server_slice() -> Value {
+    json!({
+        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
+        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}, "resourceVersion": "1"},
+        "endpoints": [{"addresses": ["192.0.2.30"]}, {"addresses": ["192.0.2.31"]}],
+        "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
+    })
+}
+
+#[test]
+fn the_own_node_and_the_api_servers_endpoints_are_asked_for_and_nothing_hangs_on_them() {
+    let server = Server::start(vec![pod("a", 80)], Vec::new());
+    server.refuse(&["list endpointslices"], 404);
     server
         .script
         .lock()
         .unwrap()
         .items
-        .insert("nodes", vec![node]);
+        .insert("nodes", vec![own_node()]);
     let mut watch = Watch::start(&server);
     watch.until_health(Health::Ok);
     watch.until("the node", |watch| {
@@ -375,18 +387,12 @@ fn the_own_node_and_the_api_servers_endpoints_are_asked_for_and_nothing_hangs_on
         })
     });
     assert_eq!(watch.extras["peers.nodes"].health, Health::Ok);
-    let slice = json!({
-        "apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "addressType": "IPv4",
-        "metadata": {"name": "kubernetes", "namespace": "default", "labels": {"kubernetes.io/service-name": "kubernetes"}, "resourceVersion": "1"},
-        "endpoints": [{"addresses": ["192.0.2.30"]}, {"addresses": ["192.0.2.31"]}],
-        "ports": [{"name": "https", "port": 6443, "protocol": "TCP"}],
-    });
     server
         .script
         .lock()
         .unwrap()
         .items
-        .insert("endpointslices", vec![slice]);
+        .insert("endpointslices", vec![api_server_slice()]);
     server.refuse(&[], 0);
     watch.until("the endpoints", |watch| {
         let servers = watch
