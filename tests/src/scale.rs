@@ -38,6 +38,8 @@ pub struct Scale {
     pub cgroups_per_second: u32,
     /// Pods of one name that come and go with connections of their own: a multiple of 4.
     pub churned_pods: u16,
+    /// Connections of each of them, and up to nine more.
+    pub churned_connections: u32,
 }
 
 impl Scale {
@@ -52,7 +54,8 @@ impl Scale {
         flood_connections: 192,
         listening_ports: 100,
         cgroups_per_second: 5,
-        churned_pods: 8,
+        churned_pods: 32,
+        churned_connections: 10,
     };
     const CI: Self = Self {
         tier: Tier::Ci,
@@ -65,14 +68,16 @@ impl Scale {
         flood_connections: 2_496,
         listening_ports: 1_500,
         cgroups_per_second: 50,
-        churned_pods: 40,
+        churned_pods: 24,
+        churned_connections: 100,
     };
     const FULL: Self = Self {
         tier: Tier::Full,
         flood_connections: 50_016,
         listening_ports: 30_000,
         cgroups_per_second: 1_000,
-        churned_pods: 800,
+        churned_pods: 200,
+        churned_connections: 1_000,
         ..Self::CI
     };
 
