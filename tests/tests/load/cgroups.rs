@@ -10,8 +10,8 @@ use serde_json::Value;
 
 use super::node::Node;
 
-/// Containers of the node, pause containers among them.
-const ALIVE: u64 = 6;
+/// Containers of the node, pause containers and the agent's canary among them.
+const ALIVE: u64 = 7;
 
 /// Containers that are gone and keep their program for their last sockets: a constant of the agent.
 const LINGERING_MAX: u64 = 256;
