@@ -34,6 +34,8 @@ pub struct Scale {
     pub flood_connections: u32,
     /// Ports that one container listens on.
     pub listening_ports: u16,
+    /// Datagrams from new ports each second.
+    pub datagrams_per_second: u32,
     /// Cgroups made and removed each second.
     pub cgroups_per_second: u32,
     /// Pods of one name that come and go with connections of their own: a multiple of 4.
@@ -53,6 +55,7 @@ impl Scale {
         load_ms: 10_000,
         flood_connections: 192,
         listening_ports: 100,
+        datagrams_per_second: 20,
         cgroups_per_second: 5,
         churned_pods: 32,
         churned_connections: 10,
@@ -67,6 +70,7 @@ impl Scale {
         load_ms: 10_000,
         flood_connections: 2_496,
         listening_ports: 1_500,
+        datagrams_per_second: 1_000,
         cgroups_per_second: 50,
         churned_pods: 24,
         churned_connections: 100,
@@ -75,6 +79,7 @@ impl Scale {
         tier: Tier::Full,
         flood_connections: 50_016,
         listening_ports: 30_000,
+        datagrams_per_second: 20_000,
         cgroups_per_second: 1_000,
         churned_pods: 200,
         churned_connections: 1_000,
