@@ -376,10 +376,11 @@ fn a_noisy_container_spends_its_own_share_and_nothing_goes_uncounted() {
         assert_eq!(stopped.dropped(place, reason), 0, "{place} {reason}");
     }
     let flows = stopped.flows();
-    let changes = flows
+    let changes: u64 = flows
         .values()
-        .map(|counts| counts.connections + counts.failures + counts.closed);
-    assert_eq!(stopped.delivered("ebpf.flows"), changes.sum());
+        .map(|counts| counts.connections + counts.failures + counts.closed)
+        .sum();
+    assert_eq!(stopped.delivered("ebpf.flows"), changes);
     let refused = stopped.facts.iter().rev().find_map(|fact| match fact {
         Fact::Refused {
             cgroup,
