@@ -62,8 +62,51 @@ pub const FLAGS_MISSING: Reason = Reason {
     reason: "flags_replaced",
 };
 
+/// A UDP flow found no room in its table and was counted in the overflow entry of its owner: peer and port are lost.
+pub const UDP_FLOWS_FULL: Reason = Reason {
+    index: 8,
+    place: "udp_flows",
+    reason: "full",
+};
+/// The same, since its container had made its share of new entries.
+pub const UDP_FLOWS_QUOTA: Reason = Reason {
+    index: 9,
+    place: "udp_flows",
+    reason: "quota",
+};
+/// A UDP socket's own port found no room: the scan finds when it closes.
+pub const UDP_SOCKETS_FULL: Reason = Reason {
+    index: 10,
+    place: "udp_sockets",
+    reason: "full",
+};
+/// The same, since its container has its share of such sockets.
+pub const UDP_SOCKETS_QUOTA: Reason = Reason {
+    index: 11,
+    place: "udp_sockets",
+    reason: "quota",
+};
+/// A record found no room in the ring of UDP. The scan of sockets makes up for it.
+pub const UDP_EVENTS_FULL: Reason = Reason {
+    index: 12,
+    place: "udp_events",
+    reason: "full",
+};
+/// A UDP socket of a cgroup whose attachment is not filled in yet.
+pub const UDP_UNATTRIBUTED: Reason = Reason {
+    index: 13,
+    place: "udp",
+    reason: "unattributed",
+};
+/// A datagram whose headers are not in one piece, or a fragment: its bytes are not counted.
+pub const UDP_UNPARSED: Reason = Reason {
+    index: 14,
+    place: "udp_packets",
+    reason: "unparsed",
+};
+
 /// Every reason, in the order of the indexes.
-pub const REASONS: [Reason; 8] = [
+pub const REASONS: [Reason; 15] = [
     EVENTS_FULL,
     FLOWS_FULL,
     OVERFLOW_MISSING,
@@ -72,10 +115,17 @@ pub const REASONS: [Reason; 8] = [
     PATH_UNREADABLE,
     CPU_STALLED,
     FLAGS_MISSING,
+    UDP_FLOWS_FULL,
+    UDP_FLOWS_QUOTA,
+    UDP_SOCKETS_FULL,
+    UDP_SOCKETS_QUOTA,
+    UDP_EVENTS_FULL,
+    UDP_UNATTRIBUTED,
+    UDP_UNPARSED,
 ];
 
 /// Entries of the map of counters.
-pub const CAPACITY: u32 = 8;
+pub const CAPACITY: u32 = 15;
 
 const _: () = assert!(REASONS.len() == CAPACITY as usize);
 

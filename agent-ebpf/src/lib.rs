@@ -3,6 +3,7 @@
 //! - [`names`]: programs and maps, spelled once.
 //! - [`event`]: records of the ring: listeners and cgroup directories.
 //! - [`flow`]: keys and counts of the flow tables.
+//! - [`udp`]: the same of UDP, which is an object of its own.
 //! - [`cpu`]: CPU time in 100 ms windows.
 //! - [`drops`]: why something was not recorded.
 //!
@@ -14,3 +15,4 @@ pub mod drops;
 pub mod event;
 pub mod flow;
 pub mod names;
+pub mod udp;

@@ -2,6 +2,7 @@
 //! observer must have seen: the oracle.
 
 pub mod burn;
+mod datagrams;
 mod exchange;
 mod lanes;
 mod listen;
@@ -45,6 +46,8 @@ pub enum Plan {
         /// Opened and closed together.
         endpoints: Vec<Endpoint>,
     },
+    /// Opens UDP sockets and uses them as told by lines on stdin: the module `datagrams` has the words.
+    Datagrams,
     /// Uses CPU, then prints [`burn::Burnt`].
     Burn(burn::Burn),
 }
@@ -347,6 +350,7 @@ pub fn act(plan: Plan) -> Result<()> {
             then_close,
         } => pool::pass(endpoint, &through, then_close),
         Plan::Listen { endpoints } => listen::obey(&endpoints),
+        Plan::Datagrams => datagrams::obey(),
         Plan::Burn(plan) => worker::print(&burn::burn(&plan)?),
     }
 }

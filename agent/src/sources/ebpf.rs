@@ -30,11 +30,25 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use plumbline_core::id::CgroupId;
+use plumbline_core::settings::CoreSettings;
 use plumbline_core::time::Timestamp;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::sources::Sink;
 use crate::sources::cgroups::CgroupRoot;
+
+/// What is seen of UDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UdpMode {
+    /// Servers and peers, from `bind`, `connect`, `sendmsg` and `recvmsg`.
+    #[default]
+    Peers,
+    /// Also datagrams and bytes per peer: a program sees every packet, those of TCP too.
+    Flows,
+    /// No program. Scans still find servers outside the range of dynamic ports.
+    Off,
+}
 
 /// What the source does.
 #[derive(Clone, Debug)]
@@ -43,6 +57,10 @@ pub struct Settings {
     pub cgroup_root: CgroupRoot,
     /// Listeners and flows.
     pub tcp: bool,
+    /// UDP.
+    pub udp: UdpMode,
+    /// Ports that the kernel gives out by itself, first and last.
+    pub ephemeral_ports: (u16, u16),
     /// CPU time in 100 ms windows.
     pub cpu_windows: bool,
     /// Between readings of the flow tables.
@@ -60,6 +78,8 @@ impl Settings {
         Self {
             cgroup_root,
             tcp: true,
+            udp: UdpMode::Peers,
+            ephemeral_ports: CoreSettings::default().ephemeral_ports,
             cpu_windows: true,
             flow_interval: Duration::from_secs(1),
             rescan_interval: Duration::from_secs(30),
@@ -82,7 +102,7 @@ pub struct Stats {
 /// What the kernel says about one of our programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramStats {
-    /// Its name, one of [`plumbline_ebpf::names::PROGRAMS`].
+    /// Its name, one of [`plumbline_ebpf::names`].
     pub name: String,
     /// Its id.
     pub id: u32,

@@ -13,3 +13,4 @@ mod cpu;
 mod flows;
 mod listeners;
 mod observer;
+mod udp;

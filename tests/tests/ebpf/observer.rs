@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use plumbline::clock;
 use plumbline::sources::cgroups::CgroupRoot;
+use plumbline::sources::ebpf::UdpMode;
 use plumbline::sources::sockets::Scanner;
 use plumbline::sources::{Sink, ebpf, sockets};
 use plumbline_core::id::CgroupId;
@@ -50,6 +51,11 @@ impl Observer {
 
     /// As [`Observer::start`], with the scan of sockets every `interval`.
     pub(crate) fn scanning(sandbox: &Sandbox, interval: Duration) -> Option<Self> {
+        Self::watching(sandbox, interval, UdpMode::Peers)
+    }
+
+    /// As [`Observer::scanning`], and with what is to be seen of UDP.
+    pub(crate) fn watching(sandbox: &Sandbox, interval: Duration, udp: UdpMode) -> Option<Self> {
         let cgroup_root =
             CgroupRoot::find(Some(sandbox.root())).expect("the sandbox is in cgroup2");
         let (sink, mut receiver) = Sink::new();
@@ -71,8 +77,11 @@ impl Observer {
                 unix_ns: clock::unix_ns(),
             },
         );
-        let kernel =
-            ebpf::spawn(ebpf::Settings::new(cgroup_root.clone()), sink.clone()).expect("a thread");
+        let settings = ebpf::Settings {
+            udp,
+            ..ebpf::Settings::new(cgroup_root.clone())
+        };
+        let kernel = ebpf::spawn(settings, sink.clone()).expect("a thread");
         let stop = Arc::new(AtomicBool::new(false));
         let settings = sockets::Settings {
             proc_root: "/proc".into(),
@@ -91,7 +100,7 @@ impl Observer {
     }
 
     fn usable(&self) -> bool {
-        for probe in ["tcp", "cpu_windows", "cgroups"] {
+        for probe in ["tcp", "udp", "cpu_windows", "cgroups"] {
             let status = self.expect(probe, |seen| {
                 seen.facts.iter().rev().find_map(|seen| match &seen.fact {
                     Fact::Probe(status) if status.probe == probe => Some(status.clone()),

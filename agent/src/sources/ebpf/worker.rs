@@ -1,7 +1,8 @@
 //! The thread of the source: waits for the ring, for retries and for its ticks, and sends what it finds.
 //!
-//! `walks`: of the cgroup tree. `readings`: of the kernel's tables and counters.
+//! `datagrams`: what is UDP's. `walks`: of the cgroup tree. `readings`: of the kernel's tables and counters.
 
+mod datagrams;
 mod readings;
 mod walks;
 
@@ -87,9 +88,10 @@ impl Worker {
         let facts = support::probe();
         let wanted = Wanted {
             tcp: settings.tcp,
+            udp: settings.udp,
             cpu_windows: settings.cpu_windows,
         };
-        let probes = Probes::attach(&plan(&facts, wanted), settings.flows_max);
+        let probes = Probes::attach(&plan(&facts, wanted), &settings);
         for status in probes.statuses() {
             if status.health != Health::Off
                 && let Some(reason) = &status.reason
@@ -137,6 +139,8 @@ impl Worker {
                 .as_ref()
                 .map(|events| PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)),
         );
+        let of_udp = self.probes.udp.as_ref();
+        fds.extend(of_udp.map(|udp| PollFd::from_borrowed_fd(udp.events.as_fd(), PollFlags::IN)));
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => fds[0].revents().is_empty(),
             Err(error) => {
@@ -148,12 +152,14 @@ impl Worker {
 
     fn work(&mut self, stats: &Mutex<Stats>) {
         self.drain();
+        self.drain_udp();
         for (path, attempt) in self.retries.due(clock::monotonic()) {
             self.appeared(path, attempt + 1);
         }
         let now = clock::monotonic();
         if now >= self.next.flows {
             self.read_flows();
+            self.read_datagrams();
             self.next.flows = now.plus(self.settings.flow_interval);
         }
         if now >= self.next.tick {
@@ -242,6 +248,7 @@ impl Worker {
             self.containers
                 .insert(row.cgroup, row.path.clone(), pre_existing);
             self.attach(row.cgroup, &row.path, pre_existing);
+            self.attach_udp(row.cgroup, &row.path);
         }
         if is_in_container(&row.path)
             && let Some(windows) = &mut self.probes.windows
@@ -300,6 +307,7 @@ impl Worker {
     fn tick(&mut self, stats: &Mutex<Stats>) {
         let now = clock::monotonic();
         self.release_expired(now);
+        self.release_udp();
         self.read_windows();
         *stats.lock().unwrap_or_else(PoisonError::into_inner) = self.probes.stats();
         for status in self.probes.statuses() {

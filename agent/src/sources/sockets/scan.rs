@@ -1,8 +1,8 @@
-//! One scan: tables of listening sockets per network namespace, joined with the descriptors of processes.
+//! One scan: tables of listening sockets, and of UDP sockets without a peer, per network namespace, joined with the descriptors of processes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
@@ -10,7 +10,7 @@ use plumbline_core::declared::Transport;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{HOLDERS_MAX, Holder, ListenerRow};
 use procfs::ProcError;
-use procfs::net::{TcpNetEntry, TcpState};
+use procfs::net::{TcpNetEntry, TcpState, UdpNetEntry, UdpState};
 use procfs::process::{FDTarget, Process};
 use rustix::io::Errno;
 
@@ -80,8 +80,9 @@ struct Candidate {
     netns: u64,
 }
 
-/// A listening socket of one network namespace.
+/// A listening socket of one network namespace, or a UDP socket without a peer.
 struct Socket {
+    transport: Transport,
     address: IpAddr,
     port: u16,
     netns: u64,
@@ -117,7 +118,7 @@ pub(super) fn scan(
         }
         scan.rows.push(ListenerRow {
             owner: first.cgroup,
-            transport: Transport::Tcp,
+            transport: socket.transport,
             v6only: None,
             cookie: None,
             address: socket.address,
@@ -195,7 +196,7 @@ fn netns(process: &Path) -> io::Result<u64> {
     std::fs::metadata(process.join("ns/net")).map(|meta| meta.ino())
 }
 
-/// Listening sockets by inode, of every network namespace that a candidate is in.
+/// Sockets that wait for others by inode, of every network namespace that a candidate is in.
 fn listening(candidates: &[Candidate], errors: &mut Errors) -> BTreeMap<u64, Socket> {
     let mut members: BTreeMap<u64, Vec<&Candidate>> = BTreeMap::new();
     for candidate in candidates {
@@ -206,22 +207,25 @@ fn listening(candidates: &[Candidate], errors: &mut Errors) -> BTreeMap<u64, Soc
         let Some(entries) = tables_of_any(&members, errors) else {
             continue;
         };
-        let listening = |entry: &TcpNetEntry| entry.state == TcpState::Listen && entry.inode != 0;
-        for entry in entries.into_iter().filter(listening) {
+        for (transport, address, inode) in entries {
             let socket = Socket {
-                address: entry.local_address.ip().to_canonical(),
-                port: entry.local_address.port(),
+                transport,
+                address: address.ip().to_canonical(),
+                port: address.port(),
                 netns,
                 holders: Vec::new(),
             };
-            sockets.insert(entry.inode, socket);
+            sockets.insert(inode, socket);
         }
     }
     sockets
 }
 
-/// The tables of a namespace, by whichever of its processes still lives to show them.
-fn tables_of_any(members: &[&Candidate], errors: &mut Errors) -> Option<Vec<TcpNetEntry>> {
+/// Transport, local address and inode of a socket.
+type Entry = (Transport, SocketAddr, u64);
+
+/// The sockets of a namespace, by whichever of its processes still lives to show them.
+fn tables_of_any(members: &[&Candidate], errors: &mut Errors) -> Option<Vec<Entry>> {
     let mut failed = None;
     for member in members {
         match tables(&member.process) {
@@ -235,15 +239,41 @@ fn tables_of_any(members: &[&Candidate], errors: &mut Errors) -> Option<Vec<TcpN
     None
 }
 
-fn tables(process: &Process) -> Result<Vec<TcpNetEntry>, ProcError> {
-    let mut entries = process.tcp()?;
-    // Absent when the kernel runs without IPv6.
-    match process.tcp6() {
-        Ok(more) => entries.extend(more),
-        Err(ProcError::NotFound(_)) => {}
-        Err(error) => return Err(error),
+fn tables(process: &Process) -> Result<Vec<Entry>, ProcError> {
+    let tcp = process
+        .tcp()?
+        .into_iter()
+        .chain(if_there(process.tcp6())?)
+        .filter(|entry| entry.state == TcpState::Listen)
+        .map(
+            |TcpNetEntry {
+                 local_address,
+                 inode,
+                 ..
+             }| (Transport::Tcp, local_address, inode),
+        );
+    let udp = process
+        .udp()?
+        .into_iter()
+        .chain(if_there(process.udp6())?)
+        .filter(|entry| entry.state == UdpState::Close)
+        .map(
+            |UdpNetEntry {
+                 local_address,
+                 inode,
+                 ..
+             }| (Transport::Udp, local_address, inode),
+        );
+    let there = |(_, address, inode): &Entry| *inode != 0 && address.port() != 0;
+    Ok(tcp.chain(udp).filter(there).collect())
+}
+
+/// The table of IPv6 is absent when the kernel runs without.
+fn if_there<T>(table: Result<Vec<T>, ProcError>) -> Result<Vec<T>, ProcError> {
+    match table {
+        Err(ProcError::NotFound(_)) => Ok(Vec::new()),
+        table => table,
     }
-    Ok(entries)
 }
 
 /// Adds a process to the sockets that it holds.
