@@ -4,6 +4,7 @@
 pub mod burn;
 mod datagrams;
 mod exchange;
+pub mod flood;
 mod lanes;
 mod listen;
 mod pool;
@@ -48,6 +49,10 @@ pub enum Plan {
     },
     /// Opens UDP sockets and uses them as told by lines on stdin: the module `datagrams` has the words.
     Datagrams,
+    /// Makes many short connections to itself, then prints [`flood::Flooded`].
+    Flood(flood::Flood),
+    /// Opens and closes many listening ports as told by lines on stdin: `open`, `close`, `exit`.
+    Ports(flood::Ports),
     /// Uses CPU, then prints [`burn::Burnt`].
     Burn(burn::Burn),
 }
@@ -351,6 +356,8 @@ pub fn act(plan: Plan) -> Result<()> {
         } => pool::pass(endpoint, &through, then_close),
         Plan::Listen { endpoints } => listen::obey(&endpoints),
         Plan::Datagrams => datagrams::obey(),
+        Plan::Flood(plan) => worker::print(&flood::flood(&plan)?),
+        Plan::Ports(plan) => flood::ports(&plan),
         Plan::Burn(plan) => worker::print(&burn::burn(&plan)?),
     }
 }

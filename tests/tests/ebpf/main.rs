@@ -12,5 +12,7 @@ mod attribution;
 mod cpu;
 mod flows;
 mod listeners;
+mod matrix;
 mod observer;
 mod udp;
+mod verifier;

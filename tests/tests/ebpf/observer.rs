@@ -56,6 +56,16 @@ impl Observer {
 
     /// As [`Observer::scanning`], and with what is to be seen of UDP.
     pub(crate) fn watching(sandbox: &Sandbox, interval: Duration, udp: UdpMode) -> Option<Self> {
+        let observer = Self::launch(sandbox, interval, udp);
+        observer.usable().then_some(observer)
+    }
+
+    /// As [`Observer::start`], whatever the probes say about themselves.
+    pub(crate) fn unjudged(sandbox: &Sandbox) -> Self {
+        Self::launch(sandbox, Duration::from_secs(1), UdpMode::Peers)
+    }
+
+    fn launch(sandbox: &Sandbox, interval: Duration, udp: UdpMode) -> Self {
         let cgroup_root =
             CgroupRoot::find(Some(sandbox.root())).expect("the sandbox is in cgroup2");
         let (sink, mut receiver) = Sink::new();
@@ -89,14 +99,13 @@ impl Observer {
             interval,
         };
         let scanner = Scanner::spawn(settings, sink, Arc::clone(&stop)).expect("a thread");
-        let observer = Self {
+        Self {
             kernel,
             seen,
             stop,
             scanner: Some(scanner),
             reader: Some(reader),
-        };
-        observer.usable().then_some(observer)
+        }
     }
 
     fn usable(&self) -> bool {

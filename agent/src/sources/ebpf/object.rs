@@ -20,14 +20,14 @@ pub(super) const fn bytes() -> Option<&'static [u8]> {
 
 /// The object of UDP, unless this was built without a compiler for it.
 #[cfg(not(plumbline_no_ebpf))]
-fn datagrams() -> Option<&'static [u8]> {
+pub(super) fn datagrams() -> Option<&'static [u8]> {
     static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/datagrams"));
     Some(OBJECT)
 }
 
 /// The object of UDP, unless this was built without a compiler for it.
 #[cfg(plumbline_no_ebpf)]
-const fn datagrams() -> Option<&'static [u8]> {
+pub(super) const fn datagrams() -> Option<&'static [u8]> {
     None
 }
 
