@@ -169,6 +169,8 @@ pub struct NodeArgs {
 pub enum Probe {
     /// Listeners and connections of containers, from their cgroups' sockets.
     Tcp,
+    /// UDP servers and peers; the same as `--udp off`.
+    Udp,
     /// CPU time in 100 ms windows, from the scheduler.
     CpuWindows,
 }

@@ -212,7 +212,11 @@ pub fn resolve(
             .unwrap_or_else(|| "/proc".into()),
         declared,
         tcp: !args.disable.contains(&Probe::Tcp) && file.probes.tcp.unwrap_or(true),
-        udp: args.udp.or(file.probes.udp).unwrap_or_default(),
+        udp: if args.disable.contains(&Probe::Udp) {
+            UdpMode::Off
+        } else {
+            args.udp.or(file.probes.udp).unwrap_or_default()
+        },
         cpu_windows: !args.disable.contains(&Probe::CpuWindows)
             && file.probes.cpu_windows.unwrap_or(true),
         scan_interval,
@@ -359,6 +363,7 @@ mod tests {
             ("", "", UdpMode::Peers),
             ("", "probes: {udp: flows}", UdpMode::Flows),
             ("--udp off", "probes: {udp: flows}", UdpMode::Off),
+            ("--udp flows --disable udp", "", UdpMode::Off),
         ] {
             let config = resolve(&args(flags), file(yaml), |_| None).unwrap();
             assert_eq!(config.udp, expected, "{flags} {yaml}");

@@ -171,16 +171,25 @@ impl Packet {
     fn past_extensions(&self) -> Option<usize> {
         let (mut next, mut offset) = (self.byte(6)?, 40_usize);
         for _ in 0..EXTENSIONS_MAX {
-            let length = match next {
-                UDP => return Some(offset),
-                // Hop-by-hop options, routing, destination options.
-                0 | 43 | 60 => (usize::from(self.byte(offset + 1)?) + 1) * 8,
-                // A fragment: the first one has ports, and sockets get whole datagrams.
-                44 if self.half(offset + 2)? >> 3 == 0 => 8,
-                _ => return None,
+            // Hop-by-hop options, routing, fragment, destination options.
+            if !matches!(next, 0 | 43 | 44 | 60) {
+                break;
+            }
+            // All that is asked of a header, read at once: the verifier takes nothing from a test of the first byte alone
+            // (`invalid access to packet, off=0 size=1, R0(id=101,off=0,r=0)`).
+            let header = self.at::<[u8; 4]>(offset)?;
+            // SAFETY: within the packet, as just seen.
+            let [following, length, high, low] = unsafe { *header };
+            offset += if next == 44 {
+                // The first fragment has ports, and sockets get whole datagrams.
+                if u16::from_be_bytes([high, low]) >> 3 != 0 {
+                    return unparsed();
+                }
+                8
+            } else {
+                (usize::from(length) + 1) * 8
             };
-            next = self.byte(offset)?;
-            offset += length;
+            next = following;
         }
         if next == UDP { Some(offset) } else { None }
     }
