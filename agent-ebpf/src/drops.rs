@@ -11,10 +11,10 @@ pub struct Reason {
     pub reason: &'static str,
 }
 
-/// A record found no room in the ring. The rescan of cgroups and the scan of listeners make up for it.
-pub const EVENTS_FULL: Reason = Reason {
+/// The record of a listener found no room in the ring. The scan of listeners makes up for it.
+pub const LISTENERS_FULL: Reason = Reason {
     index: 0,
-    place: "events",
+    place: "listener_events",
     reason: "full",
 };
 /// A flow found no room in its table and was counted in the overflow entry of its owner: peer and port are lost.
@@ -62,52 +62,73 @@ pub const FLAGS_MISSING: Reason = Reason {
     reason: "flags_replaced",
 };
 
+/// The record of a cgroup found no room in the ring. The rescan of cgroups makes up for it.
+pub const CGROUPS_FULL: Reason = Reason {
+    index: 8,
+    place: "cgroup_events",
+    reason: "full",
+};
+/// A container told of more listeners than one may in a second: its record was left out, for the sake of the others. The
+/// scan of listeners makes up for it.
+pub const LISTENERS_BUDGET: Reason = Reason {
+    index: 9,
+    place: "listener_events",
+    reason: "budget",
+};
+/// A container had more flows than one may between two readings: this one was counted in its overflow entry, and the room
+/// is left to the others.
+pub const FLOWS_BUDGET: Reason = Reason {
+    index: 10,
+    place: "flows",
+    reason: "budget",
+};
+
 /// A UDP flow found no room in its table and was counted in the overflow entry of its owner: peer and port are lost.
 pub const UDP_FLOWS_FULL: Reason = Reason {
-    index: 8,
-    place: "udp_flows",
-    reason: "full",
-};
-/// The same, since its container had made its share of new entries.
-pub const UDP_FLOWS_QUOTA: Reason = Reason {
-    index: 9,
-    place: "udp_flows",
-    reason: "quota",
-};
-/// A UDP socket's own port found no room: the scan finds when it closes.
-pub const UDP_SOCKETS_FULL: Reason = Reason {
-    index: 10,
-    place: "udp_sockets",
-    reason: "full",
-};
-/// The same, since its container has its share of such sockets.
-pub const UDP_SOCKETS_QUOTA: Reason = Reason {
     index: 11,
+    place: "udp_flows",
+    reason: "full",
+};
+/// The same, since its container had more than one may between two readings.
+pub const UDP_FLOWS_BUDGET: Reason = Reason {
+    index: 12,
+    place: "udp_flows",
+    reason: "budget",
+};
+/// A UDP socket whose program chose its port found no room: the scan finds when it closes.
+pub const UDP_SOCKETS_FULL: Reason = Reason {
+    index: 13,
     place: "udp_sockets",
-    reason: "quota",
+    reason: "full",
+};
+/// The same, since its container has as many such sockets as one may.
+pub const UDP_SOCKETS_BUDGET: Reason = Reason {
+    index: 14,
+    place: "udp_sockets",
+    reason: "budget",
 };
 /// A record found no room in the ring of UDP. The scan of sockets makes up for it.
 pub const UDP_EVENTS_FULL: Reason = Reason {
-    index: 12,
+    index: 15,
     place: "udp_events",
     reason: "full",
 };
 /// A UDP socket of a cgroup whose attachment is not filled in yet.
 pub const UDP_UNATTRIBUTED: Reason = Reason {
-    index: 13,
+    index: 16,
     place: "udp",
     reason: "unattributed",
 };
 /// A datagram whose headers are not in one piece, or a fragment: its bytes are not counted.
 pub const UDP_UNPARSED: Reason = Reason {
-    index: 14,
+    index: 17,
     place: "udp_packets",
     reason: "unparsed",
 };
 
 /// Every reason, in the order of the indexes.
-pub const REASONS: [Reason; 15] = [
-    EVENTS_FULL,
+pub const REASONS: [Reason; 18] = [
+    LISTENERS_FULL,
     FLOWS_FULL,
     OVERFLOW_MISSING,
     UNATTRIBUTED,
@@ -115,17 +136,20 @@ pub const REASONS: [Reason; 15] = [
     PATH_UNREADABLE,
     CPU_STALLED,
     FLAGS_MISSING,
+    CGROUPS_FULL,
+    LISTENERS_BUDGET,
+    FLOWS_BUDGET,
     UDP_FLOWS_FULL,
-    UDP_FLOWS_QUOTA,
+    UDP_FLOWS_BUDGET,
     UDP_SOCKETS_FULL,
-    UDP_SOCKETS_QUOTA,
+    UDP_SOCKETS_BUDGET,
     UDP_EVENTS_FULL,
     UDP_UNATTRIBUTED,
     UDP_UNPARSED,
 ];
 
 /// Entries of the map of counters.
-pub const CAPACITY: u32 = 15;
+pub const CAPACITY: u32 = 18;
 
 const _: () = assert!(REASONS.len() == CAPACITY as usize);
 

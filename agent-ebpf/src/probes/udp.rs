@@ -25,7 +25,7 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use plumbline_ebpf::drops::{
-    OVERFLOW_MISSING, UDP_EVENTS_FULL, UDP_FLOWS_FULL, UDP_FLOWS_QUOTA, UDP_UNATTRIBUTED,
+    OVERFLOW_MISSING, UDP_EVENTS_FULL, UDP_FLOWS_BUDGET, UDP_FLOWS_FULL, UDP_UNATTRIBUTED,
 };
 use plumbline_ebpf::event::{ListenerRecord, PROTOCOL_UDP};
 use plumbline_ebpf::flow::{
@@ -246,7 +246,7 @@ fn record(
         }
         drops::count(UDP_FLOWS_FULL);
     } else {
-        drops::count(UDP_FLOWS_QUOTA);
+        drops::count(UDP_FLOWS_BUDGET);
     }
     match PLUMB_UDP_OVER.get_ptr_mut(FlowKey {
         peer: [assembly::zero(); 4],

@@ -6,7 +6,7 @@ use aya_ebpf::bindings::{bpf_sock, bpf_sock_addr};
 use aya_ebpf::helpers::bpf_get_socket_cookie;
 use aya_ebpf::macros::{cgroup_sock, cgroup_sock_addr};
 use aya_ebpf::programs::{SockAddrContext, SockContext};
-use plumbline_ebpf::drops::{UDP_SOCKETS_FULL, UDP_SOCKETS_QUOTA};
+use plumbline_ebpf::drops::{UDP_SOCKETS_BUDGET, UDP_SOCKETS_FULL};
 use plumbline_ebpf::event::{LISTENER_CLOSED, LISTENER_OPENED};
 use plumbline_ebpf::flow::FAMILY_NONE;
 use plumbline_ebpf::udp::{SOCKETS_PER_OWNER, Socket};
@@ -105,12 +105,12 @@ fn asked(ctx: *mut bpf_sock_addr) {
         connected: zero,
     };
     let Some(used) = PLUMB_UDP_QUOTA.get_ptr_mut(owner) else {
-        drops::count(UDP_SOCKETS_QUOTA);
+        drops::count(UDP_SOCKETS_BUDGET);
         return;
     };
     // SAFETY: a value of the map.
     if unsafe { read_volatile(used) } >= SOCKETS_PER_OWNER {
-        drops::count(UDP_SOCKETS_QUOTA);
+        drops::count(UDP_SOCKETS_BUDGET);
     } else if PLUMB_UDP_SOCKS.insert(cookie, socket, 0).is_ok() {
         // SAFETY: an aligned u64 in a map's value.
         unsafe { assembly::add_atomic(used, 1) };

@@ -38,6 +38,7 @@ pub(super) struct Flows<C: Counts> {
     entries: u64,
     admitted: BTreeMap<FlowKey, C>,
     pending: Pending,
+    delivered: u64,
 }
 
 impl Flows<flow::FlowCounts> {
@@ -53,6 +54,7 @@ impl Flows<flow::FlowCounts> {
             entries: 0,
             admitted: BTreeMap::new(),
             pending: Pending::default(),
+            delivered: 0,
         })
     }
 }
@@ -70,6 +72,7 @@ impl Flows<udp::Counts> {
             entries: 0,
             admitted: BTreeMap::new(),
             pending: Pending::default(),
+            delivered: 0,
         })
     }
 }
@@ -133,6 +136,16 @@ impl<C: Counts> Flows<C> {
         Ok(())
     }
 
+    /// Whose flows are kept apart and never told.
+    pub(super) const fn set_canary(&mut self, canary: CgroupId) {
+        self.pending.canary = Some(canary);
+    }
+
+    /// What the canary did as client and as server since this was asked last.
+    pub(super) fn take_canary(&mut self) -> [FlowCounts; 2] {
+        std::mem::take(&mut self.pending.of_canary)
+    }
+
     /// What is to be handed on.
     pub(super) fn rows(&self) -> Vec<FlowRow> {
         self.pending.rows(self.transport)
@@ -140,7 +153,18 @@ impl<C: Counts> Flows<C> {
 
     /// The rows were handed on.
     pub(super) fn sent(&mut self) {
+        let changes = |counts: &FlowCounts| {
+            let packets = counts.sent_packets + counts.received_packets;
+            counts.connections + counts.failures + counts.closed + packets
+        };
+        self.delivered += self.pending.rows.values().map(changes).sum::<u64>();
         self.pending.rows.clear();
+    }
+
+    /// Changes of connections that were handed on: established, failed, closed; of UDP associations and datagrams. Each is
+    /// one run of a program that recorded something, but for datagrams that share a buffer.
+    pub(super) const fn delivered(&self) -> u64 {
+        self.delivered
     }
 
     /// Entries in use at the last reading, and how many there can be.
@@ -168,6 +192,9 @@ struct Pending {
     rows: BTreeMap<FlowKey, FlowCounts>,
     undecodable: u64,
     folded: u64,
+    /// The cgroup of the canary.
+    canary: Option<CgroupId>,
+    of_canary: [FlowCounts; 2],
 }
 
 impl Pending {
@@ -175,9 +202,12 @@ impl Pending {
         if *counts == C::default() {
             return;
         }
-        if key.side().is_none() {
+        let Some(side) = key.side() else {
             self.undecodable += 1;
             return;
+        };
+        if self.canary == Some(CgroupId(key.owner)) {
+            return self.of_canary[usize::from(side == Side::Server)].add(&counts.convert());
         }
         let mut key = FlowKey { epoch: 0, ..key };
         if self.rows.len() >= PENDING_MAX && !self.rows.contains_key(&key) {

@@ -2,7 +2,7 @@
 
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{Fact, Health};
-use plumbline_ebpf::drops::{REASONS, UDP_FLOWS_FULL, UDP_FLOWS_QUOTA};
+use plumbline_ebpf::drops::{REASONS, UDP_FLOWS_BUDGET, UDP_FLOWS_FULL};
 use plumbline_ebpf::event::Event;
 use plumbline_ebpf::udp::SOCKETS_MAX;
 
@@ -23,7 +23,10 @@ impl Worker {
                 .map(|event| Happening::from(event, &self.settings.cgroup_root));
             drop(record);
             match happening {
-                Some(happening) => self.happened(happening),
+                Some(Happening::Listener(at, fact)) => {
+                    self.delivered.datagrams += u64::from(self.sink.send(at, fact));
+                }
+                Some(_) => self.undecodable += 1,
                 None => self.undecodable += 1,
             }
         }
@@ -104,7 +107,7 @@ impl Worker {
         let folded: u64 = REASONS
             .iter()
             .zip(&self.counters)
-            .filter(|(reason, _)| [UDP_FLOWS_FULL, UDP_FLOWS_QUOTA].contains(reason))
+            .filter(|(reason, _)| [UDP_FLOWS_FULL, UDP_FLOWS_BUDGET].contains(reason))
             .map(|(_, count)| count)
             .sum();
         let Some(udp) = &mut self.probes.udp else {
@@ -129,6 +132,9 @@ impl Worker {
         let (undecodable, folded) = flows.dropped();
         self.reporter.dropped("udp_flows", "decode", undecodable);
         self.reporter.dropped("udp_flows_pending", "full", folded);
+        self.reporter.delivered("udp_flows", flows.delivered());
+        self.reporter
+            .delivered("udp_events", self.delivered.datagrams);
         self.reporter.occupancy("udp_flows", flows.occupancy());
     }
 }
