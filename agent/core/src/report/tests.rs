@@ -56,6 +56,22 @@ fn overflow(container: usize) -> FlowView {
     }
 }
 
+/// The same of UDP, with its datagrams.
+fn datagrams(flow: FlowView) -> FlowView {
+    FlowView {
+        transport: Transport::Udp,
+        counts: FlowCounts {
+            connections: 2,
+            sent_packets: 3,
+            sent_bytes: 30,
+            received_packets: 4,
+            received_bytes: 40,
+            ..FlowCounts::default()
+        },
+        ..flow
+    }
+}
+
 /// Two containers with everything that can be measured.
 fn node() -> Snapshot {
     let app = DeclaredContainer {
@@ -101,18 +117,8 @@ fn node() -> Snapshot {
     node.flows = vec![
         flow(0, Role::Client, "db", 5432),
         flow(0, Role::Server, "front", 8080),
-        FlowView {
-            transport: Transport::Udp,
-            counts: FlowCounts {
-                connections: 2,
-                sent_packets: 3,
-                sent_bytes: 30,
-                received_packets: 4,
-                received_bytes: 40,
-                ..FlowCounts::default()
-            },
-            ..flow(0, Role::Client, "dns", 53)
-        },
+        datagrams(flow(0, Role::Client, "dns", 53)),
+        datagrams(overflow(0)),
         overflow(0),
         overflow(1),
     ];
@@ -212,12 +218,22 @@ fn points_of_a_container() {
         plumbline.network.connections [[network.transport,tcp],[otel.metric.overflow,true],[plumbline.flow.role,client]] 7 since 60 s
         plumbline.network.connections [[network.transport,tcp],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 7 since 60 s
         plumbline.network.connections [[network.transport,tcp],[plumbline.flow.role,server],[plumbline.peer.kind,workload],[plumbline.peer.name,front],[plumbline.peer.namespace,shop],[server.port,8080]] 7 since 60 s
+        plumbline.network.connections [[network.transport,udp],[otel.metric.overflow,true],[plumbline.flow.role,client]] 2 since 60 s
+        plumbline.network.connections [[network.transport,udp],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,dns],[plumbline.peer.namespace,shop],[server.port,53]] 2 since 60 s
         plumbline.network.io [[network.transport,tcp],[otel.metric.overflow,true],[plumbline.flow.io,received],[plumbline.flow.role,client]] 200 since 60 s
         plumbline.network.io [[network.transport,tcp],[otel.metric.overflow,true],[plumbline.flow.io,sent],[plumbline.flow.role,client]] 100 since 60 s
         plumbline.network.io [[network.transport,tcp],[plumbline.flow.io,received],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 200 since 60 s
         plumbline.network.io [[network.transport,tcp],[plumbline.flow.io,received],[plumbline.flow.role,server],[plumbline.peer.kind,workload],[plumbline.peer.name,front],[plumbline.peer.namespace,shop],[server.port,8080]] 200 since 60 s
         plumbline.network.io [[network.transport,tcp],[plumbline.flow.io,sent],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 100 since 60 s
         plumbline.network.io [[network.transport,tcp],[plumbline.flow.io,sent],[plumbline.flow.role,server],[plumbline.peer.kind,workload],[plumbline.peer.name,front],[plumbline.peer.namespace,shop],[server.port,8080]] 100 since 60 s
+        plumbline.network.io [[network.transport,udp],[otel.metric.overflow,true],[plumbline.flow.io,received],[plumbline.flow.role,client]] 40 since 60 s
+        plumbline.network.io [[network.transport,udp],[otel.metric.overflow,true],[plumbline.flow.io,sent],[plumbline.flow.role,client]] 30 since 60 s
+        plumbline.network.io [[network.transport,udp],[plumbline.flow.io,received],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,dns],[plumbline.peer.namespace,shop],[server.port,53]] 40 since 60 s
+        plumbline.network.io [[network.transport,udp],[plumbline.flow.io,sent],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,dns],[plumbline.peer.namespace,shop],[server.port,53]] 30 since 60 s
+        plumbline.network.packets [[network.transport,udp],[otel.metric.overflow,true],[plumbline.flow.io,received],[plumbline.flow.role,client]] 4 since 60 s
+        plumbline.network.packets [[network.transport,udp],[otel.metric.overflow,true],[plumbline.flow.io,sent],[plumbline.flow.role,client]] 3 since 60 s
+        plumbline.network.packets [[network.transport,udp],[plumbline.flow.io,received],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,dns],[plumbline.peer.namespace,shop],[server.port,53]] 4 since 60 s
+        plumbline.network.packets [[network.transport,udp],[plumbline.flow.io,sent],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,dns],[plumbline.peer.namespace,shop],[server.port,53]] 3 since 60 s
         plumbline.port.listening [[network.local.port,0],[network.transport,tcp],[otel.metric.overflow,true]] 5 since 1800 s
         plumbline.port.listening [[network.local.port,8080],[network.transport,tcp],[plumbline.bind.scope,any],[plumbline.declared.by,container_port]] 2 since 600 s
         plumbline.port.listening [[network.local.port,9999],[network.transport,tcp],[plumbline.bind.scope,pod],[plumbline.declared.by,none]] 1 since 600 s
@@ -315,7 +331,7 @@ fn a_container_that_is_gone_has_its_last_counts_only() {
         .iter()
         .map(|point| point.metric.name)
         .collect();
-    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.throttled.time plumbline.container.oom.kills plumbline.container.restarts plumbline.network.connect.failures plumbline.network.connections plumbline.network.io"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
+    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.throttled.time plumbline.container.oom.kills plumbline.container.restarts plumbline.network.connect.failures plumbline.network.connections plumbline.network.io plumbline.network.packets"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
 }
 
 #[test]

@@ -291,6 +291,7 @@ impl Counts for udp::Counts {
 
 #[cfg(test)]
 mod tests {
+    use plumbline_core::declared::Transport;
     use plumbline_core::observation::Role;
     use plumbline_ebpf::flow::{FlowCounts, FlowKey, ROLE_CLIENT, words};
 
@@ -353,14 +354,14 @@ mod tests {
         pending.add(key(0, 0), &connections(1));
         assert_eq!(pending.folded, 2);
         let total: u64 = pending
-            .rows()
+            .rows(Transport::Tcp)
             .iter()
             .map(|row| row.counts.connections)
             .sum();
         assert_eq!(total, u64::try_from(PENDING_MAX).unwrap() + 3);
         assert_eq!(
             pending
-                .rows()
+                .rows(Transport::Tcp)
                 .iter()
                 .filter(|row| row.peer.is_none())
                 .count(),
