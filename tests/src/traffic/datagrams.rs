@@ -18,12 +18,13 @@ use std::io::stdin;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::str::FromStr;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::worker;
+use crate::wait::monotonic_ns;
 
 /// How long a datagram is waited for.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -145,15 +146,16 @@ fn receive(socket: &UdpSocket, how: &str, count: usize) -> Result<usize> {
 
 /// Not faster than `rate` a second, so that a bounded load stays one. Answers the milliseconds that it took.
 fn flood(first: SocketAddr, count: u32, rate: u32) -> Result<String> {
-    let began = Instant::now();
+    let began = monotonic_ns();
+    let elapsed = || Duration::from_nanos(monotonic_ns().saturating_sub(began));
     for n in 0..count {
         let due = Duration::from_secs(1) * n / rate;
-        thread::sleep(due.saturating_sub(began.elapsed()));
+        thread::sleep(due.saturating_sub(elapsed()));
         let mut to = first;
         let offset = u16::try_from(n % u32::from(FLOOD_PORTS))?;
         to.set_port(first.port() + offset);
         // Refusals of others' datagrams do not come back to a new socket.
         open(first, false)?.send_to(&[7], to)?;
     }
-    Ok(began.elapsed().as_millis().to_string())
+    Ok(elapsed().as_millis().to_string())
 }

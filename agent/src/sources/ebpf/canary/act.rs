@@ -26,8 +26,8 @@ use rustix::time::{ClockId, clock_gettime};
 pub(in super::super) const BURN: Duration = Duration::from_millis(10);
 
 /// Bytes of payload each way.
-pub(in super::super) const PAYLOAD: u64 = 7;
-const TEXT: &[u8; PAYLOAD as usize] = b"canary\n";
+pub(in super::super) const PAYLOAD: u64 = TEXT.len() as u64;
+const TEXT: &[u8; 7] = b"canary\n";
 
 /// Each call on a socket may take this long.
 const PATIENCE: Duration = Duration::from_secs(2);
