@@ -303,6 +303,7 @@ fn a_full_flow_table_keeps_the_counts_and_loses_the_peer() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one scene, told in order")]
 fn a_noisy_container_spends_its_own_share_and_nothing_goes_uncounted() {
     const LISTENERS: u64 = 1_000;
     const CONNECTIONS: u64 = 700;
