@@ -149,6 +149,9 @@ pub struct NodeArgs {
     /// Time between two scans of the node's sockets, at most 30s [default: 30s]
     #[arg(long, value_name = "SPAN", env = "PLUMBLINE_SCAN_INTERVAL")]
     pub scan_interval: Option<Span>,
+    /// Time between two readings of open connections' bytes [default: 10s]
+    #[arg(long, value_name = "SPAN", env = "PLUMBLINE_CONNECTION_INTERVAL")]
+    pub connection_interval: Option<Span>,
     /// Probes not to attach
     #[arg(long, value_name = "PROBE", value_enum, value_delimiter = ',')]
     pub disable: Vec<Probe>,
@@ -167,6 +170,8 @@ pub enum Probe {
     Tcp,
     /// CPU time in 100 ms windows, from the scheduler.
     CpuWindows,
+    /// Bytes of connections while they are open, from sock_diag.
+    Connections,
 }
 
 /// How data is printed.

@@ -75,6 +75,8 @@ impl Node {
         let settings = ebpf::Settings {
             tcp: config.tcp,
             cpu_windows: config.cpu_windows,
+            connection_interval: config.connection_interval,
+            proc_root: config.proc_root.clone(),
             flow_interval: TICK,
             rescan_interval: config.scan_interval,
             ..ebpf::Settings::new(cgroup_root.clone())

@@ -8,6 +8,7 @@ pub mod kube;
 pub mod manifests;
 pub mod objects;
 pub mod processes;
+pub(crate) mod sock_diag;
 pub mod sockets;
 
 use std::sync::Arc;

@@ -20,6 +20,7 @@ use plumbline_ebpf::event::Event;
 use plumbline_ebpf::flow::CONTAINERS_MAX;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::connections::{self, Connections};
 use super::containers::Containers;
 use super::flags::Flags;
 use super::happening::Happening;
@@ -47,6 +48,8 @@ pub(super) fn run(
     ready: &SyncSender<()>,
 ) {
     let mut worker = Worker::start(settings, sink);
+    // Before any program is attached: what it finds is older than the agent.
+    worker.follow();
     worker.rescan();
     worker.tick(stats);
     // The starter may have given up waiting; then it also asks us to stop.
@@ -61,6 +64,7 @@ struct Worker {
     settings: Settings,
     sink: Sink,
     probes: Probes,
+    connections: Option<Connections>,
     reporter: Reporter,
     tree: Tree,
     containers: Containers,
@@ -109,6 +113,7 @@ impl Worker {
             settings,
             sink,
             probes,
+            connections: None,
             tree: Tree::default(),
             containers: Containers::default(),
             retries: Retries::default(),
@@ -116,6 +121,27 @@ impl Worker {
             undecodable: 0,
             flags: Flags::default(),
             incomplete: 0,
+        }
+    }
+
+    /// Begins to follow open connections, or says why not.
+    fn follow(&mut self) {
+        let entries = self.probes.followed.take();
+        let started = match (self.settings.connection_interval, entries) {
+            (None, _) => Err(connections::off()),
+            (Some(_), None) => Err(connections::unsupported("the tcp probe is not attached")),
+            (Some(interval), Some(entries)) => {
+                let settings = connections::Settings {
+                    proc_root: self.settings.proc_root.clone(),
+                    cgroup_root: self.settings.cgroup_root.clone(),
+                    interval,
+                };
+                Connections::start(settings, entries, self.sink.clone())
+            }
+        };
+        match started {
+            Ok(running) => self.connections = Some(running),
+            Err(status) => self.probes.connections = Some(status),
         }
     }
 
@@ -303,6 +329,15 @@ impl Worker {
         self.read_windows();
         *stats.lock().unwrap_or_else(PoisonError::into_inner) = self.probes.stats();
         for status in self.probes.statuses() {
+            self.reporter.probe(status);
+        }
+        let ended = self.connections.as_ref().is_some_and(|c| !c.is_alive());
+        if ended {
+            self.connections = None;
+            self.probes.connections =
+                Some(connections::broken("its thread has ended; the log says why"));
+        }
+        if let Some(status) = &self.probes.connections {
             self.reporter.probe(status);
         }
     }
