@@ -5,6 +5,7 @@ pub mod burn;
 mod exchange;
 mod lanes;
 mod listen;
+mod long;
 mod pool;
 mod worker;
 
@@ -45,6 +46,13 @@ pub enum Plan {
         /// Opened and closed together.
         endpoints: Vec<Endpoint>,
     },
+    /// Answers on any number of connections until stdin closes; for [`Plan::Long`].
+    Answer {
+        /// Where to listen.
+        endpoint: Endpoint,
+    },
+    /// Holds connections open, and obeys `move`, `churn` and `close` on stdin, each answered with the [`Tally`] so far.
+    Long(Long),
     /// Uses CPU, then prints [`burn::Burnt`].
     Burn(burn::Burn),
 }
@@ -112,6 +120,19 @@ pub struct Fail {
     pub targets: Vec<SocketAddr>,
     /// How many attempts.
     pub attempts: u32,
+}
+
+/// Connections that live long, and short ones beside them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Long {
+    /// Whom to connect to in turn.
+    pub targets: Vec<SocketAddr>,
+    /// Long connections.
+    pub connections: usize,
+    /// Short connections that each of eight threads makes by one `churn`.
+    pub short: usize,
+    /// Seed of the sizes.
+    pub seed: u64,
 }
 
 /// A server of several processes.
@@ -346,6 +367,8 @@ pub fn act(plan: Plan) -> Result<()> {
             through,
             then_close,
         } => pool::pass(endpoint, &through, then_close),
+        Plan::Answer { endpoint } => long::answer(&endpoint),
+        Plan::Long(plan) => long::obey(&plan),
         Plan::Listen { endpoints } => listen::obey(&endpoints),
         Plan::Burn(plan) => worker::print(&burn::burn(&plan)?),
     }

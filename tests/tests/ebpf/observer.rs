@@ -24,6 +24,9 @@ use plumbline_tests::wait::{PATIENCE, poll};
 /// How long a probe may take to see something. Sources read every second; machines stall.
 const SIGHT: Duration = Duration::from_secs(20);
 
+/// Between two readings of open connections: so short that many connections close between two.
+const READING: Duration = Duration::from_millis(50);
+
 /// What a flow is counted by: role, peer and server port.
 pub(crate) type Flow = (Role, Option<IpAddr>, u16);
 
@@ -71,8 +74,11 @@ impl Observer {
                 unix_ns: clock::unix_ns(),
             },
         );
-        let kernel =
-            ebpf::spawn(ebpf::Settings::new(cgroup_root.clone()), sink.clone()).expect("a thread");
+        let settings = ebpf::Settings {
+            connection_interval: Some(READING),
+            ..ebpf::Settings::new(cgroup_root.clone())
+        };
+        let kernel = ebpf::spawn(settings, sink.clone()).expect("a thread");
         let stop = Arc::new(AtomicBool::new(false));
         let settings = sockets::Settings {
             proc_root: "/proc".into(),
@@ -209,14 +215,9 @@ impl Observer {
                 .map(|(key, flow)| (key, counts(flow)))
                 .collect()
         };
-        // Orphans close after the process that left them: wait for the sums, then compare everything.
-        let connections = |rows: &BTreeMap<_, Counts>| -> u64 {
-            rows.values()
-                .map(|counts| counts.connections + counts.failures)
-                .sum()
-        };
-        let enough = connections(&wanted);
-        poll(PATIENCE, || (connections(&told()) >= enough).then_some(()));
+        // Orphans close after the process that left them, and the bytes of a connection that was followed come with the
+        // next reading.
+        poll(PATIENCE, || (told() == wanted).then_some(()));
         let told = told();
         let name = container.name();
         for (key, wanted) in &wanted {
