@@ -12,13 +12,12 @@ use plumbline_core::observation::{CPU_WINDOW_NS, Fact};
 use plumbline_core::time::Timestamp;
 use plumbline_tests::cgroup::usage_us;
 use plumbline_tests::pods::Container;
+use plumbline_tests::scale::scale;
 use plumbline_tests::traffic::burn::{Burn, Burnt, Shape};
 use plumbline_tests::traffic::{Plan, Worker};
 use plumbline_tests::wait::{PATIENCE, poll};
 
 use super::observer::{Observer, Seen, sandbox};
-
-const WALL_MS: u64 = 6_000;
 
 /// What a running task may have used since it was last looked at: it is accounted at a switch or at the end of a window.
 const PER_TASK_US: u64 = 100_000;
@@ -26,7 +25,7 @@ const PER_TASK_US: u64 = 100_000;
 fn burn(threads: u16, shape: Shape, real_time: bool) -> Plan {
     Plan::Burn(Burn {
         threads,
-        wall_ms: WALL_MS,
+        wall_ms: scale().cpu_load_ms,
         shape,
         real_time,
     })
@@ -104,7 +103,7 @@ fn usage_of_a_mixed_load_is_that_of_the_kernel() {
         })
         .collect();
 
-    thread::sleep(Duration::from_millis(WALL_MS / 2));
+    thread::sleep(Duration::from_millis(scale().cpu_load_ms / 2));
     let all = || -> BTreeMap<u64, u64> {
         containers
             .iter()

@@ -8,7 +8,7 @@ use proptest::prelude::{
 };
 
 use super::{Number, Report, ResourceReport, build, cut};
-use crate::declared::{ContainerKind, DeclaredContainer};
+use crate::declared::{ContainerKind, DeclaredContainer, Transport};
 use crate::finding::{Condition, Coverage, Finding, FindingState, Subject};
 use crate::metric::CATALOGUE;
 use crate::observation::{CpuMax, FlowCounts, Role};
@@ -20,6 +20,7 @@ use crate::snapshot::{CpuView, Dropped, FlowView, Occupancy, Peer, PeerKind, Sna
 fn flow(container: usize, role: Role, name: &str, port: u16) -> FlowView {
     FlowView {
         container,
+        transport: Transport::Tcp,
         role,
         peer: Peer {
             kind: PeerKind::Workload,
@@ -79,7 +80,7 @@ fn node() -> Snapshot {
         ],
     );
     for container in &mut node.containers {
-        container.listeners_overflow = 5;
+        container.listeners_overflow = [(Transport::Tcp, 5)].into();
         container.cpu = CpuView {
             usage_us: Some(90_000_000),
             usage_cores: Some(0.25),
