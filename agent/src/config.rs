@@ -230,8 +230,8 @@ fn connection_interval(
     file: &File,
     problems: &mut Vec<Problem>,
 ) -> Option<Duration> {
-    let wanted = !args.disable.contains(&Probe::Connections)
-        && file.probes.connections.unwrap_or(true);
+    let wanted =
+        !args.disable.contains(&Probe::Connections) && file.probes.connections.unwrap_or(true);
     let interval = args
         .connection_interval
         .or(file.connection_interval)

@@ -86,6 +86,7 @@ impl Node {
             proc_root: config.proc_root.clone(),
             cgroup_root: cgroup_root.clone(),
             interval: config.scan_interval,
+            sock_diag: true,
         };
         let scanner = Scanner::spawn(settings, sink.clone(), Arc::clone(&stop))?;
         Ok(Self {

@@ -46,6 +46,8 @@ pub enum Plan {
         /// Opened and closed together.
         endpoints: Vec<Endpoint>,
     },
+    /// Opens and closes listeners at random; see [`RandomListeners`].
+    RandomListeners(RandomListeners),
     /// Answers on any number of connections until stdin closes; for [`Plan::Long`].
     Answer {
         /// Where to listen.
@@ -120,6 +122,17 @@ pub struct Fail {
     pub targets: Vec<SocketAddr>,
     /// How many attempts.
     pub attempts: u32,
+}
+
+/// Listeners that come and go: a number on stdin makes so many changes, answered with `done`. All end with stdin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RandomListeners {
+    /// Addresses to bind.
+    pub addresses: Vec<IpAddr>,
+    /// Ports to bind; about half of them at a time.
+    pub ports: Vec<u16>,
+    /// Seed of the changes.
+    pub seed: u64,
 }
 
 /// Connections that live long, and short ones beside them.
@@ -367,6 +380,7 @@ pub fn act(plan: Plan) -> Result<()> {
             through,
             then_close,
         } => pool::pass(endpoint, &through, then_close),
+        Plan::RandomListeners(plan) => listen::obey_at_random(&plan),
         Plan::Answer { endpoint } => long::answer(&endpoint),
         Plan::Long(plan) => long::obey(&plan),
         Plan::Listen { endpoints } => listen::obey(&endpoints),

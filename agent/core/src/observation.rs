@@ -159,8 +159,12 @@ pub enum ScanScope {
 /// One listening socket found by a scan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerRow {
-    /// Leaf cgroup of the process that holds the socket (of the one with the lowest pid, when several do).
+    /// Leaf cgroup of the process that holds the socket (of the one with the lowest pid, when several do); of its creator when
+    /// no process is known to.
     pub owner: CgroupId,
+    /// Leaf cgroup of the socket's creator, to whom it belongs whoever holds it; `None`: not known (procfs does not tell).
+    #[serde(default)]
+    pub creator: Option<CgroupId>,
     /// TCP; or UDP: a socket without a peer. Whether its program chose the port is not known to a scan.
     #[serde(default)]
     pub transport: Transport,
@@ -317,7 +321,7 @@ pub struct ProbeStatus {
     pub probe: String,
     /// How it is.
     pub health: Health,
-    /// Why, when it is not `ok`; what still works.
+    /// Why, when it is not `ok`, and what still works. When it is: by what means, where there are several.
     pub reason: Option<String>,
 }
 

@@ -124,7 +124,11 @@ fn churn(plan: &Long, random: &mut Random) -> Result<Tally> {
             .collect();
         let mut all = Tally::default();
         for thread in running {
-            all.add(&thread.join().map_err(|_panic| anyhow!("a thread panicked"))??);
+            all.add(
+                &thread
+                    .join()
+                    .map_err(|_panic| anyhow!("a thread panicked"))??,
+            );
         }
         Ok(all)
     })

@@ -143,7 +143,12 @@ fn long_and_short_connections_are_told_while_open_and_once_in_all() {
     }
     // Some 480 connections that live up to 120 ms each: most readings find some that close before the next.
     let moved = pair.command("churn");
-    pair.expect(&observer, "short ones closed, long ones open", &nothing, &moved);
+    pair.expect(
+        &observer,
+        "short ones closed, long ones open",
+        &nothing,
+        &moved,
+    );
     pair.command("move");
     let all = pair.command("close");
     pair.expect(&observer, "all closed", &nothing, &all);
@@ -170,7 +175,10 @@ fn connections_older_than_the_agent_are_told_from_its_start() {
     // No program saw them begin, so that none is told of their end: what was read last stands, and the ends are counted.
     pair.command("close");
     observer.expect("18 ends that nobody told of", |_| {
-        let ends = [(("ebpf.connections".to_owned(), "unseen_close".to_owned()), 18)];
+        let ends = [(
+            ("ebpf.connections".to_owned(), "unseen_close".to_owned()),
+            18,
+        )];
         (unseen(&observer) == ends.into()).then_some(())
     });
     pair.expect(&observer, "after the end", &before, &moved);

@@ -53,6 +53,15 @@ impl Observer {
 
     /// As [`Observer::start`], with the scan of sockets every `interval`.
     pub(crate) fn scanning(sandbox: &Sandbox, interval: Duration) -> Option<Self> {
+        Self::with(sandbox, interval, true)
+    }
+
+    /// As [`Observer::start`], with scans that read procfs alone.
+    pub(crate) fn by_procfs(sandbox: &Sandbox) -> Option<Self> {
+        Self::with(sandbox, Duration::from_secs(1), false)
+    }
+
+    fn with(sandbox: &Sandbox, interval: Duration, sock_diag: bool) -> Option<Self> {
         let cgroup_root =
             CgroupRoot::find(Some(sandbox.root())).expect("the sandbox is in cgroup2");
         let (sink, mut receiver) = Sink::new();
@@ -84,6 +93,7 @@ impl Observer {
             proc_root: "/proc".into(),
             cgroup_root,
             interval,
+            sock_diag,
         };
         let scanner = Scanner::spawn(settings, sink, Arc::clone(&stop)).expect("a thread");
         let observer = Self {

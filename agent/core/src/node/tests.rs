@@ -78,6 +78,7 @@ fn row(owner: u64, port: u16, inode: u64) -> ListenerRow {
     };
     ListenerRow {
         owner: CgroupId(owner),
+        creator: None,
         transport: Transport::Tcp,
         v6only: None,
         cookie: None,

@@ -78,7 +78,9 @@ impl Connections {
         sink: Sink,
     ) -> Result<Self, ProbeStatus> {
         netns::may_enter().map_err(|error| match error {
-            Errno::PERM => unsupported("missing CAP_SYS_ADMIN to enter the pods' network namespaces"),
+            Errno::PERM => {
+                unsupported("missing CAP_SYS_ADMIN to enter the pods' network namespaces")
+            }
             error => unsupported(&format!("network namespaces cannot be entered: {error}")),
         })?;
         let (stop, stopped) = sync_channel(0);
@@ -227,8 +229,7 @@ impl Reader {
         let proc_root = &self.settings.proc_root;
         let namespaces = netns::of_processes(proc_root)
             .with_context(|| format!("list the processes in {}", proc_root.display()))?;
-        let listed: BTreeSet<u64> =
-            namespaces.iter().map(|namespace| namespace.inode).collect();
+        let listed: BTreeSet<u64> = namespaces.iter().map(|namespace| namespace.inode).collect();
         let unread = self.unread.get_or_insert_with(|| listed.clone()).clone();
         let mut covered = Covered {
             listed,

@@ -334,8 +334,9 @@ impl Worker {
         let ended = self.connections.as_ref().is_some_and(|c| !c.is_alive());
         if ended {
             self.connections = None;
-            self.probes.connections =
-                Some(connections::broken("its thread has ended; the log says why"));
+            self.probes.connections = Some(connections::broken(
+                "its thread has ended; the log says why",
+            ));
         }
         if let Some(status) = &self.probes.connections {
             self.reporter.probe(status);

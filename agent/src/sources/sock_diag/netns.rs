@@ -19,7 +19,7 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use super::socket::DiagSocket;
 
 /// Processes remembered as ways into one namespace: some may end before their turn comes.
-const WAYS_MAX: usize = 8;
+pub(crate) const WAYS_MAX: usize = 8;
 
 /// Namespaces visited in one go; further ones are left out. A node has one per pod and some.
 pub(crate) const NAMESPACES_MAX: usize = 4_096;
@@ -162,13 +162,11 @@ pub(crate) fn of_processes(proc_root: &Path) -> io::Result<Vec<Namespace>> {
 ///
 /// `EPERM` without `CAP_SYS_ADMIN`, or where a filter of system calls forbids it.
 pub(crate) fn may_enter() -> Result<(), Errno> {
-    let asked = std::thread::Builder::new()
-        .name("netns".into())
-        .spawn(|| {
-            let own = File::open("/proc/thread-self/ns/net")
-                .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-            move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))
-        });
+    let asked = std::thread::Builder::new().name("netns".into()).spawn(|| {
+        let own = File::open("/proc/thread-self/ns/net")
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))
+    });
     let Ok(asked) = asked else {
         return Err(Errno::AGAIN);
     };

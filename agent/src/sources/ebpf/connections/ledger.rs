@@ -12,6 +12,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use plumbline_core::declared::Transport;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{FlowCounts, FlowRow, Role};
 use plumbline_ebpf::connection::Connection;
@@ -164,15 +165,14 @@ impl Ledger {
             if std::mem::take(&mut followed.seen) {
                 continue;
             }
-            let closed = entry(*cookie)
-                .and_then(|entry| Some((role_of(entry.closed_as)?, entry)));
+            let closed = entry(*cookie).and_then(|entry| Some((role_of(entry.closed_as)?, entry)));
             if let Some((role, entry)) = closed {
                 rests.extend(followed.settle(role, &entry));
                 over.push(*cookie);
                 continue;
             }
-            let missing = covered.read.contains(&followed.netns)
-                || !covered.listed.contains(&followed.netns);
+            let missing =
+                covered.read.contains(&followed.netns) || !covered.listed.contains(&followed.netns);
             followed.missed += u8::from(missing);
             if followed.missed >= MISSED_MAX {
                 self.unseen += u64::from(followed.confirmed);
@@ -213,6 +213,7 @@ impl Ledger {
             };
             (counts != FlowCounts::default()).then_some(FlowRow {
                 owner: flow.owner,
+                transport: Transport::Tcp,
                 role: flow.role,
                 peer: flow.peer,
                 server_port: flow.server_port,
@@ -354,9 +355,7 @@ fn guess(sample: Sample) -> Option<Guess> {
 
 /// Payload bytes acknowledged: without a client's SYN, and without a FIN, which `sent_once` never holds.
 fn sent(sample: &Sample, role: Role) -> u64 {
-    let payload = sample
-        .acked
-        .saturating_sub(u64::from(role == Role::Client));
+    let payload = sample.acked.saturating_sub(u64::from(role == Role::Client));
     sample
         .sent_once
         .map_or(payload, |sent_once| payload.min(sent_once))

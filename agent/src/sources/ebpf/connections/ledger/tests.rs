@@ -49,7 +49,11 @@ impl Socket {
         Connection {
             sent_bytes: self.sent,
             received_bytes: self.received,
-            closed_as: u64::from(if self.client { ROLE_CLIENT } else { ROLE_SERVER }),
+            closed_as: u64::from(if self.client {
+                ROLE_CLIENT
+            } else {
+                ROLE_SERVER
+            }),
         }
     }
 
@@ -134,9 +138,9 @@ impl Node {
     }
 
     fn all(&self) -> (u64, u64) {
-        self.told.values().fold(self.aggregate, |sum, told| {
-            (sum.0 + told.0, sum.1 + told.1)
-        })
+        self.told
+            .values()
+            .fold(self.aggregate, |sum, told| (sum.0 + told.0, sum.1 + told.1))
     }
 }
 
@@ -146,7 +150,11 @@ fn a_long_connection_is_told_with_each_reading_and_once_in_all() {
     let mut socket = Socket::new(1, true);
     socket.sent = 100;
     node.read(&[socket], false);
-    assert_eq!(node.all(), (0, 0), "it may have closed before its entry was made");
+    assert_eq!(
+        node.all(),
+        (0, 0),
+        "it may have closed before its entry was made"
+    );
     (socket.sent, socket.received) = (150, 30);
     node.read(&[socket], false);
     assert_eq!(node.told, [((Role::Client, 443), (150, 30))].into());
@@ -290,12 +298,20 @@ fn a_role_takes_two_readings_that_agree_or_a_quiet_one() {
     let role = |sample| guess(sample).map(|guess| guess.role);
     assert_eq!(role(busy(100, 61, 40)), Some(Role::Client));
     assert_eq!(role(busy(100, 60, 40)), Some(Role::Server));
-    assert_eq!(role(busy(100, 70, 40)), None, "the counts are of two moments");
+    assert_eq!(
+        role(busy(100, 70, 40)),
+        None,
+        "the counts are of two moments"
+    );
     let old = Sample {
         sent_once: None,
         ..busy(100, 60, 40)
     };
-    assert_eq!(role(old), None, "a kernel that does not count what was sent");
+    assert_eq!(
+        role(old),
+        None,
+        "a kernel that does not count what was sent"
+    );
     let mut node = Node::default();
     let mut socket = Socket::new(1, true);
     socket.state = state::FIN_WAIT2;
