@@ -15,8 +15,6 @@ pub(crate) const IPV4: u8 = 2;
 pub(crate) const IPV6: u8 = 10;
 /// `IPPROTO_TCP`.
 pub(crate) const TCP: u8 = 6;
-/// `IPPROTO_UDP`.
-pub(crate) const UDP: u8 = 17;
 
 /// `SOCK_DIAG_BY_FAMILY`.
 const BY_FAMILY: u16 = 20;
@@ -60,7 +58,7 @@ pub(crate) const LISTENING: u32 = 1 << state::LISTEN;
 pub(crate) struct Query {
     /// [`IPV4`] or [`IPV6`].
     pub(crate) family: u8,
-    /// [`TCP`] or [`UDP`].
+    /// [`TCP`].
     pub(crate) protocol: u8,
     /// Bits by number of state.
     pub(crate) states: u32,
