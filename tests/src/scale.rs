@@ -28,6 +28,16 @@ pub struct Scale {
     pub cpu_load_ms: u64,
     /// Containers that come and go one after the other.
     pub churned_containers: u32,
+    /// How long a load lasts, in milliseconds, where the machine keeps up.
+    pub load_ms: u64,
+    /// Connections of the flood: a multiple of 32.
+    pub flood_connections: u32,
+    /// Ports that one container listens on.
+    pub listening_ports: u16,
+    /// Cgroups made and removed each second.
+    pub cgroups_per_second: u32,
+    /// Pods of one name that come and go with connections of their own: a multiple of 4.
+    pub churned_pods: u16,
 }
 
 impl Scale {
@@ -38,6 +48,11 @@ impl Scale {
         order_connections: 16,
         cpu_load_ms: 12_000,
         churned_containers: 60,
+        load_ms: 10_000,
+        flood_connections: 192,
+        listening_ports: 100,
+        cgroups_per_second: 5,
+        churned_pods: 8,
     };
     const CI: Self = Self {
         tier: Tier::Ci,
@@ -46,9 +61,18 @@ impl Scale {
         order_connections: 100,
         cpu_load_ms: 6_000,
         churned_containers: 600,
+        load_ms: 10_000,
+        flood_connections: 2_496,
+        listening_ports: 1_500,
+        cgroups_per_second: 50,
+        churned_pods: 40,
     };
     const FULL: Self = Self {
         tier: Tier::Full,
+        flood_connections: 50_016,
+        listening_ports: 30_000,
+        cgroups_per_second: 1_000,
+        churned_pods: 800,
         ..Self::CI
     };
 

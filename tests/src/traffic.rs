@@ -3,6 +3,7 @@
 
 pub mod burn;
 mod exchange;
+pub mod flood;
 mod lanes;
 mod listen;
 mod long;
@@ -55,6 +56,10 @@ pub enum Plan {
     },
     /// Holds connections open, and obeys `move`, `churn` and `close` on stdin, each answered with the [`Tally`] so far.
     Long(Long),
+    /// Makes many short connections to itself, then prints [`flood::Flooded`].
+    Flood(flood::Flood),
+    /// Opens and closes many listening ports as told by lines on stdin: `open`, `close`, `exit`.
+    Ports(flood::Ports),
     /// Uses CPU, then prints [`burn::Burnt`].
     Burn(burn::Burn),
 }
@@ -384,6 +389,8 @@ pub fn act(plan: Plan) -> Result<()> {
         Plan::Answer { endpoint } => long::answer(&endpoint),
         Plan::Long(plan) => long::obey(&plan),
         Plan::Listen { endpoints } => listen::obey(&endpoints),
+        Plan::Flood(plan) => worker::print(&flood::flood(&plan)?),
+        Plan::Ports(plan) => flood::ports(&plan),
         Plan::Burn(plan) => worker::print(&burn::burn(&plan)?),
     }
 }

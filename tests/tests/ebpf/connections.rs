@@ -174,13 +174,14 @@ fn connections_older_than_the_agent_are_told_from_its_start() {
     pair.expect(&observer, "and on", &before, &moved);
     // No program saw them begin, so that none is told of their end: what was read last stands, and the ends are counted.
     pair.command("close");
-    observer.expect("18 ends that nobody told of", |_| {
-        let ends = [(
-            ("ebpf.connections".to_owned(), "unseen_close".to_owned()),
-            18,
-        )];
-        (unseen(&observer) == ends.into()).then_some(())
+    let ends = [(
+        ("ebpf.connections".to_owned(), "unseen_close".to_owned()),
+        18,
+    )];
+    poll(PATIENCE, || {
+        (unseen(&observer) == ends.clone().into()).then_some(())
     });
+    assert_eq!(unseen(&observer), ends.into(), "ends that nobody told of");
     pair.expect(&observer, "after the end", &before, &moved);
 }
 

@@ -12,7 +12,7 @@ use plumbline_core::observation::{CPU_WINDOW_NS, Fact};
 use plumbline_core::time::Timestamp;
 use plumbline_tests::cgroup::usage_us;
 use plumbline_tests::pods::Container;
-use plumbline_tests::scale::scale;
+use plumbline_tests::scale::{Tier, scale};
 use plumbline_tests::traffic::burn::{Burn, Burnt, Shape};
 use plumbline_tests::traffic::{Plan, Worker};
 use plumbline_tests::wait::{PATIENCE, poll};
@@ -45,6 +45,12 @@ fn stolen_us() -> u64 {
         .unwrap();
     // USER_HZ is 100 on every Linux.
     ticks * 10_000
+}
+
+/// Tasks whose last look is allowed for once all have ended. An emulated machine takes some microseconds longer between the
+/// kernel's own account of a switch and the probe's, which on its small loads is more than 1 %.
+fn after_the_end() -> u64 {
+    u64::from(scale().tier == Tier::Guest)
 }
 
 /// Totals read after `after`.
@@ -144,7 +150,7 @@ fn usage_of_a_mixed_load_is_that_of_the_kernel() {
             &format!("{name}, ended"),
             probed_us(&end, container),
             (used, used),
-            0,
+            after_the_end(),
             steal,
         );
     }

@@ -13,4 +13,6 @@ mod connections;
 mod cpu;
 mod flows;
 mod listeners;
+mod matrix;
 mod observer;
+mod verifier;

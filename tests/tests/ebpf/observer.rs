@@ -53,15 +53,22 @@ impl Observer {
 
     /// As [`Observer::start`], with the scan of sockets every `interval`.
     pub(crate) fn scanning(sandbox: &Sandbox, interval: Duration) -> Option<Self> {
-        Self::with(sandbox, interval, true)
+        let observer = Self::launch(sandbox, interval, true);
+        observer.usable().then_some(observer)
     }
 
     /// As [`Observer::start`], with scans that read procfs alone.
     pub(crate) fn by_procfs(sandbox: &Sandbox) -> Option<Self> {
-        Self::with(sandbox, Duration::from_secs(1), false)
+        let observer = Self::launch(sandbox, Duration::from_secs(1), false);
+        observer.usable().then_some(observer)
     }
 
-    fn with(sandbox: &Sandbox, interval: Duration, sock_diag: bool) -> Option<Self> {
+    /// As [`Observer::start`], whatever the probes say about themselves.
+    pub(crate) fn unjudged(sandbox: &Sandbox) -> Self {
+        Self::launch(sandbox, Duration::from_secs(1), true)
+    }
+
+    fn launch(sandbox: &Sandbox, interval: Duration, sock_diag: bool) -> Self {
         let cgroup_root =
             CgroupRoot::find(Some(sandbox.root())).expect("the sandbox is in cgroup2");
         let (sink, mut receiver) = Sink::new();
@@ -96,14 +103,13 @@ impl Observer {
             sock_diag,
         };
         let scanner = Scanner::spawn(settings, sink, Arc::clone(&stop)).expect("a thread");
-        let observer = Self {
+        Self {
             kernel,
             seen,
             stop,
             scanner: Some(scanner),
             reader: Some(reader),
-        };
-        observer.usable().then_some(observer)
+        }
     }
 
     fn usable(&self) -> bool {

@@ -184,7 +184,7 @@ impl Reader {
     fn read(&mut self) {
         self.owners.begin();
         let status = match self.visit_all() {
-            Ok(refused) => self.judge(refused),
+            Ok(refused) => judge(refused),
             Err(error) => broken(&format!("{error:#}")),
         };
         let rows = self.ledger.rows();
@@ -192,20 +192,6 @@ impl Reader {
             self.ledger.told();
         }
         self.report(&status);
-    }
-
-    fn judge(&self, refused: Option<(usize, String)>) -> ProbeStatus {
-        match refused {
-            Some((many, why)) => status(
-                Health::Broken,
-                &format!("{many} network namespaces cannot be read ({why}); for them"),
-            ),
-            None => ProbeStatus {
-                probe: CONNECTIONS.into(),
-                health: Health::Ok,
-                reason: None,
-            },
-        }
     }
 
     fn report(&mut self, status: &ProbeStatus) {
@@ -225,7 +211,7 @@ impl Reader {
     }
 
     /// Returns how many namespaces could not be read, and why the last could not.
-    fn visit_all(&mut self) -> anyhow::Result<Option<(usize, String)>> {
+    fn visit_all(&mut self) -> anyhow::Result<Option<(usize, DiagError)>> {
         let proc_root = &self.settings.proc_root;
         let namespaces = netns::of_processes(proc_root)
             .with_context(|| format!("list the processes in {}", proc_root.display()))?;
@@ -251,7 +237,7 @@ impl Reader {
                 Ok(false) => self.cut += 1,
                 Err(error) => {
                     refused += 1;
-                    why = Some(error.to_string());
+                    why = Some(error);
                 }
             }
         }
@@ -319,6 +305,22 @@ impl Reader {
             .see(entry, sample, (owner, netns, older), |cookie| {
                 entries.insert(cookie, Connection::default(), NEW).is_ok()
             });
+    }
+}
+
+fn judge(refused: Option<(usize, DiagError)>) -> ProbeStatus {
+    match refused {
+        Some((_, DiagError::Refused(code))) if Errno::from_raw_os_error(code) == Errno::NOENT => {
+            unsupported("the kernel has no tcp_diag (CONFIG_INET_TCP_DIAG)")
+        }
+        Some((many, why)) => broken(&format!(
+            "{many} network namespaces cannot be read ({why}): for them"
+        )),
+        None => ProbeStatus {
+            probe: CONNECTIONS.into(),
+            health: Health::Ok,
+            reason: None,
+        },
     }
 }
 

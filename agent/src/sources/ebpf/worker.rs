@@ -129,7 +129,11 @@ impl Worker {
         let entries = self.probes.followed.take();
         let started = match (self.settings.connection_interval, entries) {
             (None, _) => Err(connections::off()),
-            (Some(_), None) => Err(connections::unsupported("the tcp probe is not attached")),
+            (Some(_), None) => {
+                let why = self.probes.tcp.reason.as_deref().unwrap_or("no reason");
+                let why = format!("the tcp probe is not attached ({why})");
+                Err(connections::unsupported(&why))
+            }
             (Some(interval), Some(entries)) => {
                 let settings = connections::Settings {
                     proc_root: self.settings.proc_root.clone(),
