@@ -296,5 +296,5 @@ fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
     bytes.try_into().ok().map(u64::from_ne_bytes)
 }
 
-#[cfg(all(test, target_endian = "little"))]
+#[cfg(test)]
 mod tests;

@@ -1,4 +1,5 @@
 //! Bytes that a kernel (6.18) answered, and bytes that none would.
+#![cfg(target_endian = "little")]
 
 use plumbline_core::id::CgroupId;
 use plumbline_ebpf::flow::state;
