@@ -12,7 +12,7 @@ use plumbline_tests::netns::Netns;
 use plumbline_tests::pods::spec::{ContainerSpec, PodSpec};
 use plumbline_tests::pods::{Container, Place};
 use plumbline_tests::skip::without_mptcp;
-use plumbline_tests::traffic::{Endpoint, Plan, RandomListeners, Worker};
+use plumbline_tests::traffic::{Endpoint, Plan, Pool, RandomListeners, Worker};
 use plumbline_tests::wait::{PATIENCE, poll};
 
 use super::observer::{Observer, sandbox};
@@ -440,4 +440,38 @@ fn whether_an_ipv6_socket_takes_ipv4_is_known_where_sock_diag_tells() {
         let told = [8_040, 8_041, 8_042].map(|port| dual_stack(&observer, &container, port));
         assert_eq!(told, wanted);
     }
+}
+
+/// No event told who made it, and nobody of its creator's container holds it any more.
+#[test]
+fn a_socket_passed_on_before_the_agent_came_is_its_creators() {
+    let Some(sandbox) = sandbox() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let through = directory.path().join("door");
+    let (_, creator) = sandbox.solo("creator").unwrap();
+    let (_, taker) = sandbox.solo("taker").unwrap();
+    let plan = Plan::PassListener {
+        endpoint: Endpoint::tcp(any(8_050)),
+        through: through.clone(),
+        then_close: true,
+    };
+    let _passer = Worker::ready(creator.place(), &plan).unwrap();
+    let pool = Pool {
+        endpoint: None,
+        passed_through: Some(through),
+        workers: 2,
+        cgroups: Vec::new(),
+    };
+    let _pool = Worker::ready(taker.place(), &Plan::Pool(pool)).unwrap();
+    let Some(observer) = Observer::start(&sandbox) else {
+        return;
+    };
+    let view = observer.expect("found by a scan, at its creator", |seen| {
+        let listeners = seen.container(&creator)?.listeners;
+        listeners.into_iter().find(|view| view.port == 8_050)
+    });
+    assert_eq!(view.held_by_owner, Some(false), "its holders are elsewhere");
+    assert!(view.holders.len() >= 2, "{view:?}");
+    let alone = [(CgroupId(creator.cgroup_id()), 1)];
+    assert_eq!(observer.seen().listening(8_050), alone.into());
 }
