@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::{Ipv6Addr, SocketAddr};
+use std::thread;
 
-use plumbline_core::observation::Role;
+use plumbline_core::observation::{Fact, Health, ProbeStatus, Role};
 use plumbline_tests::pods::{Container, Pod, Sandbox};
 use plumbline_tests::traffic::{Endpoint, Long, Plan, Tally, Worker};
 use plumbline_tests::wait::{PATIENCE, poll};
+use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
 
 use super::observer::{Flow, Observer, sandbox};
 
@@ -211,4 +213,48 @@ fn a_restart_neither_loses_nor_repeats_bytes() {
     let all = pair.command("close");
     pair.expect(&second, "closed after the restart", &before, &all);
     assert_eq!(unseen(&second), [].into());
+}
+
+/// The last that a probe said about itself.
+fn verdict(observer: &Observer, probe: &str) -> ProbeStatus {
+    observer.expect(probe, |seen| {
+        seen.facts.iter().rev().find_map(|seen| match &seen.fact {
+            Fact::Probe(status) if status.probe == probe => Some(status.clone()),
+            _ => None,
+        })
+    })
+}
+
+/// As under the shipped manifest. The right is named, listeners come from procfs, and bytes when a connection closes.
+#[test]
+fn without_sys_admin_the_missing_right_is_named_and_the_rest_works() {
+    let Some(sandbox) = sandbox() else { return };
+    let mut pair = Pair::open(&sandbox, 3, 5);
+    // Rights are a thread's own and those of the threads that it starts.
+    let watching = || {
+        let mut rights = capabilities(None).unwrap();
+        for set in [&mut rights.effective, &mut rights.permitted] {
+            set.remove(CapabilitySet::SYS_ADMIN);
+        }
+        rights.inheritable = CapabilitySet::empty();
+        set_capabilities(None, rights).unwrap();
+        let observer = Observer::start(&sandbox)?;
+        let (connections, listeners) = ["connections", "listeners"]
+            .map(|probe| verdict(&observer, probe))
+            .into();
+        assert_eq!(connections.health, Health::Unsupported);
+        let reason = connections.reason.unwrap();
+        assert!(reason.contains("missing CAP_SYS_ADMIN"), "{reason}");
+        let reason = listeners.reason.unwrap();
+        assert!(reason.contains("procfs"), "{reason}");
+        Some(observer)
+    };
+    let observer = thread::scope(|scope| scope.spawn(watching).join()).unwrap();
+    let Some(observer) = observer else { return };
+    for (_, container) in [&pair.server, &pair.client] {
+        observer.attached(container);
+    }
+    let before = pair.command("move");
+    let all = pair.command("churn");
+    pair.expect(&observer, "closed ones", &before, &all);
 }
