@@ -58,6 +58,8 @@ pub enum Plan {
     Long(Long),
     /// Makes many short connections to itself, then prints [`flood::Flooded`].
     Flood(flood::Flood),
+    /// Sends datagrams from many ports, prints [`flood::Sprayed`], and keeps the server until stdin closes.
+    Spray(flood::Spray),
     /// Opens and closes many listening ports as told by lines on stdin: `open`, `close`, `exit`.
     Ports(flood::Ports),
     /// Uses CPU, then prints [`burn::Burnt`].
@@ -390,6 +392,7 @@ pub fn act(plan: Plan) -> Result<()> {
         Plan::Long(plan) => long::obey(&plan),
         Plan::Listen { endpoints } => listen::obey(&endpoints),
         Plan::Flood(plan) => worker::print(&flood::flood(&plan)?),
+        Plan::Spray(plan) => flood::spray(&plan),
         Plan::Ports(plan) => flood::ports(&plan),
         Plan::Burn(plan) => worker::print(&burn::burn(&plan)?),
     }
