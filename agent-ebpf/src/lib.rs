@@ -4,6 +4,7 @@
 //! - [`event`]: records of the ring: listeners and cgroup directories.
 //! - [`flow`]: keys and counts of the flow tables.
 //! - [`connection`]: connections whose bytes are followed while they are open.
+//! - [`owner`]: what an attachment knows of its container, and what of shared tables that may use.
 //! - [`cpu`]: CPU time in 100 ms windows.
 //! - [`drops`]: why something was not recorded.
 //!
@@ -16,3 +17,4 @@ pub mod drops;
 pub mod event;
 pub mod flow;
 pub mod names;
+pub mod owner;

@@ -152,6 +152,9 @@ pub struct NodeArgs {
     /// Time between two readings of open connections' bytes [default: 10s]
     #[arg(long, value_name = "SPAN", env = "PLUMBLINE_CONNECTION_INTERVAL")]
     pub connection_interval: Option<Span>,
+    /// Between two rounds of the canary, which tries out whether probes see [default: 60s]
+    #[arg(long, value_name = "SPAN", env = "PLUMBLINE_CANARY_INTERVAL")]
+    pub canary_interval: Option<Span>,
     /// Probes not to attach
     #[arg(long, value_name = "PROBE", value_enum, value_delimiter = ',')]
     pub disable: Vec<Probe>,
@@ -172,6 +175,8 @@ pub enum Probe {
     CpuWindows,
     /// Bytes of connections while they are open, from sock_diag.
     Connections,
+    /// Something that each probe must see once a minute, in a cgroup of the agent's own.
+    Canary,
 }
 
 /// How data is printed.

@@ -29,6 +29,8 @@ pub struct Config {
     pub cpu_windows: bool,
     /// Time between two readings of open connections' bytes; `None`: they are counted when a connection closes.
     pub connection_interval: Option<Duration>,
+    /// Time between two rounds of the canary; `None`: it is off.
+    pub canary: Option<Duration>,
     /// Time between two scans of the node's sockets, and two walks of its cgroups.
     pub scan_interval: Duration,
     /// The Unix socket for status; `None`: none.
@@ -118,6 +120,8 @@ pub struct File {
     pub scan_interval: Option<Span>,
     /// Between two readings of open connections.
     pub connection_interval: Option<Span>,
+    /// Between two rounds of the canary.
+    pub canary_interval: Option<Span>,
     /// The Unix socket.
     pub socket: Option<PathBuf>,
 }
@@ -142,6 +146,8 @@ pub struct ProbesFile {
     pub cpu_windows: Option<bool>,
     /// Bytes of connections while they are open.
     pub connections: Option<bool>,
+    /// The canary.
+    pub canary: Option<bool>,
 }
 
 /// Reads a configuration file.
@@ -185,6 +191,7 @@ pub fn resolve(
         });
     }
     let connection_interval = connection_interval(args, &file, &mut problems);
+    let canary = canary(args, &file, &mut problems);
     let declared = declared_source(args, &file, &mut problems);
     let export = ExportSettings::from_env(get).unwrap_or_else(|found| {
         let problem = |from: crate::export::settings::Problem| Problem {
@@ -217,6 +224,7 @@ pub fn resolve(
         cpu_windows: !args.disable.contains(&Probe::CpuWindows)
             && file.probes.cpu_windows.unwrap_or(true),
         connection_interval,
+        canary,
         scan_interval,
         socket: args.socket.clone().or(file.socket),
         export,
@@ -273,6 +281,23 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
     core
 }
 
+/// The canary's interval, unless it is off.
+fn canary(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> Option<Duration> {
+    let off = args.disable.contains(&Probe::Canary) || file.probes.canary == Some(false);
+    let interval = args
+        .canary_interval
+        .or(file.canary_interval)
+        .map_or(CANARY_INTERVAL, |span| span.0);
+    if interval < Duration::from_secs(1) || interval > CANARY_INTERVAL {
+        let message = format!("must be between 1s and {}s", CANARY_INTERVAL.as_secs());
+        problems.push(Problem {
+            at: "--canary-interval".into(),
+            message,
+        });
+    }
+    (!off).then_some(interval)
+}
+
 /// Where declarations come from. A flag for one source wins over the file's other.
 fn declared_source(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> DeclaredSource {
     let kube = args.kube || (file.kube.unwrap_or(false) && args.declared.is_none());
@@ -296,6 +321,8 @@ fn declared_source(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) ->
     }
 }
 
+/// Default of `--canary-interval`, and its end: a probe that sees nothing must be told of within 90 s.
+const CANARY_INTERVAL: Duration = Duration::from_secs(60);
 /// Default of `--scan-interval`.
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// An event that was lost must heal within this.

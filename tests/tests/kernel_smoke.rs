@@ -19,13 +19,15 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use plumbline::sources::ebpf::Settings;
+use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{Fact, FlowCounts, Health, Role};
+use plumbline_ebpf::owner::FLOWS_PER_EPOCH;
 use plumbline_tests::scale::scale;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use kernel::sandbox::{Sandbox, burn, usage_us};
 use kernel::traffic::{CLOSINGS, Expected, exchange, refused, timed_out};
-use kernel::watch::Watch;
+use kernel::watch::{Stopped, Watch};
 
 const LOOPBACK4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LOOPBACK6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -298,6 +300,96 @@ fn a_full_flow_table_keeps_the_counts_and_loses_the_peer() {
     }
     assert!(stopped.dropped("ebpf.flows", "full") > 0);
     assert_eq!(stopped.dropped("ebpf.flows_overflow", "full"), 0);
+}
+
+/// Records of a container's listeners that arrived.
+fn told(stopped: &Stopped, owner: CgroupId) -> u64 {
+    let of = |fact: &&Fact| {
+        matches!(fact, Fact::ListenerOpened(event) | Fact::ListenerClosed(event)
+            if event.owner == owner)
+    };
+    stopped.facts.iter().filter(of).count() as u64
+}
+
+/// Connections of a container with a peer, and those without.
+fn connections(stopped: &Stopped, owner: CgroupId) -> (u64, u64) {
+    let (mut named, mut unnamed) = (0, 0);
+    for ((id, _, peer, _), counts) in stopped.flows() {
+        let sum = if peer.is_some() {
+            &mut named
+        } else {
+            &mut unnamed
+        };
+        *sum += if id == owner { counts.connections } else { 0 };
+    }
+    (named, unnamed)
+}
+
+#[test]
+fn a_noisy_container_spends_its_own_share_and_nothing_goes_uncounted() {
+    const LISTENERS: u64 = 1_000;
+    const CONNECTIONS: u64 = 700;
+    let sandbox = Sandbox::new();
+    let (noisy, quiet) = (sandbox.container(1, 1), sandbox.container(2, 1));
+    let settings = Settings {
+        // One epoch for all: what the noisy one may have in it is all that it gets.
+        flow_interval: Duration::from_secs(600),
+        ..Settings::new(sandbox.root())
+    };
+    let watch = Watch::start(settings);
+    let connect = |times: u64| {
+        for _ in 0..times {
+            let listener = TcpListener::bind((LOOPBACK4, 0)).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            drop((client, listener.accept().unwrap()));
+        }
+    };
+    noisy.inside(|| {
+        for _ in 0..LISTENERS {
+            TcpListener::bind((LOOPBACK4, 0)).unwrap();
+        }
+        connect(CONNECTIONS);
+    });
+    quiet.inside(|| connect(20));
+    let stopped = watch.stop();
+
+    // Listeners: each told of twice, or counted as lost.
+    let lost = |reason| stopped.dropped("ebpf.listener_events", reason);
+    let (of_noisy, of_quiet) = (told(&stopped, noisy.id), told(&stopped, quiet.id));
+    assert_eq!(of_quiet, 40, "the quiet one is heard in full");
+    assert!(lost("budget") > 0, "the noisy one is not");
+    let generated = 2 * (LISTENERS + CONNECTIONS);
+    assert_eq!(of_noisy + lost("budget") + lost("full"), generated);
+    assert_eq!(
+        stopped.delivered("ebpf.listener_events"),
+        of_noisy + of_quiet
+    );
+
+    // Flows: each connection counted once an end, with its peer or without.
+    let beyond = stopped.dropped("ebpf.flows", "budget");
+    assert_eq!(connections(&stopped, quiet.id), (40, 0));
+    let (named, unnamed) = connections(&stopped, noisy.id);
+    assert_eq!(named + unnamed, 2 * CONNECTIONS);
+    assert!(named >= FLOWS_PER_EPOCH && unnamed > 0, "{named} {unnamed}");
+    assert!(beyond >= unnamed, "{beyond} {unnamed}");
+    for (place, reason) in [("ebpf.flows", "full"), ("ebpf.flows_overflow", "full")] {
+        assert_eq!(stopped.dropped(place, reason), 0, "{place} {reason}");
+    }
+    let flows = stopped.flows();
+    let changes: u64 = flows
+        .values()
+        .map(|counts| counts.connections + counts.failures + counts.closed)
+        .sum();
+    assert_eq!(stopped.delivered("ebpf.flows"), changes);
+    let refused = stopped.facts.iter().rev().find_map(|fact| match fact {
+        Fact::Refused {
+            cgroup,
+            flows,
+            listeners,
+        } => Some((*cgroup, *flows, *listeners)),
+        _ => None,
+    });
+    assert_eq!(refused, Some((noisy.id, beyond, lost("budget"))));
 }
 
 #[test]

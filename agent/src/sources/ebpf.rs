@@ -6,8 +6,10 @@
 //! - `tree`, `containers`: which cgroups there are, which have a program.
 //! - `connections`: bytes of connections while they are open.
 //! - `flows`, `windows`: deltas of the kernel's tables. `flags`: whether others take our callbacks.
+//! - `canary`: something that each probe must see, once a minute.
 //! - `report`: states, told when they change. `worker`: the thread.
 
+mod canary;
 mod connections;
 mod containers;
 mod flags;
@@ -58,6 +60,8 @@ pub struct Settings {
     pub rescan_interval: Duration,
     /// Entries of the flow table.
     pub flows_max: u32,
+    /// Between two rounds of the canary; `None`: there is none.
+    pub canary: Option<Duration>,
 }
 
 impl Settings {
@@ -73,6 +77,7 @@ impl Settings {
             flow_interval: Duration::from_secs(1),
             rescan_interval: Duration::from_secs(30),
             flows_max: plumbline_ebpf::flow::FLOWS_MAX,
+            canary: None,
         }
     }
 }
