@@ -250,7 +250,7 @@ pub static NETWORK_IO: Metric = Metric {
     name: "plumbline.network.io",
     unit: "By",
     instrument: Instrument::Counter,
-    description: "Payload bytes of closed TCP connections, by role, server port and peer; of UDP datagrams with --udp flows.",
+    description: "Payload bytes of TCP connections, by role, server port and peer (without the probe connections, an open one counts when it closes); of UDP datagrams with --udp flows.",
     attributes: &[
         attribute::NETWORK_TRANSPORT,
         attribute::OVERFLOW,

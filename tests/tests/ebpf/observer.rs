@@ -25,6 +25,9 @@ use plumbline_tests::wait::{PATIENCE, poll};
 /// How long a probe may take to see something. Sources read every second; machines stall.
 const SIGHT: Duration = Duration::from_secs(20);
 
+/// Between two readings of open connections: so short that many connections close between two.
+const READING: Duration = Duration::from_millis(50);
+
 /// What a flow is counted by: role, peer and server port.
 pub(crate) type Flow = (Role, Option<IpAddr>, u16);
 
@@ -56,16 +59,22 @@ impl Observer {
 
     /// As [`Observer::scanning`], and with what is to be seen of UDP.
     pub(crate) fn watching(sandbox: &Sandbox, interval: Duration, udp: UdpMode) -> Option<Self> {
-        let observer = Self::launch(sandbox, interval, udp);
+        let observer = Self::launch(sandbox, interval, udp, true);
+        observer.usable().then_some(observer)
+    }
+
+    /// As [`Observer::start`], with scans that read procfs alone.
+    pub(crate) fn by_procfs(sandbox: &Sandbox) -> Option<Self> {
+        let observer = Self::launch(sandbox, Duration::from_secs(1), UdpMode::Peers, false);
         observer.usable().then_some(observer)
     }
 
     /// As [`Observer::start`], whatever the probes say about themselves.
     pub(crate) fn unjudged(sandbox: &Sandbox) -> Self {
-        Self::launch(sandbox, Duration::from_secs(1), UdpMode::Peers)
+        Self::launch(sandbox, Duration::from_secs(1), UdpMode::Peers, true)
     }
 
-    fn launch(sandbox: &Sandbox, interval: Duration, udp: UdpMode) -> Self {
+    fn launch(sandbox: &Sandbox, interval: Duration, udp: UdpMode, sock_diag: bool) -> Self {
         let cgroup_root =
             CgroupRoot::find(Some(sandbox.root())).expect("the sandbox is in cgroup2");
         let (sink, mut receiver) = Sink::new();
@@ -88,6 +97,7 @@ impl Observer {
             },
         );
         let settings = ebpf::Settings {
+            connection_interval: Some(READING),
             udp,
             ..ebpf::Settings::new(cgroup_root.clone())
         };
@@ -97,6 +107,7 @@ impl Observer {
             proc_root: "/proc".into(),
             cgroup_root,
             interval,
+            sock_diag,
         };
         let scanner = Scanner::spawn(settings, sink, Arc::clone(&stop)).expect("a thread");
         Self {
@@ -227,14 +238,9 @@ impl Observer {
                 .map(|(key, flow)| (key, counts(flow)))
                 .collect()
         };
-        // Orphans close after the process that left them: wait for the sums, then compare everything.
-        let connections = |rows: &BTreeMap<_, Counts>| -> u64 {
-            rows.values()
-                .map(|counts| counts.connections + counts.failures)
-                .sum()
-        };
-        let enough = connections(&wanted);
-        poll(PATIENCE, || (connections(&told()) >= enough).then_some(()));
+        // Orphans close after the process that left them, and the bytes of a connection that was followed come with the
+        // next reading.
+        poll(PATIENCE, || (told() == wanted).then_some(()));
         let told = told();
         let name = container.name();
         for (key, wanted) in &wanted {

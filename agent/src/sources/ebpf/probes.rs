@@ -7,6 +7,7 @@ use aya::maps::{MapData, PerCpuArray, RingBuf};
 use plumbline_core::observation::{Health, ProbeStatus};
 use plumbline_ebpf::{flow, names, udp};
 
+use super::connections::Entries;
 use super::flows::Flows;
 use super::keeper::{Datagrams, Keeper};
 use super::plan::{self, CGROUPS, CPU_WINDOWS, Plan, TCP, UDP, Verdict};
@@ -22,10 +23,14 @@ pub(super) struct Probes {
     pub(super) flows: Option<Flows<flow::FlowCounts>>,
     pub(super) udp: Option<Udp>,
     pub(super) windows: Option<Windows>,
+    /// For who follows open connections, until taken.
+    pub(super) followed: Option<Entries>,
     pub(super) tcp: ProbeStatus,
     pub(super) udp_status: ProbeStatus,
     pub(super) cpu_windows: ProbeStatus,
     pub(super) cgroups: ProbeStatus,
+    /// How the probe of open connections is, while it does not run and say so itself.
+    pub(super) connections: Option<ProbeStatus>,
 }
 
 /// What is attached of UDP.
@@ -62,10 +67,12 @@ impl Probes {
             flows: None,
             udp: None,
             windows: None,
+            followed: None,
             tcp: plan.tcp.status(TCP),
             udp_status: plan.udp.status(UDP),
             cpu_windows: plan.cpu_windows.status(CPU_WINDOWS),
             cgroups: plan.cgroups.status(CGROUPS),
+            connections: None,
         };
         if !plan.needs_object() {
             return probes;
@@ -116,8 +123,14 @@ impl Probes {
             self.cgroups = plan::broken(CGROUPS, &format!("{error:#}"));
         }
         if plan.tcp == Verdict::Attach {
-            match keeper.load_tcp().and_then(|()| Flows::of_tcp(&mut keeper)) {
-                Ok(flows) => self.flows = Some(flows),
+            let loaded = keeper.load_tcp().and_then(|()| {
+                let flows = Flows::of_tcp(&mut keeper)?;
+                Ok((flows, keeper.map(names::FOLLOWED)?))
+            });
+            match loaded {
+                Ok((flows, followed)) => {
+                    (self.flows, self.followed) = (Some(flows), Some(followed));
+                }
                 Err(error) => self.tcp = plan::broken(TCP, &format!("{error:#}")),
             }
         }
@@ -142,6 +155,7 @@ impl Probes {
     /// Nothing is attached.
     fn give_up(&mut self, error: &str) {
         (self.keeper, self.flows, self.windows) = (None, None, None);
+        self.followed = None;
         for status in [&mut self.tcp, &mut self.cpu_windows, &mut self.cgroups] {
             if status.health == Health::Ok {
                 *status = plan::broken(&status.probe, error);

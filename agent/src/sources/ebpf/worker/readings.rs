@@ -159,6 +159,8 @@ impl Worker {
     /// The last readings. What is written after them is nobody's any more.
     pub(super) fn finish(mut self) {
         self.drain();
+        // Reads a last time. What closes after it keeps its last bytes to itself.
+        self.connections = None;
         self.drain_udp();
         self.read_flows();
         self.read_datagrams();
