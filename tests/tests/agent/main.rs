@@ -2,6 +2,7 @@
 //! again.
 
 mod canary;
+mod ends;
 
 use std::collections::BTreeSet;
 use std::fs;
