@@ -65,10 +65,8 @@ fn a_canary_is_seen_and_leaves_no_trace() {
     let mut scene = Scene::new(&["--canary-interval", "1s", "--record", path], &[]);
     let socket = scene.path("socket");
     scene.ready();
-    let canary = scene
-        .sandbox
-        .root()
-        .join(format!("plumbline-canary-{}", scene.agent().pid()));
+    let pid = scene.agent().pid();
+    let canary = scene.sandbox.root().join(format!("plumbline-canary-{pid}"));
     let id = fs::metadata(&canary).expect("it has a cgroup").ino();
     // A round takes some seconds: after its CPU time was counted twice, one is over.
     let usage = || cgroup::usage_us(&canary).ok();

@@ -365,7 +365,7 @@ fn a_recording_replays_to_the_same_bytes() {
     scene.agent().signal(Signal::TERM).unwrap();
     assert!(
         scene
-            .agent
+            .agent()
             .wait(PATIENCE)
             .is_some_and(|status| status.success())
     );
