@@ -4,13 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use plumbline_core::finding::Finding;
-use plumbline_core::observation::{Health, ProbeStatus};
+use plumbline_core::observation::{Health, OPTIONAL_PROBES, ProbeStatus};
 use plumbline_core::settings::Grace;
 use plumbline_core::snapshot::Snapshot;
 
 use crate::cli::CheckArgs;
 use crate::config::{Config, DeclaredSource, File, Problem};
 use crate::run::Node;
+use crate::sources::ebpf::UdpMode;
 
 /// Readings lag behind what they measure: the node is observed this much longer than asked, so that the CPU windows of the
 /// whole duration are in.
@@ -119,6 +120,7 @@ fn missing(config: &Config, snapshot: &Snapshot) -> Vec<String> {
         .collect();
     let asked = [
         ("tcp", config.tcp),
+        ("udp", config.udp != UdpMode::Off),
         ("cpu_windows", config.cpu_windows),
         ("listeners", true),
         ("declared", true),
@@ -164,8 +166,15 @@ fn unused(snapshot: &Snapshot) -> Vec<String> {
         .collect()
 }
 
-/// A probe that was asked for and does not measure. `Off` was not asked for, and no rule asks for names of peers.
+/// A probe that was asked for and does not measure. `Off` was not asked for; the canary measures nothing itself, and no rule
+/// asks for names of peers.
 fn matters(probe: &ProbeStatus) -> bool {
-    matches!(probe.health, Health::Unsupported | Health::Broken)
-        && !probe.probe.starts_with("peers.")
+    if probe.probe.starts_with("peers.") {
+        return false;
+    }
+    match probe.health {
+        Health::Unsupported => !OPTIONAL_PROBES.contains(&probe.probe.as_str()),
+        Health::Broken => probe.probe != "canary",
+        Health::Ok | Health::Off => false,
+    }
 }

@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use plumbline_core::finding::Severity;
 
 use crate::config::Span;
+use crate::sources::ebpf::UdpMode;
 
 /// Holds what pods declared against what the kernel observed.
 #[derive(Debug, Parser)]
@@ -149,12 +150,18 @@ pub struct NodeArgs {
     /// Time between two scans of the node's sockets, at most 30s [default: 30s]
     #[arg(long, value_name = "SPAN", env = "PLUMBLINE_SCAN_INTERVAL")]
     pub scan_interval: Option<Span>,
+    /// Time between two readings of open connections' bytes [default: 10s]
+    #[arg(long, value_name = "SPAN", env = "PLUMBLINE_CONNECTION_INTERVAL")]
+    pub connection_interval: Option<Span>,
     /// Between two rounds of the canary, which tries out whether probes see [default: 60s]
     #[arg(long, value_name = "SPAN", env = "PLUMBLINE_CANARY_INTERVAL")]
     pub canary_interval: Option<Span>,
     /// Probes not to attach
     #[arg(long, value_name = "PROBE", value_enum, value_delimiter = ',')]
     pub disable: Vec<Probe>,
+    /// What is seen of UDP [default: peers]
+    #[arg(long, value_name = "WHAT", env = "PLUMBLINE_UDP", value_enum)]
+    pub udp: Option<UdpMode>,
     /// Unix socket for `plumbline status` (run only) [default: /run/plumbline/plumbline.sock]
     #[arg(long, value_name = "PATH", env = "PLUMBLINE_SOCKET")]
     pub socket: Option<PathBuf>,
@@ -168,8 +175,12 @@ pub struct NodeArgs {
 pub enum Probe {
     /// Listeners and connections of containers, from their cgroups' sockets.
     Tcp,
+    /// UDP servers and peers; the same as `--udp off`.
+    Udp,
     /// CPU time in 100 ms windows, from the scheduler.
     CpuWindows,
+    /// Bytes of connections while they are open, from sock_diag.
+    Connections,
     /// Something that each probe must see once a minute, in a cgroup of the agent's own.
     Canary,
 }

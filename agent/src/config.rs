@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::cli::{LogFormat, NodeArgs, Probe};
 use crate::export::settings::ExportSettings;
+use crate::sources::ebpf::UdpMode;
 
 /// Everything the agent may be told, with defaults filled in.
 #[derive(Clone, Debug)]
@@ -25,8 +26,12 @@ pub struct Config {
     pub declared: DeclaredSource,
     /// Attach the TCP program to containers.
     pub tcp: bool,
+    /// What is seen of UDP.
+    pub udp: UdpMode,
     /// Measure CPU in 100 ms windows.
     pub cpu_windows: bool,
+    /// Time between two readings of open connections' bytes; `None`: they are counted when a connection closes.
+    pub connection_interval: Option<Duration>,
     /// Time between two rounds of the canary; `None`: it is off.
     pub canary: Option<Duration>,
     /// Time between two scans of the node's sockets, and two walks of its cgroups.
@@ -116,6 +121,8 @@ pub struct File {
     pub probes: ProbesFile,
     /// Between two scans.
     pub scan_interval: Option<Span>,
+    /// Between two readings of open connections.
+    pub connection_interval: Option<Span>,
     /// Between two rounds of the canary.
     pub canary_interval: Option<Span>,
     /// The Unix socket.
@@ -138,8 +145,12 @@ pub struct CpuFile {
 pub struct ProbesFile {
     /// TCP.
     pub tcp: Option<bool>,
+    /// UDP: `peers`, `flows` or `off`.
+    pub udp: Option<UdpMode>,
     /// 100 ms windows.
     pub cpu_windows: Option<bool>,
+    /// Bytes of connections while they are open.
+    pub connections: Option<bool>,
     /// The canary.
     pub canary: Option<bool>,
 }
@@ -184,6 +195,7 @@ pub fn resolve(
             message,
         });
     }
+    let connection_interval = connection_interval(args, &file, &mut problems);
     let canary = canary(args, &file, &mut problems);
     let declared = declared_source(args, &file, &mut problems);
     let export = ExportSettings::from_env(get).unwrap_or_else(|found| {
@@ -214,14 +226,44 @@ pub fn resolve(
             .unwrap_or_else(|| "/proc".into()),
         declared,
         tcp: !args.disable.contains(&Probe::Tcp) && file.probes.tcp.unwrap_or(true),
+        udp: if args.disable.contains(&Probe::Udp) {
+            UdpMode::Off
+        } else {
+            args.udp.or(file.probes.udp).unwrap_or_default()
+        },
         cpu_windows: !args.disable.contains(&Probe::CpuWindows)
             && file.probes.cpu_windows.unwrap_or(true),
+        connection_interval,
         canary,
         scan_interval,
         socket: args.socket.clone().or(file.socket),
         export,
         log_format: args.log_format,
     })
+}
+
+/// How often bytes of open connections are read, if at all.
+fn connection_interval(
+    args: &NodeArgs,
+    file: &File,
+    problems: &mut Vec<Problem>,
+) -> Option<Duration> {
+    let wanted =
+        !args.disable.contains(&Probe::Connections) && file.probes.connections.unwrap_or(true);
+    let interval = args
+        .connection_interval
+        .or(file.connection_interval)
+        .map_or(CONNECTION_INTERVAL, |span| span.0);
+    if interval < Duration::from_secs(1) || interval > CONNECTION_INTERVAL_MAX {
+        problems.push(Problem {
+            at: "--connection-interval".into(),
+            message: format!(
+                "must be between 1s and {}s",
+                CONNECTION_INTERVAL_MAX.as_secs()
+            ),
+        });
+    }
+    wanted.then_some(interval)
 }
 
 /// Windows and limits of the rules.
@@ -296,6 +338,11 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// An event that was lost must heal within this.
 const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
+/// Rates over a minute then have six steps.
+const CONNECTION_INTERVAL: Duration = Duration::from_secs(10);
+/// A connection that moves bytes is to be seen to in every interval of ordinary rules.
+const CONNECTION_INTERVAL_MAX: Duration = Duration::from_secs(300);
+
 /// The node's name for itself, for want of a better one.
 fn hostname() -> Option<String> {
     let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
@@ -320,6 +367,7 @@ mod tests {
 
     use super::{DeclaredSource, File, resolve};
     use crate::cli::{Cli, Command, NodeArgs};
+    use crate::sources::ebpf::UdpMode;
 
     fn args(line: &str) -> NodeArgs {
         let words = ["plumbline", "run"]
@@ -371,6 +419,20 @@ mod tests {
         )
         .unwrap_err();
         assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+
+    #[test]
+    fn udp_is_peers_unless_told_otherwise() {
+        for (flags, yaml, expected) in [
+            ("", "", UdpMode::Peers),
+            ("", "probes: {udp: flows}", UdpMode::Flows),
+            ("--udp off", "probes: {udp: flows}", UdpMode::Off),
+            ("--udp flows --disable udp", "", UdpMode::Off),
+        ] {
+            let config = resolve(&args(flags), file(yaml), |_| None).unwrap();
+            assert_eq!(config.udp, expected, "{flags} {yaml}");
+        }
+        assert!(serde_saphyr::from_str::<File>("probes: {udp: all}").is_err());
     }
 
     #[test]

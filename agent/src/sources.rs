@@ -10,6 +10,7 @@ pub mod manifests;
 pub mod memory;
 pub mod objects;
 pub mod processes;
+pub(crate) mod sock_diag;
 pub mod sockets;
 
 use std::sync::Arc;

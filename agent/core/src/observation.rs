@@ -189,8 +189,12 @@ pub enum ScanScope {
 /// One listening socket found by a scan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerRow {
-    /// Leaf cgroup of the process that holds the socket (of the one with the lowest pid, when several do).
+    /// Leaf cgroup of the process that holds the socket (of the one with the lowest pid, when several do); of its creator when
+    /// no process is known to.
     pub owner: CgroupId,
+    /// Leaf cgroup of the socket's creator, to whom it belongs whoever holds it; `None`: not known (procfs does not tell).
+    #[serde(default)]
+    pub creator: Option<CgroupId>,
     /// TCP; or UDP: a socket without a peer. Whether its program chose the port is not known to a scan.
     #[serde(default)]
     pub transport: Transport,
@@ -261,7 +265,8 @@ pub struct FlowRow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FlowCounts {
-    /// Connections established.
+    /// TCP connections established; UDP associations begun: a `connect`, or the first datagram between an unconnected
+    /// socket and a peer (again, if the pair was forgotten meanwhile).
     pub connections: u64,
     /// Connection attempts that failed (refused, unreachable or timed out).
     pub failures: u64,
@@ -269,14 +274,30 @@ pub struct FlowCounts {
     pub timeouts: u64,
     /// Connections closed.
     pub closed: u64,
-    /// Payload bytes of closed connections that the peer acknowledged.
+    /// Payload bytes that the peer acknowledged: of closed connections, and where the probe `connections` works of open ones as
+    /// of its last reading; of UDP those sent.
     pub sent_bytes: u64,
-    /// Payload bytes of closed connections that were received.
+    /// Payload bytes received, of the same connections; of UDP those that reached the socket.
     pub received_bytes: u64,
+    /// UDP datagrams sent; 0 of TCP.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub sent_packets: u64,
+    /// UDP datagrams that reached the socket; 0 of TCP.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub received_packets: u64,
     /// Segments that closed connections sent again.
     pub retransmits: u64,
     /// Sum over closed connections of the smoothed round-trip time at close, in microseconds.
     pub srtt_us_sum: u64,
+}
+
+/// Recordings of TCP alone stay as they were.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl FlowCounts {
@@ -289,6 +310,8 @@ impl FlowCounts {
             (&mut self.closed, other.closed),
             (&mut self.sent_bytes, other.sent_bytes),
             (&mut self.received_bytes, other.received_bytes),
+            (&mut self.sent_packets, other.sent_packets),
+            (&mut self.received_packets, other.received_packets),
             (&mut self.retransmits, other.retransmits),
             (&mut self.srtt_us_sum, other.srtt_us_sum),
         ] {
@@ -351,14 +374,18 @@ pub const CPU_WINDOW_NS: u64 = 100_000_000;
 /// Health of one probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeStatus {
-    /// `tcp`, `cpu_windows`, `cgroups`, `listeners`, `cpu_stat`, `declared`; `peers.*` for tables that only names of peers
-    /// come from.
+    /// `tcp`, `udp`, `cpu_windows`, `cgroups`, `listeners`, `connections`, `cpu_stat`, `declared`; `peers.*` for tables that
+    /// only names of peers come from.
     pub probe: String,
     /// How it is.
     pub health: Health,
-    /// Why, when it is not `ok`; what still works.
+    /// Why, when it is not `ok`, and what still works. When it is: by what means, where there are several.
     pub reason: Option<String>,
 }
+
+/// Probes that no rule needs, and that ask for rights beyond those of the shipped manifests: without them figures come later
+/// or are coarser, and nothing is blind.
+pub const OPTIONAL_PROBES: [&str; 1] = ["connections"];
 
 /// The four words for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

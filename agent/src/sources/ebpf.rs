@@ -4,11 +4,13 @@
 //! - `object`: the embedded object and its maps. `keeper`: attach and detach, the seam to a process of its own.
 //! - `probes`: from the plan to attached programs. `happening`: records, placed.
 //! - `tree`, `containers`: which cgroups there are, which have a program.
+//! - `connections`: bytes of connections while they are open.
 //! - `flows`, `windows`: deltas of the kernel's tables. `flags`: whether others take our callbacks.
 //! - `canary`: something that each probe must see, once a minute.
 //! - `report`: states, told when they change. `worker`: the thread.
 
 mod canary;
+mod connections;
 mod containers;
 mod flags;
 mod flows;
@@ -25,6 +27,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -32,11 +35,25 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use plumbline_core::id::CgroupId;
+use plumbline_core::settings::CoreSettings;
 use plumbline_core::time::Timestamp;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::sources::Sink;
 use crate::sources::cgroups::CgroupRoot;
+
+/// What is seen of UDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UdpMode {
+    /// Servers and peers, from `bind`, `connect`, `sendmsg` and `recvmsg`.
+    #[default]
+    Peers,
+    /// Also datagrams and bytes per peer: a program sees every packet, those of TCP too.
+    Flows,
+    /// No program. Scans still find servers outside the range of dynamic ports.
+    Off,
+}
 
 /// What the source does.
 #[derive(Clone, Debug)]
@@ -45,8 +62,16 @@ pub struct Settings {
     pub cgroup_root: CgroupRoot,
     /// Listeners and flows.
     pub tcp: bool,
+    /// UDP.
+    pub udp: UdpMode,
+    /// Ports that the kernel gives out by itself, first and last.
+    pub ephemeral_ports: (u16, u16),
     /// CPU time in 100 ms windows.
     pub cpu_windows: bool,
+    /// Between readings of open connections; `None`: their bytes are counted when they close.
+    pub connection_interval: Option<Duration>,
+    /// Where procfs of the node is mounted; open connections are found by it.
+    pub proc_root: PathBuf,
     /// Between readings of the flow tables.
     pub flow_interval: Duration,
     /// Between walks of the cgroup tree, which find what events missed.
@@ -64,7 +89,11 @@ impl Settings {
         Self {
             cgroup_root,
             tcp: true,
+            udp: UdpMode::Peers,
+            ephemeral_ports: CoreSettings::default().ephemeral_ports,
             cpu_windows: true,
+            connection_interval: Some(Duration::from_secs(10)),
+            proc_root: "/proc".into(),
             flow_interval: Duration::from_secs(1),
             rescan_interval: Duration::from_secs(30),
             flows_max: plumbline_ebpf::flow::FLOWS_MAX,
@@ -87,7 +116,7 @@ pub struct Stats {
 /// What the kernel says about one of our programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramStats {
-    /// Its name, one of [`plumbline_ebpf::names::PROGRAMS`].
+    /// Its name, one of [`plumbline_ebpf::names`].
     pub name: String,
     /// Its id.
     pub id: u32,
@@ -115,7 +144,10 @@ pub struct CpuTotals {
 /// The embedded eBPF objects, for tests that hold them against a kernel's verifier. Empty when built without eBPF.
 #[must_use]
 pub fn objects() -> Vec<&'static [u8]> {
-    object::bytes().into_iter().collect()
+    [object::bytes(), object::datagrams()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The running source. Dropping it stops it.

@@ -9,9 +9,11 @@
 )]
 
 mod attribution;
+mod connections;
 mod cpu;
 mod flows;
 mod listeners;
 mod matrix;
 mod observer;
+mod udp;
 mod verifier;

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::finding::{Condition, Coverage, Evidence, Rule, Severity, Subject};
-use crate::observation::{Health, ProbeStatus};
+use crate::observation::{Health, OPTIONAL_PROBES, ProbeStatus};
 use crate::rules::{grace, label, no_declared, ports, probe, status_text, unknown_rules};
 use crate::snapshot::{ContainerView, Snapshot};
 
@@ -26,11 +26,12 @@ pub static RULE: Rule = Rule {
 const NAMED_MAX: usize = 10;
 
 /// Which rules need a probe. What a probe gives besides (metrics) is its own reason's to say.
-const NEEDED_BY: [(&str, &[&str]); 4] = [
+const NEEDED_BY: [(&str, &[&str]); 5] = [
     ("cgroups", &["C001", "C007", "P001", "P007"]),
     ("cpu_windows", &["C007"]),
     ("listeners", &["P001", "P007"]),
     ("tcp", &["P001", "P007"]),
+    ("udp", &["P001", "P007"]),
 ];
 
 /// What the node's agent does not see.
@@ -72,7 +73,9 @@ fn undeclared(snapshot: &Snapshot) -> Option<Condition> {
 
 /// A probe does not measure.
 fn unmeasured(status: &ProbeStatus) -> Option<Condition> {
-    if status.health == Health::Ok {
+    let optional = OPTIONAL_PROBES.contains(&status.probe.as_str())
+        && matches!(status.health, Health::Unsupported | Health::Off);
+    if status.health == Health::Ok || optional {
         return None;
     }
     let text = status_text(status);

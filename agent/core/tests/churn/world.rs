@@ -469,6 +469,7 @@ impl World {
                 let leaf = CgroupId(container.nested.unwrap_or(container.cgroup));
                 sockets.extend(container.ports.iter().map(|port| ListenerRow {
                     owner: leaf,
+                    creator: None,
                     transport: Transport::Tcp,
                     address: IpAddr::from([0, 0, 0, 0]),
                     port: *port,

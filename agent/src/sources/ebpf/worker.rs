@@ -1,8 +1,10 @@
 //! The thread of the source: waits for the ring, for retries and for its ticks, and sends what it finds.
 //!
-//! `canary`: what it tries out, and programs that others detached. `walks`: of the cgroup tree. `readings`: of the kernel's tables and counters.
+//! `canary`: what it tries out, and programs that others detached. `datagrams`: what is UDP's. `walks`: of the cgroup tree.
+//! `readings`: of the kernel's tables and counters.
 
 mod canary;
+mod datagrams;
 mod readings;
 mod walks;
 
@@ -22,6 +24,7 @@ use plumbline_ebpf::flow::CONTAINERS_MAX;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::canary::Canary;
+use super::connections::{self, Connections};
 use super::containers::Containers;
 use super::flags::Flags;
 use super::happening::Happening;
@@ -49,6 +52,8 @@ pub(super) fn run(
     ready: &SyncSender<()>,
 ) {
     let mut worker = Worker::start(settings, sink);
+    // Before any program is attached: what it finds is older than the agent.
+    worker.follow();
     worker.rescan();
     worker.tick(stats);
     // The starter may have given up waiting; then it also asks us to stop.
@@ -63,6 +68,7 @@ struct Worker {
     settings: Settings,
     sink: Sink,
     probes: Probes,
+    connections: Option<Connections>,
     reporter: Reporter,
     tree: Tree,
     containers: Containers,
@@ -88,6 +94,8 @@ struct Delivered {
     listeners: u64,
     /// Records of cgroups.
     cgroups: u64,
+    /// Records of UDP sockets.
+    datagrams: u64,
     /// Windows of CPU time.
     windows: u64,
 }
@@ -106,9 +114,10 @@ impl Worker {
         let facts = support::probe();
         let wanted = Wanted {
             tcp: settings.tcp,
+            udp: settings.udp,
             cpu_windows: settings.cpu_windows,
         };
-        let probes = Probes::attach(&plan(&facts, wanted), settings.flows_max);
+        let probes = Probes::attach(&plan(&facts, wanted), &settings);
         for status in probes.statuses() {
             if status.health != Health::Off
                 && let Some(reason) = &status.reason
@@ -128,6 +137,7 @@ impl Worker {
             settings,
             sink,
             probes,
+            connections: None,
             tree: Tree::default(),
             containers: Containers::default(),
             retries: Retries::default(),
@@ -142,6 +152,31 @@ impl Worker {
         };
         worker.make_canary(now);
         worker
+    }
+
+    /// Begins to follow open connections, or says why not.
+    fn follow(&mut self) {
+        let entries = self.probes.followed.take();
+        let started = match (self.settings.connection_interval, entries) {
+            (None, _) => Err(connections::off()),
+            (Some(_), None) => {
+                let why = self.probes.tcp.reason.as_deref().unwrap_or("no reason");
+                let why = format!("the tcp probe is not attached ({why})");
+                Err(connections::unsupported(&why))
+            }
+            (Some(interval), Some(entries)) => {
+                let settings = connections::Settings {
+                    proc_root: self.settings.proc_root.clone(),
+                    cgroup_root: self.settings.cgroup_root.clone(),
+                    interval,
+                };
+                Connections::start(settings, entries, self.sink.clone())
+            }
+        };
+        match started {
+            Ok(running) => self.connections = Some(running),
+            Err(status) => self.probes.connections = Some(status),
+        }
     }
 
     /// Sleeps until there is something to do. `false` when it is time to stop.
@@ -162,6 +197,8 @@ impl Worker {
                 .as_ref()
                 .map(|events| PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)),
         );
+        let of_udp = self.probes.udp.as_ref();
+        fds.extend(of_udp.map(|udp| PollFd::from_borrowed_fd(udp.events.as_fd(), PollFlags::IN)));
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => fds[0].revents().is_empty(),
             Err(error) => {
@@ -173,12 +210,14 @@ impl Worker {
 
     fn work(&mut self, stats: &Mutex<Stats>) {
         self.drain();
+        self.drain_udp();
         for (path, attempt) in self.retries.due(clock::monotonic()) {
             self.appeared(path, attempt + 1);
         }
         let now = clock::monotonic();
         if now >= self.next.flows {
             self.read_flows();
+            self.read_datagrams();
             self.next.flows = now.plus(self.settings.flow_interval);
         }
         if now >= self.next.tick {
@@ -273,6 +312,7 @@ impl Worker {
             self.containers
                 .insert(row.cgroup, row.path.clone(), pre_existing);
             self.attach(row.cgroup, &row.path, pre_existing);
+            self.attach_udp(row.cgroup, &row.path);
         }
         if is_in_container(&row.path)
             && let Some(windows) = &mut self.probes.windows
@@ -331,6 +371,7 @@ impl Worker {
     fn tick(&mut self, stats: &Mutex<Stats>) {
         let now = clock::monotonic();
         self.release_expired(now);
+        self.release_udp();
         self.read_windows();
         *stats.lock().unwrap_or_else(PoisonError::into_inner) = self.probes.stats();
         self.tend_canary(now);
@@ -340,6 +381,16 @@ impl Worker {
         let canary = self.canary.as_ref().map(Canary::status);
         if let Some(status) = canary.or_else(|| self.no_canary.clone()) {
             self.reporter.probe(&status);
+        }
+        let ended = self.connections.as_ref().is_some_and(|c| !c.is_alive());
+        if ended {
+            self.connections = None;
+            self.probes.connections = Some(connections::broken(
+                "its thread has ended; the log says why",
+            ));
+        }
+        if let Some(status) = &self.probes.connections {
+            self.reporter.probe(status);
         }
     }
 
