@@ -100,19 +100,29 @@ impl Container {
         for index in 0..self.files.len() {
             self.refresh(index);
         }
-        let mut seen = Vec::with_capacity(self.files.len());
-        for (name, stamp) in directory
+        let listing = directory
             .map(|directory| listing(directory, scan))
-            .unwrap_or_default()
-        {
-            let known = self.known(name, stamp).or_else(|| self.open(name, scan));
-            seen.extend(known);
+            .unwrap_or_default();
+        let (mut seen, mut unknown) = (Vec::with_capacity(self.files.len()), Vec::new());
+        for (name, stamp) in listing {
+            match self.known(name, stamp) {
+                Some(known) => seen.push(known),
+                None => unknown.push(name),
+            }
         }
+        // Before the unknown are opened: one of them may be what became of a file that has vanished.
         for file in &mut self.files {
             if seen.contains(&file.id) {
                 file.missing = None;
             } else {
                 file.missing.get_or_insert(scan.now);
+            }
+        }
+        for name in unknown {
+            let opened = self.open(name, scan);
+            let known = |file: &&mut LogFile| Some(file.id) == opened;
+            if let Some(file) = self.files.iter_mut().find(known) {
+                file.missing = None;
             }
         }
         self.files.sort_by_key(|file| {

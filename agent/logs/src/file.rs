@@ -199,9 +199,14 @@ impl LogFile {
         self.read += used as u64;
         self.looked = self.read;
         if let Handle::Gzip(gzip) = &mut self.handle {
-            gzip.carry.clear();
-            gzip.carry
-                .extend_from_slice(filled.get(used..).unwrap_or_default());
+            if gzip.carry.len() > filled.len() {
+                // The buffer was too short for all of it.
+                gzip.carry.drain(..used);
+            } else {
+                gzip.carry.clear();
+                gzip.carry
+                    .extend_from_slice(filled.get(used..).unwrap_or_default());
+            }
         }
     }
 }
@@ -307,7 +312,7 @@ impl Gzip {
         if let (Some(to), Some(from)) = (buffer.get_mut(..filled), self.carry.get(..filled)) {
             to.copy_from_slice(from);
         }
-        while filled < buffer.len() && !self.at_end {
+        while self.carry.len() <= filled && filled < buffer.len() && !self.at_end {
             filled += self.decode(buffer.get_mut(filled..).unwrap_or_default());
         }
         Ok((filled, self.at_end && filled < buffer.len()))

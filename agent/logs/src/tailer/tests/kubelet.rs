@@ -83,7 +83,8 @@ impl Kubelet {
             self.written
         )
         .unwrap();
-        self.rotate();
+        self.tidy();
+        self.rotate_latest(0);
         writeln!(
             self.file,
             "2026-11-25T10:00:00.{:09}Z stdout F {second}",

@@ -8,12 +8,31 @@ use opentelemetry_proto::tonic::logs::v1::LogRecord;
 use super::kubelet::{Kubelet, content};
 
 /// What an oracle found, over all containers.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Default, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub(super) missing: Vec<(String, u64)>,
     pub(super) duplicates: u64,
     /// Records that are not as they were written: cut, or parts of one.
     pub(super) damaged: Vec<String>,
+}
+
+impl std::fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let first = |list: &[String]| list.iter().take(10).cloned().collect::<Vec<_>>();
+        let missing: Vec<_> = self
+            .missing
+            .iter()
+            .map(|(name, seq)| format!("{name}: {seq}"))
+            .collect();
+        let (lost, damaged) = (first(&missing), first(&self.damaged));
+        write!(
+            f,
+            "{} missing {lost:?}, {} duplicates, {} damaged {damaged:?}",
+            missing.len(),
+            self.duplicates,
+            self.damaged.len()
+        )
+    }
 }
 
 /// Holds what arrived against what was written.
