@@ -26,10 +26,7 @@ impl Stamp {
             device: stat.st_dev,
             inode: stat.st_ino,
             size: u64::try_from(stat.st_size).unwrap_or(0),
-            modified: (
-                stat.st_mtime,
-                u64::try_from(stat.st_mtime_nsec).unwrap_or(0),
-            ),
+            modified: (stat.st_mtime, stat.st_mtime_nsec),
         }
     }
 
@@ -167,8 +164,8 @@ impl LogFile {
         match &self.handle {
             Handle::Gzip(gzip) if gzip.ended => 0,
             // Compressed: at least so many.
-            _ if self.name.gzip => self.stamp.size,
-            _ => self.stamp.size.saturating_sub(self.read),
+            Handle::Gzip(_) => self.stamp.size,
+            Handle::Plain(_) | Handle::Closed => self.stamp.size.saturating_sub(self.read),
         }
     }
 

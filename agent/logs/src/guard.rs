@@ -96,13 +96,12 @@ impl Root {
     }
 
     fn plain(&self, stat: &Stat) -> Result<(), Refused> {
-        if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
-            return Err(Refused::Trick(
-                match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Symlink => "link",
-                    _ => "no_file",
-                },
-            ));
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if kind == FileType::Symlink {
+            return Err(Refused::Trick("link"));
+        }
+        if kind != FileType::RegularFile {
+            return Err(Refused::Trick("no_file"));
         }
         if stat.st_nlink > 1 {
             return Err(Refused::Trick("hard_link"));

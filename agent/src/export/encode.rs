@@ -16,6 +16,7 @@ use opentelemetry_proto::tonic::common::v1::{
 };
 use prost::Message as _;
 
+pub(crate) use resource::resource;
 pub use findings::{FindingOptions, encode_findings};
 pub use metrics::{encode_metrics, ended_series};
 

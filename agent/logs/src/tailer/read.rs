@@ -69,12 +69,14 @@ impl Reader {
             let Some(index) = container.next_readable() else {
                 break false;
             };
-            used += self.read(container, index, now, out);
+            used += self.read(container, index, false, now, out);
             container.note(&mut out.resume);
         };
         if !more {
-            while let Some(index) = container.next_finished(now) {
-                self.finish(container, index, now, out);
+            while out.has_room()
+                && let Some(index) = container.next_finished(now)
+            {
+                used += self.read(container, index, true, now, out);
             }
             self.flush_partials(container, now, out);
             container.note(&mut out.resume);
@@ -83,11 +85,12 @@ impl Reader {
         (used, more)
     }
 
-    /// Reads from one file. Gives how many bytes were used, at least one so that an error does not keep the turn.
+    /// Reads from one file; one that is over is closed at its end, and its last line needs no newline. Gives how many bytes were used, at least one so that an error does not keep the turn.
     fn read(
         &mut self,
         container: &mut Container,
         index: usize,
+        is_over: bool,
         now: Duration,
         out: &mut Output,
     ) -> u64 {
@@ -111,7 +114,7 @@ impl Reader {
                     return 1;
                 }
             };
-            let is_final = end && matches!(file.handle, Handle::Gzip(_));
+            let is_final = end && (is_over || matches!(file.handle, Handle::Gzip(_)));
             let is_long = filled == size && size >= self.buffer_max;
             let used = self.feed(container, index, filled, is_final, is_long, now, out);
             if used == 0 && filled == size && size < self.buffer_max {
@@ -143,11 +146,8 @@ impl Reader {
         } else {
             file.active = now;
         }
-        if let Handle::Gzip(gzip) = &mut file.handle
-            && is_final
-            && used == filled
-        {
-            if gzip.broken {
+        if is_final && used == filled {
+            if matches!(&file.handle, Handle::Gzip(gzip) if gzip.broken) {
                 container.counts.lose("gzip", 0, 0);
             }
             file.handle = Handle::Closed;
@@ -213,46 +213,6 @@ impl Reader {
             file.skip_line = true;
         }
         chunk.len()
-    }
-
-    /// A file that will not grow any more: its last line is shipped though nothing ends it.
-    fn finish(&mut self, container: &mut Container, index: usize, now: Duration, out: &mut Output) {
-        self.buffer.resize(CHUNK, 0);
-        let Some(file) = container.files.get_mut(index) else {
-            return;
-        };
-        if let Ok((filled @ 1.., _)) = file.fill(&mut self.buffer) {
-            let place = Place {
-                file: file.id,
-                offset: file.read,
-            };
-            let skip = std::mem::take(&mut file.skip_line);
-            // A line that is longer than a chunk and never ended is cut there.
-            let unread = file.stamp.size.saturating_sub(file.read);
-            file.used(&[], filled);
-            file.read = file.read.max(file.stamp.size);
-            let chunk = self.buffer.get(..filled).unwrap_or_default();
-            let mut feed = Feed {
-                encoder: Encoder::new(clock::unix_ns()),
-                valid: false,
-                container,
-                out,
-                room: &mut self.room,
-                now,
-                line_bytes_max: self.line_bytes_max,
-            };
-            if skip {
-                feed.container.counts.lose("truncated", 0, unread);
-            } else {
-                feed.cut_line(chunk, place);
-                feed.container
-                    .counts
-                    .lose_if("truncated", unread - filled as u64);
-            }
-        }
-        if let Some(file) = container.files.get_mut(index) {
-            file.handle = Handle::Closed;
-        }
     }
 
     fn end_run(&mut self, container: &mut Container, out: &mut Output) {
