@@ -96,6 +96,8 @@ pub struct DeclaredContainer {
     pub container_id: Option<ContainerId>,
     /// `status.*.state.running.startedAt` in nanoseconds since 1970.
     pub started_unix_ns: Option<u64>,
+    /// `status.*ContainerStatuses[].restartCount`.
+    pub restart_count: Option<u64>,
 }
 
 /// Which list of the spec a container stands in.
@@ -141,6 +143,18 @@ pub enum Transport {
     Udp,
     /// SCTP.
     Sctp,
+}
+
+impl Transport {
+    /// The lower-case word of `network.transport`, also used in texts: `udp/53`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
 }
 
 /// A Service.

@@ -88,6 +88,15 @@ pub static K8S_CPU_REQUEST_UTILIZATION: Metric = Metric {
     attributes: &[],
 };
 
+/// `k8s.container.restart.count`.
+pub static K8S_RESTART_COUNT: Metric = Metric {
+    name: "k8s.container.restart.count",
+    unit: "{restart}",
+    instrument: Instrument::UpDownCounter,
+    description: "Restarts of the container, as the kubelet counts them. It may forget some.",
+    attributes: &[],
+};
+
 /// `plumbline.container.cpu.limit.effective`.
 pub static CPU_LIMIT_EFFECTIVE: Metric = Metric {
     name: "plumbline.container.cpu.limit.effective",
@@ -124,6 +133,24 @@ pub static CPU_USAGE_PEAK: Metric = Metric {
     attributes: &[attribute::WINDOW],
 };
 
+/// `plumbline.container.oom.kills`.
+pub static OOM_KILLS: Metric = Metric {
+    name: "plumbline.container.oom.kills",
+    unit: "{process}",
+    instrument: Instrument::Counter,
+    description: "Processes of the container that the kernel killed because memory ran out.",
+    attributes: &[],
+};
+
+/// `plumbline.container.restarts`.
+pub static RESTARTS: Metric = Metric {
+    name: "plumbline.container.restarts",
+    unit: "{restart}",
+    instrument: Instrument::Counter,
+    description: "Containers that took the place of one of the same pod and name while the agent ran.",
+    attributes: &[],
+};
+
 /// `plumbline.coverage.containers`.
 pub static COVERAGE_CONTAINERS: Metric = Metric {
     name: "plumbline.coverage.containers",
@@ -131,6 +158,15 @@ pub static COVERAGE_CONTAINERS: Metric = Metric {
     instrument: Instrument::Gauge,
     description: "Running containers by how much of their network activity is seen.",
     attributes: &[attribute::COVERAGE_STATE, attribute::REASON],
+};
+
+/// `plumbline.ebpf.events`.
+pub static EBPF_EVENTS: Metric = Metric {
+    name: "plumbline.ebpf.events",
+    unit: "{event}",
+    instrument: Instrument::Counter,
+    description: "What came through a bounded map, ring, queue or table.",
+    attributes: &[attribute::MAP],
 };
 
 /// `plumbline.ebpf.events.lost`.
@@ -231,7 +267,7 @@ pub static PORT_LISTENING: Metric = Metric {
     name: "plumbline.port.listening",
     unit: "{socket}",
     instrument: Instrument::UpDownCounter,
-    description: "Listening TCP sockets, by port, reach and what declares the port.",
+    description: "Listening TCP sockets and UDP servers, by port, reach and what declares the port.",
     attributes: &[
         attribute::NETWORK_LOCAL_PORT,
         attribute::NETWORK_TRANSPORT,
@@ -239,6 +275,15 @@ pub static PORT_LISTENING: Metric = Metric {
         attribute::BIND_SCOPE,
         attribute::DECLARED_BY,
     ],
+};
+
+/// `plumbline.probe.health`.
+pub static PROBE_HEALTH: Metric = Metric {
+    name: "plumbline.probe.health",
+    unit: "1",
+    instrument: Instrument::Gauge,
+    description: "1 for the state that the probe is in, 0 for the others.",
+    attributes: &[attribute::PROBE, attribute::PROBE_STATE],
 };
 
 /// `plumbline.report.points.cut`.
@@ -258,11 +303,15 @@ pub const CATALOGUE: &[&Metric] = &[
     &K8S_CPU_LIMIT_UTILIZATION,
     &K8S_CPU_REQUEST_DESIRED,
     &K8S_CPU_REQUEST_UTILIZATION,
+    &K8S_RESTART_COUNT,
     &CPU_LIMIT_EFFECTIVE,
     &CPU_PERIODS,
     &CPU_THROTTLED_TIME,
     &CPU_USAGE_PEAK,
+    &OOM_KILLS,
+    &RESTARTS,
     &COVERAGE_CONTAINERS,
+    &EBPF_EVENTS,
     &EBPF_EVENTS_LOST,
     &EBPF_MAP_CAPACITY,
     &EBPF_MAP_ENTRIES,
@@ -271,6 +320,7 @@ pub const CATALOGUE: &[&Metric] = &[
     &NETWORK_CONNECTIONS,
     &NETWORK_IO,
     &PORT_LISTENING,
+    &PROBE_HEALTH,
     &REPORT_POINTS_CUT,
 ];
 
@@ -282,7 +332,7 @@ pub mod attribute {
     pub const K8S_NAMESPACE_NAME: &str = "k8s.namespace.name";
     /// Listening port; 0 for those beyond the limit.
     pub const NETWORK_LOCAL_PORT: &str = "network.local.port";
-    /// `tcp`.
+    /// `tcp` or `udp`.
     pub const NETWORK_TRANSPORT: &str = "network.transport";
     /// `true` on a point that takes what found no place of its own.
     pub const OVERFLOW: &str = "otel.metric.overflow";
@@ -306,6 +356,10 @@ pub mod attribute {
     pub const PEER_NAME: &str = "plumbline.peer.name";
     /// Namespace of a workload or Service.
     pub const PEER_NAMESPACE: &str = "plumbline.peer.namespace";
+    /// Name of a probe.
+    pub const PROBE: &str = "plumbline.probe";
+    /// `ok`, `unsupported`, `broken` or `off`.
+    pub const PROBE_STATE: &str = "plumbline.probe.state";
     /// Why something was lost or is not seen.
     pub const REASON: &str = "plumbline.reason";
     /// `info`, `low`, `medium` or `high`.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::declared::Declared;
+use crate::declared::{Declared, Transport};
 use crate::id::CgroupId;
 use crate::time::Timestamp;
 
@@ -51,9 +51,9 @@ pub enum Fact {
         /// The cgroup was there before the agent, so connections may have been missed.
         pre_existing: bool,
     },
-    /// A TCP socket entered LISTEN.
+    /// A TCP socket entered LISTEN, or a UDP socket was bound to a port that its program chose.
     ListenerOpened(ListenerEvent),
-    /// A TCP socket left LISTEN.
+    /// A TCP socket left LISTEN, or such a UDP socket was closed, or connected: then it serves its peer alone.
     ListenerClosed(ListenerEvent),
     /// All listening sockets of a scope. A scan of the node replaces the table, but for what changed after `at` and for
     /// containers that could not be read as a whole; a scan of some containers only adds to what is known of its rows.
@@ -68,7 +68,7 @@ pub enum Fact {
         #[serde(default)]
         unreadable: Vec<CgroupId>,
     },
-    /// What TCP connections did since the last such fact.
+    /// What TCP connections and UDP associations did since the last such fact.
     Flows {
         /// One row per owner, role, peer and server port that changed.
         rows: Vec<FlowRow>,
@@ -77,6 +77,11 @@ pub enum Fact {
     CpuStat {
         /// One row a container's cgroup.
         rows: Vec<CpuStatRow>,
+    },
+    /// Counts of `memory.events` of cgroups.
+    MemoryEvents {
+        /// One row a container's cgroup that has the memory controller.
+        rows: Vec<MemoryEventsRow>,
     },
     /// CPU time of consecutive 100 ms windows, from the scheduler probe.
     CpuWindows {
@@ -104,6 +109,23 @@ pub enum Fact {
         reason: String,
         /// How many in all.
         count: u64,
+    },
+    /// How much came through one bounded thing since the agent began; cumulative.
+    Delivered {
+        /// The map, ring, queue or table.
+        place: String,
+        /// How many in all.
+        count: u64,
+    },
+    /// How often a container was refused something because it had used up its share of a shared table or ring, since it
+    /// has its network program; cumulative.
+    Refused {
+        /// The container's cgroup.
+        cgroup: CgroupId,
+        /// New flows, which were counted without their peer.
+        flows: u64,
+        /// Records of listeners, which scans find.
+        listeners: u64,
     },
     /// How full a bounded thing is.
     Occupancy {
@@ -135,6 +157,9 @@ pub struct CgroupRow {
 pub struct ListenerEvent {
     /// Container cgroup of the socket's creator.
     pub owner: CgroupId,
+    /// TCP or UDP.
+    #[serde(default)]
+    pub transport: Transport,
     /// Local address; IPv4-mapped addresses are folded to IPv4.
     pub address: IpAddr,
     /// Local port.
@@ -158,10 +183,19 @@ pub enum ScanScope {
 pub struct ListenerRow {
     /// Leaf cgroup of the process that holds the socket (of the one with the lowest pid, when several do).
     pub owner: CgroupId,
+    /// TCP; or UDP: a socket without a peer. Whether its program chose the port is not known to a scan.
+    #[serde(default)]
+    pub transport: Transport,
     /// Local address; IPv4-mapped addresses are folded to IPv4.
     pub address: IpAddr,
     /// Local port.
     pub port: u16,
+    /// `IPV6_V6ONLY` of an IPv6 socket; `None`: IPv4, or not known (procfs does not tell).
+    #[serde(default)]
+    pub v6only: Option<bool>,
+    /// The socket's cookie; `None`: not known (procfs does not tell).
+    #[serde(default)]
+    pub cookie: Option<u64>,
     /// Inode of the socket; not 0.
     pub inode: u64,
     /// Inode of the network namespace.
@@ -196,11 +230,14 @@ pub enum Role {
     Server,
 }
 
-/// What the TCP connections of one owner, role, peer and server port did since the last reading.
+/// What the connections of one owner, transport, role, peer and server port did since the last reading.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowRow {
     /// Container cgroup of the socket's creator.
     pub owner: CgroupId,
+    /// TCP or UDP.
+    #[serde(default)]
+    pub transport: Transport,
     /// Which end the owner is.
     pub role: Role,
     /// The other end; absent in the overflow row of an owner. IPv4-mapped addresses are folded to IPv4.
@@ -279,6 +316,15 @@ pub struct CpuMax {
     pub period_us: u64,
     /// What may be saved up and spent on top of the quota, in microseconds.
     pub burst_us: u64,
+}
+
+/// Figures of one cgroup from `memory.events`: since the cgroup was made, children included.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryEventsRow {
+    /// The container's cgroup.
+    pub cgroup: CgroupId,
+    /// `oom_kill`: processes that the kernel killed because memory ran out.
+    pub oom_kills: u64,
 }
 
 /// CPU time of one cgroup in consecutive 100 ms windows.

@@ -4,4 +4,5 @@
 
 pub mod cpu;
 pub mod flows;
+pub(crate) mod ledger;
 pub mod listeners;

@@ -12,4 +12,6 @@ mod attribution;
 mod cpu;
 mod flows;
 mod listeners;
+mod matrix;
 mod observer;
+mod verifier;

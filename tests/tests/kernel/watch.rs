@@ -9,6 +9,7 @@ use plumbline::sources::Sink;
 use plumbline::sources::ebpf::{Handle, Settings, Stats, spawn};
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{Fact, FlowCounts, Observation, Role};
+use plumbline_tests::scale::scale;
 
 /// Owner, role, peer, server port.
 pub(crate) type FlowId = (CgroupId, Role, Option<IpAddr>, u16);
@@ -72,7 +73,7 @@ impl Watch {
     }
 
     fn wait<T>(&mut self, mut look: impl FnMut(&[Fact], &mut BTreeSet<usize>) -> Option<T>) -> T {
-        let deadline = clock::instant() + PATIENCE;
+        let deadline = clock::instant() + scale().patience(PATIENCE);
         loop {
             while let Ok(observation) = self.receiver.try_recv() {
                 self.facts.push(observation.fact);
@@ -128,6 +129,17 @@ impl Stopped {
         flows(&self.facts)
     }
 
+    /// The last count of what came through there.
+    pub(crate) fn delivered(&self, at: &str) -> u64 {
+        let mut facts = self.facts.iter().rev();
+        facts
+            .find_map(|fact| match fact {
+                Fact::Delivered { place, count } if place == at => Some(*count),
+                _ => None,
+            })
+            .unwrap_or_else(|| panic!("{at} was never told"))
+    }
+
     /// The last count of what was lost there.
     pub(crate) fn dropped(&self, at: &str, why: &str) -> u64 {
         let mut facts = self.facts.iter().rev();
@@ -157,7 +169,7 @@ impl Stopped {
             "{:?}",
             self.stats.programs
         );
-        let deadline = clock::instant() + PATIENCE;
+        let deadline = clock::instant() + scale().patience(PATIENCE);
         loop {
             let loaded = aya::programs::loaded_programs()
                 .filter_map(Result::ok)

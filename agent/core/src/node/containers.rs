@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 
+use crate::declared::Transport;
 use crate::finding::{Coverage, Subject};
 use crate::id::{CgroupId, ContainerId, PodUid};
 use crate::node::NodeState;
 use crate::observation::{CgroupRow, Health};
 use crate::observed::cpu::Cpu;
 use crate::observed::listeners::{Listeners, ROWS_MAX};
-use crate::snapshot::{ContainerView, FlowView};
+use crate::snapshot::{ContainerView, FlowView, RefusedView};
 use crate::time::Timestamp;
 
 /// One container.
@@ -24,8 +25,10 @@ pub(super) struct Container {
     pub(super) listeners: Listeners,
     /// The last scan of the node could not read all of its processes.
     pub(super) unreadable: bool,
-    /// Connections accepted per port; at most [`ROWS_MAX`] ports.
-    accepted: BTreeMap<u16, u64>,
+    /// Connections accepted per port; at most [`ROWS_MAX`] ports of each transport.
+    accepted: BTreeMap<(Transport, u16), u64>,
+    pub(super) refused: Option<RefusedView>,
+    pub(super) oom_kills: Option<u64>,
     pub(super) cpu: Cpu,
 }
 
@@ -41,14 +44,19 @@ impl Container {
             listeners: Listeners::default(),
             unreadable: false,
             accepted: BTreeMap::new(),
+            refused: None,
+            oom_kills: None,
             cpu: Cpu::default(),
         }
     }
 
     /// Counts accepted connections. A port that finds no place is not counted here; its flow series is.
-    pub(super) fn accepted(&mut self, port: u16, connections: u64) {
-        if self.accepted.len() < ROWS_MAX || self.accepted.contains_key(&port) {
-            *self.accepted.entry(port).or_default() += connections;
+    pub(super) fn accepted(&mut self, transport: Transport, port: u16, connections: u64) {
+        let key = (transport, port);
+        let of_transport = (transport, 0)..=(transport, u16::MAX);
+        if self.accepted.contains_key(&key) || self.accepted.range(of_transport).count() < ROWS_MAX
+        {
+            *self.accepted.entry(key).or_default() += connections;
         }
     }
 }
@@ -115,6 +123,10 @@ impl NodeState {
                 .map(|declared| declared.image.clone())
                 .filter(|image| !image.is_empty()),
         };
+        let restarts = declared.and_then(|declared| {
+            self.restarts
+                .of(&container.pod_uid, &declared.name, &container.container_id)
+        });
         ContainerView {
             cgroup: id,
             pod_uid: container.pod_uid.clone(),
@@ -131,6 +143,9 @@ impl NodeState {
             coverage: self.coverage(container),
             listeners,
             listeners_overflow,
+            refused: container.refused.clone(),
+            oom_kills: container.oom_kills,
+            restarts,
             cpu: container.cpu.view(judged_from),
         }
     }
@@ -166,6 +181,7 @@ impl NodeState {
             .filter_map(|(key, series)| {
                 Some(FlowView {
                     container: *position.get(&key.container)?,
+                    transport: key.transport,
                     role: key.role,
                     peer: key.peer.clone(),
                     server_port: key.server_port,

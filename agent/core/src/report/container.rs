@@ -3,7 +3,8 @@
 use crate::metric::{
     CONTAINER_CPU_TIME, CONTAINER_CPU_USAGE, CPU_LIMIT_EFFECTIVE, CPU_PERIODS, CPU_THROTTLED_TIME,
     CPU_USAGE_PEAK, Instrument, K8S_CPU_LIMIT_DESIRED, K8S_CPU_LIMIT_UTILIZATION,
-    K8S_CPU_REQUEST_DESIRED, K8S_CPU_REQUEST_UTILIZATION, PORT_LISTENING, attribute,
+    K8S_CPU_REQUEST_DESIRED, K8S_CPU_REQUEST_UTILIZATION, K8S_RESTART_COUNT, OOM_KILLS,
+    PORT_LISTENING, RESTARTS, attribute,
 };
 use crate::report::{AttributeValue, Number, Point, unix};
 use crate::rules::c007::{quota_cores, ratio};
@@ -15,6 +16,7 @@ pub(super) fn points(snapshot: &Snapshot, container: &ContainerView) -> Vec<Poin
     let mut points = use_of(snapshot, container);
     points.extend(settings_of(snapshot, container));
     points.extend(listeners_of(snapshot, container));
+    points.extend(ends_of(snapshot, container));
     if container.gone {
         points.retain(|point| point.metric.instrument == Instrument::Counter);
     }
@@ -100,12 +102,33 @@ fn settings_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
     points
 }
 
+/// What ended before its time.
+fn ends_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
+    let began = unix(snapshot, container.started.unwrap_or(container.first_seen));
+    let agent = unix(snapshot, snapshot.origin.monotonic);
+    let counted = container
+        .declared()
+        .and_then(|declared| declared.restart_count);
+    let values = [
+        (&K8S_RESTART_COUNT, counted, began),
+        (&OOM_KILLS, container.oom_kills, began),
+        (&RESTARTS, container.restarts, agent),
+    ];
+    let point = |(metric, value, start): (_, Option<u64>, _)| {
+        Some(Point::new(metric, Number::int(value?), vec![]).since(start))
+    };
+    values.into_iter().filter_map(point).collect()
+}
+
 fn listeners_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
     let mut points = Vec::new();
     for listener in &container.listeners {
-        let declared_by = declared_by(snapshot, container, listener.port);
+        let declared_by = declared_by(snapshot, container, listener.transport, listener.port);
         let attributes = vec![
-            (attribute::NETWORK_TRANSPORT, AttributeValue::Word("tcp")),
+            (
+                attribute::NETWORK_TRANSPORT,
+                AttributeValue::Word(listener.transport.as_str()),
+            ),
             (
                 attribute::NETWORK_LOCAL_PORT,
                 AttributeValue::Int(listener.port.into()),
@@ -122,17 +145,14 @@ fn listeners_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
         let point = Point::new(&PORT_LISTENING, Number::int(listener.sockets), attributes);
         points.push(point.since(unix(snapshot, listener.first_seen)));
     }
-    if container.listeners_overflow > 0 {
+    for (transport, sockets) in &container.listeners_overflow {
+        let word = AttributeValue::Word(transport.as_str());
         let attributes = vec![
-            (attribute::NETWORK_TRANSPORT, AttributeValue::Word("tcp")),
+            (attribute::NETWORK_TRANSPORT, word),
             (attribute::NETWORK_LOCAL_PORT, AttributeValue::Int(0)),
             (attribute::OVERFLOW, AttributeValue::Bool(true)),
         ];
-        let point = Point::new(
-            &PORT_LISTENING,
-            Number::int(container.listeners_overflow),
-            attributes,
-        );
+        let point = Point::new(&PORT_LISTENING, Number::int(*sockets), attributes);
         points.push(point.since(unix(snapshot, container.first_seen)));
     }
     points

@@ -5,15 +5,19 @@ use std::collections::BTreeMap;
 
 use crate::finding::{Coverage, Finding, FindingState, Severity};
 use crate::metric::{
-    COVERAGE_CONTAINERS, EBPF_EVENTS_LOST, EBPF_MAP_CAPACITY, EBPF_MAP_ENTRIES, FINDINGS_OPEN,
-    attribute,
+    COVERAGE_CONTAINERS, EBPF_EVENTS, EBPF_EVENTS_LOST, EBPF_MAP_CAPACITY, EBPF_MAP_ENTRIES,
+    FINDINGS_OPEN, PROBE_HEALTH, attribute,
 };
+use crate::observation::{Health, ProbeStatus};
 use crate::report::{Attribute, AttributeValue, Number, Point};
+use crate::rules::health_word;
 use crate::rules::ports::coverage;
 use crate::snapshot::Snapshot;
 
 /// Series of open findings; further ones go into one overflow series.
 const FINDING_SERIES_MAX: usize = 1_000;
+/// Probes of which the health leaves; there are some ten.
+const PROBES_MAX: usize = 32;
 /// Reasons told apart in coverage, by number of containers; further ones are `other`.
 const REASONS_MAX: usize = 16;
 
@@ -21,6 +25,7 @@ const REASONS_MAX: usize = 16;
 pub(super) fn points(snapshot: &Snapshot, findings: &[Finding]) -> Vec<Point> {
     let mut points = findings_of(findings);
     points.extend(coverage_of(snapshot));
+    points.extend(probes_of(snapshot));
     points.extend(tables_of(snapshot));
     points
 }
@@ -105,6 +110,25 @@ fn coverage_of(snapshot: &Snapshot) -> Vec<Point> {
     series.into_iter().map(point).collect()
 }
 
+/// Each probe in each state: 1 for the one that it is in.
+fn probes_of(snapshot: &Snapshot) -> Vec<Point> {
+    let states = [Health::Ok, Health::Unsupported, Health::Broken, Health::Off];
+    let point = |status: &ProbeStatus, state: Health| {
+        let attributes = vec![
+            (attribute::PROBE, text(&status.probe)),
+            (
+                attribute::PROBE_STATE,
+                AttributeValue::Word(health_word(state)),
+            ),
+        ];
+        let is = u64::from(status.health == state);
+        Point::new(&PROBE_HEALTH, Number::int(is), attributes)
+    };
+    let told = snapshot.probes.iter().take(PROBES_MAX);
+    told.flat_map(|status| states.map(|state| point(status, state)))
+        .collect()
+}
+
 /// Bounded things: how full they are, and what they lost. The counter began with the agent, whose start the core does
 /// not know: the exporter fills it in.
 fn tables_of(snapshot: &Snapshot) -> Vec<Point> {
@@ -124,6 +148,11 @@ fn tables_of(snapshot: &Snapshot) -> Vec<Point> {
     }
     // Counted since the agent began, which is when it first read the clocks.
     let begun = super::unix(snapshot, snapshot.origin.monotonic);
+    for delivered in &snapshot.delivered {
+        let attributes = vec![(attribute::MAP, text(&delivered.place))];
+        let point = Point::new(&EBPF_EVENTS, Number::int(delivered.count), attributes);
+        points.push(point.since(begun));
+    }
     for lost in &snapshot.dropped {
         let attributes = vec![
             (attribute::MAP, text(&lost.place)),

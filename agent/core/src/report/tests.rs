@@ -8,18 +8,19 @@ use proptest::prelude::{
 };
 
 use super::{Number, Report, ResourceReport, build, cut};
-use crate::declared::{ContainerKind, DeclaredContainer};
+use crate::declared::{ContainerKind, DeclaredContainer, Transport};
 use crate::finding::{Condition, Coverage, Finding, FindingState, Subject};
 use crate::metric::CATALOGUE;
 use crate::observation::{CpuMax, FlowCounts, Role};
 use crate::rules::evaluate;
 use crate::rules::testing::{NOW, container, declared, listener, pod, snapshot, view, windows};
 use crate::settings::SERIES_PER_NODE_MAX;
-use crate::snapshot::{CpuView, Dropped, FlowView, Occupancy, Peer, PeerKind, Snapshot};
+use crate::snapshot::{CpuView, Delivered, Dropped, FlowView, Occupancy, Peer, PeerKind, Snapshot};
 
 fn flow(container: usize, role: Role, name: &str, port: u16) -> FlowView {
     FlowView {
         container,
+        transport: Transport::Tcp,
         role,
         peer: Peer {
             kind: PeerKind::Workload,
@@ -58,6 +59,7 @@ fn overflow(container: usize) -> FlowView {
 fn node() -> Snapshot {
     let app = DeclaredContainer {
         cpu_limit_millis: Some(500),
+        restart_count: Some(4),
         ..container("app", ContainerKind::Regular, &[8080])
     };
     let pod = pod(vec![
@@ -79,7 +81,8 @@ fn node() -> Snapshot {
         ],
     );
     for container in &mut node.containers {
-        container.listeners_overflow = 5;
+        (container.oom_kills, container.restarts) = (Some(2), Some(1));
+        container.listeners_overflow = [(Transport::Tcp, 5)].into();
         container.cpu = CpuView {
             usage_us: Some(90_000_000),
             usage_cores: Some(0.25),
@@ -100,6 +103,11 @@ fn node() -> Snapshot {
         overflow(0),
         overflow(1),
     ];
+    node.probes.retain(|status| status.probe == "tcp");
+    node.delivered = vec![Delivered {
+        place: "flows".into(),
+        count: 40,
+    }];
     node.dropped = vec![Dropped {
         place: "flows".into(),
         reason: "full".into(),
@@ -176,11 +184,14 @@ fn points_of_a_container() {
         k8s.container.cpu.limit.utilization [] 0.5
         k8s.container.cpu.request.desired [] 0.1 since 1800 s
         k8s.container.cpu.request.utilization [] 2.5
+        k8s.container.restart.count [] 4 since 1800 s
         plumbline.container.cpu.limit.effective [] 0.5
         plumbline.container.cpu.periods [[plumbline.cpu.throttled,false]] 480 since 1800 s
         plumbline.container.cpu.periods [[plumbline.cpu.throttled,true]] 120 since 1800 s
         plumbline.container.cpu.throttled.time [] 1.5 since 1800 s
         plumbline.container.cpu.usage.peak [[plumbline.window,100ms]] 0.49
+        plumbline.container.oom.kills [] 2 since 1800 s
+        plumbline.container.restarts [] 1 since 0 s
         plumbline.network.connect.failures [[error.type,_OTHER],[network.transport,tcp],[otel.metric.overflow,true]] 2 since 60 s
         plumbline.network.connect.failures [[error.type,_OTHER],[network.transport,tcp],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 2 since 60 s
         plumbline.network.connect.failures [[error.type,timeout],[network.transport,tcp],[otel.metric.overflow,true]] 1 since 60 s
@@ -206,11 +217,16 @@ fn points_of_the_node() {
     expect![[r#"
         plumbline.coverage.containers [[plumbline.coverage.state,blind],[plumbline.reason,not attached: EPERM]] 1
         plumbline.coverage.containers [[plumbline.coverage.state,partial],[plumbline.reason,too_many_listeners]] 1
+        plumbline.ebpf.events [[plumbline.map,flows]] 40 since 0 s
         plumbline.ebpf.events.lost [[plumbline.map,flows],[plumbline.reason,full]] 3 since 0 s
         plumbline.ebpf.map.capacity [[plumbline.map,flows]] 2000
         plumbline.ebpf.map.entries [[plumbline.map,flows]] 10
         plumbline.findings.open [[k8s.namespace.name,shop],[plumbline.severity,medium],[security_rule.name,P001]] 2
         plumbline.findings.open [[plumbline.severity,low],[security_rule.name,M001]] 2
+        plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,broken]] 0
+        plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,off]] 0
+        plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,ok]] 1
+        plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,unsupported]] 0
     "#]].assert_eq(&lines(&node, &build(&node, &findings(&node)).resources[0]));
 }
 
@@ -263,6 +279,7 @@ fn what_was_not_measured_is_absent() {
         period_us: 100_000,
         burst_us: 0,
     });
+    node.probes.clear();
     let report = build(&node, &[]);
     assert_eq!(
         report.resources.len(),
@@ -285,7 +302,7 @@ fn a_container_that_is_gone_has_its_last_counts_only() {
         .iter()
         .map(|point| point.metric.name)
         .collect();
-    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.throttled.time plumbline.network.connect.failures plumbline.network.connections plumbline.network.io"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
+    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.throttled.time plumbline.container.oom.kills plumbline.container.restarts plumbline.network.connect.failures plumbline.network.connections plumbline.network.io"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
 }
 
 #[test]

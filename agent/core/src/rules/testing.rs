@@ -1,5 +1,6 @@
 //! A small node to test rules and the report on: an hour after boot, ten scans done, everything seen in full.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -120,7 +121,10 @@ pub(crate) fn view(
         is_self: false,
         coverage: Coverage::Full,
         listeners,
-        listeners_overflow: 0,
+        listeners_overflow: BTreeMap::new(),
+        refused: None,
+        oom_kills: None,
+        restarts: None,
         cpu: CpuView::default(),
     }
 }
@@ -137,6 +141,7 @@ pub(crate) fn listener(port: u16, addresses: &[&str]) -> ListenerView {
         _ => BindScope::Pod,
     };
     ListenerView {
+        transport: Transport::Tcp,
         port,
         scope: addresses.iter().map(scope).max().unwrap(),
         sockets: addresses.len() as u64,
@@ -196,6 +201,8 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
             .map(|probe| status(probe, Health::Ok, None))
             .collect(),
         dropped: Vec::new(),
+        delivered: Vec::new(),
+        losses: Vec::new(),
         occupancy: Vec::new(),
     }
 }

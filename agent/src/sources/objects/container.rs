@@ -110,6 +110,7 @@ fn declared(
         cpu_limit_millis: limit,
         container_id: None,
         started_unix_ns: None,
+        restart_count: None,
     })
 }
 
@@ -233,6 +234,7 @@ fn add_status(container: &mut DeclaredContainer, status: &PodStatus) {
     };
     container.container_id = status.container_id.as_deref().and_then(bare_id);
     container.started_unix_ns = started(status);
+    container.restart_count = u64::try_from(status.restart_count).ok();
 }
 
 /// `containerd://0123` is `0123`.
