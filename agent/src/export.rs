@@ -36,9 +36,9 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use encode::FindingOptions;
-use plumbline_logs::watch::Waker;
-use records::RecordSink;
 use lane::{FindingsLane, Lane, MetricsLane};
+use plumbline_logs::watch::Waker;
+use records::{Pace, RecordSink};
 use settings::{Endpoint, ExportSettings};
 use stats::{LaneStats, SharedStats};
 use transport::Transport;
@@ -53,7 +53,8 @@ pub struct Exporter {
     stats: Vec<Arc<SharedStats>>,
     closing: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
-    records: Option<std::thread::JoinHandle<()>>,
+    /// The lane of container logs ends with this: the reader waits for its last answers, not the exporter.
+    records: Option<watch::Sender<bool>>,
 }
 
 impl Exporter {
@@ -121,19 +122,15 @@ impl Exporter {
         endpoint: Endpoint,
         node: &NodeIdentity,
         waker: Waker,
+        pace: Pace,
     ) -> anyhow::Result<RecordSink> {
         let stats = Arc::new(SharedStats::new("logs", Some(endpoint.origin())));
         self.stats.push(Arc::clone(&stats));
-        let closing = self.closing.subscribe();
-        let (sink, thread) = records::start(endpoint, node, stats, closing, waker)
+        let (closing, closes) = watch::channel(false);
+        let sink = records::start(endpoint, node, stats, closes, waker, pace)
             .context("start the export of container logs")?;
-        self.records = Some(thread);
+        self.records = Some(closing);
         Ok(sink)
-    }
-
-    /// From now on each request is tried once more, without waits. [`Exporter::shutdown`] does the same and more.
-    pub fn close(&self) {
-        self.closing.send_replace(true);
     }
 
     /// Offers the points of a report. The latest report wins: one that waits or is being retried gives way and is counted.

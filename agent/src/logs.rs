@@ -1,5 +1,7 @@
 //! Container logs: who a container is to the collector, and the reader's start and end.
 
+mod points;
+
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,8 +10,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use anyhow::Context as _;
 use plumbline_core::attribution;
 use plumbline_core::finding::Subject;
+use plumbline_core::report::Report;
 use plumbline_core::settings::NodeIdentity;
 use plumbline_core::snapshot::Snapshot;
+use plumbline_core::time::UnixNanos;
 use plumbline_logs::otlp::Envelope;
 use plumbline_logs::source::Source;
 use plumbline_logs::stats::Stats;
@@ -19,7 +23,7 @@ use prost::Message as _;
 
 use crate::export::Exporter;
 use crate::export::encode::resource;
-use crate::export::records::IN_FLIGHT_MAX;
+use crate::export::records::{IN_FLIGHT_MAX, Pace};
 use crate::export::semconv::SCHEMA_URL;
 use crate::export::settings::Endpoint;
 
@@ -53,7 +57,12 @@ impl Logs {
         export: &mut Exporter,
     ) -> anyhow::Result<Self> {
         let waker = Waker::new().context("make the reader's bell")?;
-        let sink = export.start_records(config.endpoint.clone(), node, waker.clone())?;
+        let sink = export.start_records(
+            config.endpoint.clone(),
+            node,
+            waker.clone(),
+            Pace::default(),
+        )?;
         let index = Arc::new(Index::new(node.clone()));
         let settings = Settings {
             state: Some(config.state.clone()),
@@ -76,6 +85,11 @@ impl Logs {
     #[must_use]
     pub fn stats(&self) -> Stats {
         self.reader.stats().read()
+    }
+
+    /// Adds what it counts to a report; counters began at `start`.
+    pub fn add_points(&self, report: &mut Report, start: UnixNanos) {
+        points::add(report, &self.stats(), &self.index, start);
     }
 
     /// Whether its thread runs.
@@ -101,9 +115,11 @@ fn own_pod() -> Option<String> {
     let told = std::env::var("POD_UID").ok().filter(|uid| !uid.is_empty());
     told.or_else(|| {
         let cgroups = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-        let paths = cgroups.lines().filter_map(|line| line.splitn(3, ':').nth(2));
-        let mut pods = paths.filter_map(|path| attribution::pod_uid(path));
-        pods.next().map(|uid| uid.to_string())
+        let paths = cgroups
+            .lines()
+            .filter_map(|line| line.splitn(3, ':').nth(2));
+        let mut pods = paths.filter_map(attribution::container_of);
+        pods.next().map(|own| own.pod_uid.to_string())
     })
 }
 
@@ -125,7 +141,10 @@ impl Index {
     }
 
     fn learn(&self, snapshot: &Snapshot) {
-        let known = snapshot.containers.iter().filter(|container| !container.gone);
+        let known = snapshot
+            .containers
+            .iter()
+            .filter(|container| !container.gone);
         let subjects: HashMap<_, _> = known
             .filter_map(|container| {
                 let subject = &container.subject;
@@ -168,6 +187,11 @@ impl Resources for Names {
 
     fn envelope(&self, source: &Source) -> Envelope {
         let resource = resource(&self.0.subject(source), &self.0.node).encode_to_vec();
-        Envelope::new(&resource, "plumbline", &self.0.node.agent_version, SCHEMA_URL)
+        Envelope::new(
+            &resource,
+            "plumbline",
+            &self.0.node.agent_version,
+            SCHEMA_URL,
+        )
     }
 }

@@ -23,6 +23,8 @@ mod container;
 pub mod fairness;
 mod fault;
 mod file;
+#[cfg(test)]
+mod fuzz;
 pub mod guard;
 pub mod line;
 pub mod offsets;

@@ -127,7 +127,12 @@ impl Courier {
                 gzip_unproven: gzip && self.gzip == Gzip::Unproven,
             };
             let verdict = decide(&reply, attempt);
-            note(&self.stats, &self.transport.endpoint().origin(), &reply, &verdict);
+            note(
+                &self.stats,
+                &self.transport.endpoint().origin(),
+                &reply,
+                &verdict,
+            );
             self.put_off(&verdict);
             match verdict {
                 Verdict::Accepted { rejected } => {
@@ -251,9 +256,8 @@ pub(super) fn note(stats: &SharedStats, endpoint: &str, reply: &Reply, verdict: 
     stats.change(|stats| {
         before = std::mem::replace(&mut stats.state, state);
         stats.failed += u64::from(state != LaneState::Ok);
-        first_rejection = state == LaneState::Ok
-            && error.is_some()
-            && !stats.dropped.contains_key("rejected");
+        first_rejection =
+            state == LaneState::Ok && error.is_some() && !stats.dropped.contains_key("rejected");
         if error.is_some() {
             stats.last_error.clone_from(&error);
         }

@@ -2,7 +2,6 @@
 //! arrived or is lost for good; what is never answered stays in its file and is read again.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as answers};
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -24,6 +23,21 @@ use crate::clock;
 /// Requests under way at once. The reader stops when so many batches are unanswered.
 pub const IN_FLIGHT_MAX: usize = 4;
 
+/// How patient the lane is.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How long to leave a collector alone that refuses us.
+    pub refused: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            refused: REFUSED_PAUSE,
+        }
+    }
+}
+
 /// Where the reader's batches go.
 #[derive(Debug)]
 pub struct RecordSink {
@@ -44,15 +58,16 @@ impl Sink for RecordSink {
     }
 }
 
-/// Starts the lane in a thread of its own, so that compressing does not hold up the agent's loop. It ends when `closing`
-/// says so and what is under way has had one more attempt.
+/// Starts the lane in a thread of its own, so that compressing does not hold up the agent's loop. It ends when the other
+/// end of `closing` is gone and what is under way has had one more attempt.
 pub(super) fn start(
     endpoint: Endpoint,
     node: &NodeIdentity,
     stats: Arc<SharedStats>,
     closing: Closing,
     waker: Waker,
-) -> anyhow::Result<(RecordSink, JoinHandle<()>)> {
+    pace: Pace,
+) -> anyhow::Result<RecordSink> {
     let (batches, queue) = mpsc::channel(IN_FLIGHT_MAX);
     let (answered, answers) = answers::sync_channel(2 * IN_FLIGHT_MAX);
     let transport = Transport::new(endpoint, node)?;
@@ -73,6 +88,7 @@ pub(super) fn start(
         closing,
         answered,
         waker,
+        pace,
     });
     let run = move || {
         runtime.block_on(async {
@@ -81,11 +97,11 @@ pub(super) fn start(
         });
         runtime.shutdown_background();
     };
-    let thread = std::thread::Builder::new()
+    std::thread::Builder::new()
         .name("log-export".into())
         .spawn(run)
         .context("start the thread that exports log records")?;
-    Ok((RecordSink { batches, answers }, thread))
+    Ok(RecordSink { batches, answers })
 }
 
 struct Lane {
@@ -99,6 +115,7 @@ struct Lane {
     closing: Closing,
     answered: answers::SyncSender<Answer>,
     waker: Waker,
+    pace: Pace,
 }
 
 /// What one request teaches all.
@@ -274,7 +291,7 @@ impl Lane {
     fn refuse(&self) {
         let mut gate = self.gate();
         gate.refused = true;
-        gate.not_before = Some(clock::instant() + REFUSED_PAUSE);
+        gate.not_before = Some(clock::instant() + self.pace.refused);
     }
 
     /// Until the time has come, or the lane closes: then one last attempt is made at once.

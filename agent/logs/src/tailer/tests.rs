@@ -142,12 +142,12 @@ pub(super) fn until(what: &str, mut done: impl FnMut() -> bool) {
 }
 
 /// The thorough tier; else the one for every change.
-pub(super) fn full() -> bool {
+pub(crate) fn full() -> bool {
     std::env::var("PLUMBLINE_TEST_TIER").is_ok_and(|tier| tier == "full")
 }
 
 /// A seed, told so that a failure can be repeated with `PLUMBLINE_TEST_SEED`.
-pub(super) fn seed() -> u64 {
+pub(crate) fn seed() -> u64 {
     let given = std::env::var("PLUMBLINE_TEST_SEED")
         .ok()
         .and_then(|seed| seed.parse().ok());
@@ -158,14 +158,14 @@ pub(super) fn seed() -> u64 {
 
 /// xorshift64*: enough to choose moments and sizes.
 #[derive(Clone, Debug)]
-pub(super) struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    pub(super) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64) -> Self {
         Self(seed | 1)
     }
 
-    pub(super) fn below(&mut self, bound: u64) -> u64 {
+    pub(crate) fn below(&mut self, bound: u64) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
