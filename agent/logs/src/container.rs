@@ -16,11 +16,20 @@ use crate::source::{LogName, Source};
 use crate::stats::Counts;
 
 /// A file that was renamed is kept open for this long after the last byte: the runtime writes to it until it opens the next.
-const QUIET_RENAMED: Duration = Duration::from_secs(5);
+const QUIET_RENAMED: Duration = quiet(5_000);
 /// Likewise for one that no listing shows any more.
-const QUIET_MISSING: Duration = Duration::from_secs(2);
+const QUIET_MISSING: Duration = quiet(2_000);
 /// So long a file that is read and gone is remembered: its compressed form may still appear.
-const REMEMBER: Duration = Duration::from_secs(30);
+const REMEMBER: Duration = quiet(30_000);
+/// Tests pass through all of a file's life in little time.
+const fn quiet(milliseconds: u64) -> Duration {
+    Duration::from_millis(if cfg!(test) {
+        milliseconds / 20
+    } else {
+        milliseconds
+    })
+}
+
 /// How many forms of one file are told apart from new ones.
 const ALIASES_MAX: usize = 4;
 

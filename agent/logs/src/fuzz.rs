@@ -11,7 +11,7 @@ use crate::line::{self, Line, Stream};
 use crate::offsets::{FileId, Place};
 use crate::partial::{Merger, Room};
 use crate::source::{Age, LogName, PodName, container_name};
-use crate::tailer::testing::{Random, full, seed};
+use crate::tailer::tests::{Random, full, seed};
 use crate::{checkpoint, otlp, timestamp};
 
 /// Parts that inputs are made of.

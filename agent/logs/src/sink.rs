@@ -2,7 +2,7 @@
 
 use std::io::Write as _;
 
-use crate::batch::{Batch, Share, SourceId};
+use crate::batch::{Batch, Share};
 use crate::offsets::BatchId;
 
 /// Takes batches and answers for each, once, in any order.
@@ -116,6 +116,3 @@ pub fn losses(batch: &Batch, reason: &'static str) -> Vec<Loss> {
     let loss = |share| Loss { reason, share };
     batch.shares().into_iter().map(loss).collect()
 }
-
-/// What could not be told: a loss without a source.
-pub const NO_SOURCE: SourceId = SourceId(u32::MAX);

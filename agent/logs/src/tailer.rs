@@ -462,7 +462,4 @@ fn add(lost: &mut BTreeMap<&'static str, Lost>, reason: &'static str, records: u
 }
 
 #[cfg(test)]
-pub(crate) use tests as testing;
-
-#[cfg(test)]
-mod tests;
+pub(crate) mod tests;

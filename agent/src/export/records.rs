@@ -179,7 +179,7 @@ impl Lane {
                     Err(single) => single,
                 };
             }
-            let closing = *self.closing.borrow();
+            let closing = self.is_closing();
             let verdict = self.attempt(&piece, compress).await;
             match verdict {
                 Verdict::Accepted { rejected } => {
@@ -311,6 +311,11 @@ impl Lane {
                 () = tokio::time::sleep(time) => {}
             }
         }
+    }
+
+    fn is_closing(&self) -> bool {
+        // An error means that the exporter is gone.
+        *self.closing.borrow() || self.closing.has_changed().is_err()
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {

@@ -189,7 +189,7 @@ impl Tailer {
         let over = now >= self.pending_until;
         for container in self.containers.values_mut() {
             container.forget(now);
-            if over && container.present {
+            if over {
                 for entry in container.pending.drain(..) {
                     container
                         .counts

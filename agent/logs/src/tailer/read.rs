@@ -173,6 +173,9 @@ impl Reader {
             return 0;
         };
         let (id, base) = (file.id, file.read);
+        // All whole lines at once: what follows them may end inside a character.
+        let end = memchr::memrchr(b'\n', chunk).map_or(0, |newline| newline + 1);
+        let lines = chunk.get(..end).unwrap_or_default();
         let mut at = 0;
         if file.skip_line {
             let newline = memchr::memchr(b'\n', chunk);
@@ -182,7 +185,7 @@ impl Reader {
         }
         let mut feed = Feed {
             encoder: Encoder::new(clock::unix_ns()),
-            valid: std::str::from_utf8(chunk).is_ok(),
+            valid: std::str::from_utf8(lines).is_ok(),
             container,
             out,
             room: &mut self.room,
@@ -208,6 +211,7 @@ impl Reader {
         if rest.is_empty() || !(is_final || is_long && at == 0) || feed.out.is_full() {
             return at;
         }
+        feed.valid = false;
         feed.cut_line(rest, place(at));
         if is_long && let Some(file) = feed.container.files.get_mut(index) {
             file.skip_line = true;

@@ -82,10 +82,13 @@ impl Arrived {
     pub(super) fn bodies(&self) -> Vec<String> {
         use opentelemetry_proto::tonic::common::v1::any_value::Value;
         let body = |(_, record): &(String, LogRecord)| {
-            let mut text = match record.body.as_ref().unwrap().value.as_ref().unwrap() {
-                Value::StringValue(text) => text.clone(),
-                Value::BytesValue(bytes) => bytes.escape_ascii().to_string(),
-                other => panic!("{other:?}"),
+            let value = record.body.as_ref().and_then(|body| body.value.as_ref());
+            let mut text = if let Some(Value::StringValue(text)) = value {
+                text.clone()
+            } else if let Some(Value::BytesValue(bytes)) = value {
+                bytes.escape_ascii().to_string()
+            } else {
+                panic!("{value:?}");
             };
             for (key, mark) in [
                 (crate::otlp::TRUNCATED, " (cut)"),

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response, StatusCode, header, response};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -25,7 +26,6 @@ use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::
 use tonic::client::Grpc;
 use tonic::codec::CompressionEncoding;
 use tonic::codegen::Service;
-use tonic::codegen::http::uri::PathAndQuery;
 use tonic::{Code, Status};
 use tonic_types::StatusExt as _;
 
@@ -105,10 +105,7 @@ impl GrpcClient {
         let request = prepare(&message, limit, &spoke);
         let answer = async {
             // hyper's client is always ready; tonic wants to hear it.
-            client
-                .ready()
-                .await
-                .map_err(|error| Status::from_error(error))?;
+            client.ready().await.map_err(Status::from_error)?;
             let path = PathAndQuery::from_static(LOGS_PATH);
             client.unary(request, path, raw::Codec).await
         };
