@@ -137,13 +137,13 @@ impl Lane {
     async fn work(self: Arc<Self>) {
         let mut closing = self.closing.clone();
         loop {
+            let next = async { self.queue.lock().await.recv().await };
+            let closes = async { drop(closing.wait_for(|closing| *closing).await) };
             let batch = tokio::select! {
                 biased;
-                batch = async { self.queue.lock().await.recv().await } => batch,
-                _ = closing.wait_for(|closing| *closing) => {
-                    // What is already here is tried once.
-                    self.queue.lock().await.try_recv().ok()
-                }
+                batch = next => batch,
+                // The reader is joined before the lane closes: nothing more is to come.
+                () = closes => None,
             };
             let Some(batch) = batch else { return };
             self.stats.wait_for(batch.records());
