@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use plumbline_core::finding::Finding;
-use plumbline_core::observation::{Health, ProbeStatus};
+use plumbline_core::observation::{Health, OPTIONAL_PROBES, ProbeStatus};
 use plumbline_core::settings::Grace;
 use plumbline_core::snapshot::Snapshot;
 
@@ -166,5 +166,9 @@ fn unused(snapshot: &Snapshot) -> Vec<String> {
 
 /// A probe that was asked for and does not measure. `Off` was not asked for.
 fn matters(probe: &ProbeStatus) -> bool {
-    matches!(probe.health, Health::Unsupported | Health::Broken)
+    match probe.health {
+        Health::Unsupported => !OPTIONAL_PROBES.contains(&probe.probe.as_str()),
+        Health::Broken => true,
+        Health::Ok | Health::Off => false,
+    }
 }

@@ -249,7 +249,7 @@ pub static NETWORK_IO: Metric = Metric {
     name: "plumbline.network.io",
     unit: "By",
     instrument: Instrument::Counter,
-    description: "Payload bytes of closed TCP connections, by role, server port and peer.",
+    description: "Payload bytes of TCP connections, by role, server port and peer. Without the probe connections, an open one counts when it closes.",
     attributes: &[
         attribute::NETWORK_TRANSPORT,
         attribute::OVERFLOW,
