@@ -100,3 +100,91 @@ fn put(report: &mut Report, subject: Subject, points: Vec<Point>) {
             .sort_by(|a, b| (a.metric.name, &a.attributes).cmp(&(b.metric.name, &b.attributes)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use plumbline_core::metric::CATALOGUE;
+    use plumbline_core::settings::NodeIdentity;
+    use plumbline_logs::source::{PodName, Source};
+    use plumbline_logs::stats::ContainerStats;
+
+    use super::*;
+
+    #[test]
+    fn what_is_counted_leaves_under_the_names_of_the_catalogue() {
+        let counts = Counts {
+            records: [3, 4],
+            bytes: [30, 40],
+            lost: BTreeMap::from([(
+                "deleted",
+                Lost {
+                    records: 0,
+                    bytes: 5,
+                },
+            )]),
+        };
+        let source = Source {
+            pod: PodName {
+                namespace: "shop".into(),
+                pod: "web".into(),
+                uid: "u".into(),
+            },
+            container: "app".into(),
+        };
+        let stats = Stats {
+            containers: vec![ContainerStats {
+                source,
+                counts,
+                lag: 7,
+                retained: 100,
+            }],
+            lost: BTreeMap::from([(
+                "rejected",
+                Lost {
+                    records: 2,
+                    bytes: 0,
+                },
+            )]),
+            ..Stats::default()
+        };
+        let node = NodeIdentity::default();
+        let mut report = Report {
+            at: UnixNanos(9),
+            node: node.clone(),
+            resources: Vec::new(),
+            findings: Vec::new(),
+        };
+        add(&mut report, &stats, &Index::new(node), UnixNanos(1));
+        // The node comes first, as in every report.
+        let pods: Vec<_> = report
+            .resources
+            .iter()
+            .map(|resource| resource.subject.pod.clone())
+            .collect();
+        assert_eq!(pods, [None, Some("web".to_owned())]);
+        let mut seen = BTreeSet::new();
+        for point in report
+            .resources
+            .iter()
+            .flat_map(|resource| &resource.points)
+        {
+            let keys: Vec<&str> = point.attributes.iter().map(|(key, _)| *key).collect();
+            assert_eq!(keys, point.metric.attributes, "{point:?}");
+            seen.insert(point.metric.name);
+        }
+        let all = CATALOGUE.iter().map(|metric| metric.name);
+        let logs: BTreeSet<_> = all
+            .filter(|name| name.starts_with("plumbline.log."))
+            .collect();
+        assert_eq!(seen, logs);
+        let values: Vec<_> = report.resources[1]
+            .points
+            .iter()
+            .map(|point| point.value)
+            .collect();
+        let want = [40, 30, 7, 5, 0, 4, 3].map(Number::Int);
+        assert_eq!(values, want);
+    }
+}
