@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use plumbline_core::finding::Severity;
 
 use crate::config::Span;
+use crate::sources::ebpf::UdpMode;
 
 /// Holds what pods declared against what the kernel observed.
 #[derive(Debug, Parser)]
@@ -166,6 +167,9 @@ pub struct NodeArgs {
     /// Probes not to attach
     #[arg(long, value_name = "PROBE", value_enum, value_delimiter = ',')]
     pub disable: Vec<Probe>,
+    /// What is seen of UDP [default: peers]
+    #[arg(long, value_name = "WHAT", env = "PLUMBLINE_UDP", value_enum)]
+    pub udp: Option<UdpMode>,
     /// Unix socket for `plumbline status` (run only) [default: /run/plumbline/plumbline.sock]
     #[arg(long, value_name = "PATH", env = "PLUMBLINE_SOCKET")]
     pub socket: Option<PathBuf>,
@@ -179,6 +183,8 @@ pub struct NodeArgs {
 pub enum Probe {
     /// Listeners and connections of containers, from their cgroups' sockets.
     Tcp,
+    /// UDP servers and peers; the same as `--udp off`.
+    Udp,
     /// CPU time in 100 ms windows, from the scheduler.
     CpuWindows,
     /// Bytes of connections while they are open, from sock_diag.

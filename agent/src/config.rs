@@ -10,6 +10,7 @@ use serde::Deserialize;
 use crate::cli::{LogFormat, NodeArgs, Probe};
 use crate::export::settings::ExportSettings;
 use crate::logs::LogConfig;
+use crate::sources::ebpf::UdpMode;
 
 /// Everything the agent may be told, with defaults filled in.
 #[derive(Clone, Debug)]
@@ -26,6 +27,8 @@ pub struct Config {
     pub declared: DeclaredSource,
     /// Attach the TCP program to containers.
     pub tcp: bool,
+    /// What is seen of UDP.
+    pub udp: UdpMode,
     /// Measure CPU in 100 ms windows.
     pub cpu_windows: bool,
     /// Time between two readings of open connections' bytes; `None`: they are counted when a connection closes.
@@ -149,6 +152,8 @@ pub struct CpuFile {
 pub struct ProbesFile {
     /// TCP.
     pub tcp: Option<bool>,
+    /// UDP: `peers`, `flows` or `off`.
+    pub udp: Option<UdpMode>,
     /// 100 ms windows.
     pub cpu_windows: Option<bool>,
     /// Bytes of connections while they are open.
@@ -229,6 +234,11 @@ pub fn resolve(
             .unwrap_or_else(|| "/proc".into()),
         declared,
         tcp: !args.disable.contains(&Probe::Tcp) && file.probes.tcp.unwrap_or(true),
+        udp: if args.disable.contains(&Probe::Udp) {
+            UdpMode::Off
+        } else {
+            args.udp.or(file.probes.udp).unwrap_or_default()
+        },
         cpu_windows: !args.disable.contains(&Probe::CpuWindows)
             && file.probes.cpu_windows.unwrap_or(true),
         connection_interval,
@@ -391,6 +401,7 @@ mod tests {
 
     use super::{DeclaredSource, File, resolve};
     use crate::cli::{Cli, Command, NodeArgs};
+    use crate::sources::ebpf::UdpMode;
 
     fn args(line: &str) -> NodeArgs {
         let words = ["plumbline", "run"]
@@ -459,6 +470,20 @@ mod tests {
         );
         let problems = resolve(&args("--log-root /l"), File::default(), |_| None).unwrap_err();
         assert_eq!(problems.len(), 1, "{problems:?}");
+    }
+
+    #[test]
+    fn udp_is_peers_unless_told_otherwise() {
+        for (flags, yaml, expected) in [
+            ("", "", UdpMode::Peers),
+            ("", "probes: {udp: flows}", UdpMode::Flows),
+            ("--udp off", "probes: {udp: flows}", UdpMode::Off),
+            ("--udp flows --disable udp", "", UdpMode::Off),
+        ] {
+            let config = resolve(&args(flags), file(yaml), |_| None).unwrap();
+            assert_eq!(config.udp, expected, "{flags} {yaml}");
+        }
+        assert!(serde_saphyr::from_str::<File>("probes: {udp: all}").is_err());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use plumbline_core::finding::Finding;
 use plumbline_core::observation::{Fact, Health, Observation, ProbeStatus};
+use plumbline_core::observed::listeners::is_dynamic_udp;
 use plumbline_core::snapshot::Dropped;
 use plumbline_core::time::UnixNanos;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -51,6 +52,7 @@ pub struct Node {
     memory: MemoryEvents,
     files: Option<std::thread::JoinHandle<()>>,
     cgroup_root: CgroupRoot,
+    ephemeral_ports: (u16, u16),
     ticks: u64,
     dropped: Vec<Dropped>,
 }
@@ -78,6 +80,8 @@ impl Node {
         let files = declared(config, &sink, &stop)?;
         let settings = ebpf::Settings {
             tcp: config.tcp,
+            udp: config.udp,
+            ephemeral_ports: config.core.ephemeral_ports,
             cpu_windows: config.cpu_windows,
             connection_interval: config.connection_interval,
             proc_root: config.proc_root.clone(),
@@ -105,6 +109,7 @@ impl Node {
             memory,
             files,
             cgroup_root,
+            ephemeral_ports: config.core.ephemeral_ports,
             ticks: 0,
             dropped: Vec::new(),
         })
@@ -120,7 +125,10 @@ impl Node {
     }
 
     fn take(&mut self, observation: Observation) {
-        if let Fact::ListenerOpened(event) = &observation.fact {
+        if let Fact::ListenerOpened(event) = &observation.fact
+            // Resolvers choose a random port for each question: no scan for each of them.
+            && !is_dynamic_udp(event.transport, event.port, self.ephemeral_ports)
+        {
             // The kernel's event names no process: a scan of the container does.
             if let Some(container) = self.engine.container(event.owner) {
                 self.scanner.request(container);
@@ -167,7 +175,7 @@ impl Node {
             .as_ref()
             .is_some_and(|kernel| !kernel.is_alive())
         {
-            ended.extend(["tcp", "cpu_windows", "cgroups", "canary"]);
+            ended.extend(["tcp", "udp", "cpu_windows", "cgroups", "canary"]);
         }
         if !self.scanner.is_alive() {
             ended.push("listeners");

@@ -114,7 +114,7 @@ impl Arguments {
     fn plan(&self, binary: PathBuf) -> Plan {
         let mut arms = vec![Arm::None, Arm::NoneAgain, Arm::Agent, Arm::Counted];
         if self.split {
-            arms.extend([Arm::TcpOnly, Arm::CpuOnly]);
+            arms.extend([Arm::TcpOnly, Arm::UdpOnly, Arm::CpuOnly]);
         }
         let usual = |quick, full| if self.quick { quick } else { full };
         Plan {

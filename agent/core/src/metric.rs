@@ -232,7 +232,8 @@ pub static NETWORK_CONNECTIONS: Metric = Metric {
     name: "plumbline.network.connections",
     unit: "{connection}",
     instrument: Instrument::Counter,
-    description: "TCP connections established, by role, server port and peer.",
+    description: "TCP connections established, and UDP associations begun (a connect, or the first datagram between a \
+                  socket and a peer, as far as 16,384 pairs are remembered), by role, server port and peer.",
     attributes: &[
         attribute::NETWORK_TRANSPORT,
         attribute::OVERFLOW,
@@ -249,7 +250,7 @@ pub static NETWORK_IO: Metric = Metric {
     name: "plumbline.network.io",
     unit: "By",
     instrument: Instrument::Counter,
-    description: "Payload bytes of TCP connections, by role, server port and peer. Without the probe connections, an open one counts when it closes.",
+    description: "Payload bytes of TCP connections, by role, server port and peer (without the probe connections, an open one counts when it closes); of UDP datagrams with --udp flows.",
     attributes: &[
         attribute::NETWORK_TRANSPORT,
         attribute::OVERFLOW,
@@ -260,6 +261,15 @@ pub static NETWORK_IO: Metric = Metric {
         attribute::PEER_NAMESPACE,
         attribute::SERVER_PORT,
     ],
+};
+
+/// `plumbline.network.packets`.
+pub static NETWORK_PACKETS: Metric = Metric {
+    name: "plumbline.network.packets",
+    unit: "{packet}",
+    instrument: Instrument::Counter,
+    description: "UDP datagrams with --udp flows, by role, server port and peer.",
+    attributes: NETWORK_IO.attributes,
 };
 
 /// `plumbline.port.listening`.
@@ -369,6 +379,7 @@ pub const CATALOGUE: &[&Metric] = &[
     &NETWORK_CONNECT_FAILURES,
     &NETWORK_CONNECTIONS,
     &NETWORK_IO,
+    &NETWORK_PACKETS,
     &PORT_LISTENING,
     &PROBE_HEALTH,
     &REPORT_POINTS_CUT,
