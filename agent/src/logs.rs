@@ -46,16 +46,19 @@ pub struct Logs {
 }
 
 impl Logs {
-    /// Starts reading.
+    /// Starts reading, if there is something to read.
     ///
     /// # Errors
     ///
     /// A certificate cannot be used, or a thread cannot be started.
-    pub fn start(
-        config: &LogConfig,
+    pub fn if_asked(
+        config: Option<&LogConfig>,
         node: &NodeIdentity,
         export: &mut Exporter,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<Option<Self>> {
+        let Some(config) = config else {
+            return Ok(None);
+        };
         let waker = Waker::new().context("make the reader's bell")?;
         let sink = export.start_records(
             config.endpoint.clone(),
@@ -73,7 +76,7 @@ impl Logs {
         let resources = Box::new(Names(Arc::clone(&index)));
         let reader = tailer::spawn(settings, Box::new(sink), resources, waker)
             .context("start the reader of container logs")?;
-        Ok(Self { reader, index })
+        Ok(Some(Self { reader, index }))
     }
 
     /// Takes over who is who.

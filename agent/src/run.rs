@@ -368,9 +368,7 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
     let own = Arc::new(SelfStats::default());
     let telemetry = Telemetry::start(&config.export, &config.node, Arc::clone(&own))?;
     let mut node = Node::start(&config, config.export.metric_interval, record)?;
-    let logs = config.logs.as_ref();
-    let logs = logs.map(|logs| Logs::start(logs, &config.node, &mut export));
-    let mut logs = logs.transpose()?;
+    let mut logs = Logs::if_asked(config.logs.as_ref(), &config.node, &mut export)?;
     let (publish, published) = watch::channel(None);
     let server = socket.map(|socket| tokio::spawn(socket.serve(published)));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cgroup_root = %node.cgroup_root.directory.display(), "observing");
