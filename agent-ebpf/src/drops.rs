@@ -83,8 +83,51 @@ pub const FLOWS_BUDGET: Reason = Reason {
     reason: "budget",
 };
 
+/// A UDP flow found no room in its table and was counted in the overflow entry of its owner: peer and port are lost.
+pub const UDP_FLOWS_FULL: Reason = Reason {
+    index: 11,
+    place: "udp_flows",
+    reason: "full",
+};
+/// The same, since its container had more than one may between two readings.
+pub const UDP_FLOWS_BUDGET: Reason = Reason {
+    index: 12,
+    place: "udp_flows",
+    reason: "budget",
+};
+/// A UDP socket whose program chose its port found no room: the scan finds when it closes.
+pub const UDP_SOCKETS_FULL: Reason = Reason {
+    index: 13,
+    place: "udp_sockets",
+    reason: "full",
+};
+/// The same, since its container has as many such sockets as one may.
+pub const UDP_SOCKETS_BUDGET: Reason = Reason {
+    index: 14,
+    place: "udp_sockets",
+    reason: "budget",
+};
+/// A record found no room in the ring of UDP. The scan of sockets makes up for it.
+pub const UDP_EVENTS_FULL: Reason = Reason {
+    index: 15,
+    place: "udp_events",
+    reason: "full",
+};
+/// A UDP socket of a cgroup whose attachment is not filled in yet.
+pub const UDP_UNATTRIBUTED: Reason = Reason {
+    index: 16,
+    place: "udp",
+    reason: "unattributed",
+};
+/// A datagram whose headers are not in one piece, or a fragment: its bytes are not counted.
+pub const UDP_UNPARSED: Reason = Reason {
+    index: 17,
+    place: "udp_packets",
+    reason: "unparsed",
+};
+
 /// Every reason, in the order of the indexes.
-pub const REASONS: [Reason; 11] = [
+pub const REASONS: [Reason; 18] = [
     LISTENERS_FULL,
     FLOWS_FULL,
     OVERFLOW_MISSING,
@@ -96,10 +139,17 @@ pub const REASONS: [Reason; 11] = [
     CGROUPS_FULL,
     LISTENERS_BUDGET,
     FLOWS_BUDGET,
+    UDP_FLOWS_FULL,
+    UDP_FLOWS_BUDGET,
+    UDP_SOCKETS_FULL,
+    UDP_SOCKETS_BUDGET,
+    UDP_EVENTS_FULL,
+    UDP_UNATTRIBUTED,
+    UDP_UNPARSED,
 ];
 
 /// Entries of the map of counters.
-pub const CAPACITY: u32 = 11;
+pub const CAPACITY: u32 = 18;
 
 const _: () = assert!(REASONS.len() == CAPACITY as usize);
 

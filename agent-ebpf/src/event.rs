@@ -21,6 +21,11 @@ pub const CGROUP_MADE: u32 = 3;
 /// [`CgroupRecord::kind`]: a directory was removed.
 pub const CGROUP_REMOVED: u32 = 4;
 
+/// [`ListenerRecord::protocol`]: `IPPROTO_TCP`.
+pub const PROTOCOL_TCP: u8 = 6;
+/// [`ListenerRecord::protocol`]: `IPPROTO_UDP`. The socket was bound to a port that its program chose, or closed.
+pub const PROTOCOL_UDP: u8 = 17;
+
 /// A listening socket came or went.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,8 +36,8 @@ pub struct ListenerRecord {
     pub port: u16,
     /// One of the `FAMILY_` constants of [`crate::flow`].
     pub family: u8,
-    /// Zero.
-    pub pad: u8,
+    /// [`PROTOCOL_TCP`] or [`PROTOCOL_UDP`].
+    pub protocol: u8,
     /// Local address, as in [`crate::flow::FlowKey::peer`].
     pub address: [u32; 4],
     /// Container cgroup of the socket's creator.
@@ -68,6 +73,8 @@ pub enum Event<'a> {
     Listener {
         /// It came.
         opened: bool,
+        /// It is a UDP socket, not a TCP one.
+        udp: bool,
         /// Container cgroup of the socket's creator.
         owner: u64,
         /// Local address.
@@ -106,9 +113,13 @@ impl<'a> Event<'a> {
         if record.len() != size_of::<ListenerRecord>() {
             return None;
         }
-        let [family] = field(record, 6)?;
+        let [family, protocol] = field(record, 6)?;
+        if !matches!(protocol, PROTOCOL_TCP | PROTOCOL_UDP) {
+            return None;
+        }
         Some(Self::Listener {
             opened,
+            udp: protocol == PROTOCOL_UDP,
             port: u16::from_ne_bytes(field(record, 4)?),
             address: address(family, words(record, 8)?)?,
             owner: u64::from_ne_bytes(field(record, 24)?),
@@ -168,7 +179,7 @@ mod tests {
             kind,
             port: 8_080,
             family,
-            pad: 0,
+            protocol: super::PROTOCOL_TCP,
             address,
             owner: 77,
             cookie: 5,

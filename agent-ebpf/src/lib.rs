@@ -5,6 +5,7 @@
 //! - [`flow`]: keys and counts of the flow tables.
 //! - [`connection`]: connections whose bytes are followed while they are open.
 //! - [`owner`]: what an attachment knows of its container, and what of shared tables that may use.
+//! - [`udp`]: the same of UDP, which is an object of its own.
 //! - [`cpu`]: CPU time in 100 ms windows.
 //! - [`drops`]: why something was not recorded.
 //!
@@ -18,3 +19,4 @@ pub mod event;
 pub mod flow;
 pub mod names;
 pub mod owner;
+pub mod udp;

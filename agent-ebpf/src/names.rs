@@ -16,6 +16,22 @@ pub const RMDIR: &str = "plumb_rmdir";
 /// Every program.
 pub const PROGRAMS: [&str; 5] = [TCP, SWITCH, TICK, MKDIR, RMDIR];
 
+/// A `cgroup/sock_addr` program of UDP, and the attach type that it has in `enum bpf_attach_type`.
+pub const UDP_ADDRESS: [(&str, u32); 8] = [
+    ("plumb_bind4", 8),
+    ("plumb_bind6", 9),
+    ("plumb_conn4", 10),
+    ("plumb_conn6", 11),
+    ("plumb_send4", 14),
+    ("plumb_send6", 15),
+    ("plumb_recv4", 19),
+    ("plumb_recv6", 20),
+];
+/// The `cgroup/sock` programs of UDP. They ask the attachment nothing.
+pub const UDP_SOCKET: [&str; 3] = ["plumb_bound4", "plumb_bound6", "plumb_close"];
+/// The `cgroup_skb` programs of UDP, and their attach types.
+pub const UDP_PACKET: [(&str, u32); 2] = [("plumb_in", 0), ("plumb_out", 1)];
+
 /// Ring of rare events.
 pub const EVENTS: &str = "PLUMB_EVENTS";
 /// Counters of what was not recorded, one per reason and CPU.
@@ -41,17 +57,51 @@ pub const MAPS: [&str; 10] = [
     EVENTS, DROPS, OWNER, FLOWS, OVERFLOW, EPOCH, FIN_WAIT, FOLLOWED, CPU, CPU_CLOCK,
 ];
 
+/// [`OWNER`] of the attachments of UDP.
+pub const UDP_OWNER: &str = "PLUMB_UDP_OWNER";
+/// [`FLOWS`] of UDP.
+pub const UDP_FLOWS: &str = "PLUMB_UDP_FLOWS";
+/// [`OVERFLOW`] of UDP.
+pub const UDP_OVERFLOW: &str = "PLUMB_UDP_OVER";
+/// [`EPOCH`] of UDP.
+pub const UDP_EPOCH: &str = "PLUMB_UDP_EPOCH";
+/// The dynamic range of ports.
+pub const UDP_PORTS: &str = "PLUMB_UDP_PORTS";
+/// Sockets and peers that have met.
+pub const UDP_PAIRS: &str = "PLUMB_UDP_PAIRS";
+/// Sockets whose programs chose their port.
+pub const UDP_SOCKETS: &str = "PLUMB_UDP_SOCKS";
+/// How many of them each container has.
+pub const UDP_QUOTA: &str = "PLUMB_UDP_QUOTA";
+/// Ring of ports that are served.
+pub const UDP_EVENTS: &str = "PLUMB_UDP_RING";
+/// Every map of the object of UDP.
+pub const UDP_MAPS: [&str; 10] = [
+    DROPS,
+    UDP_OWNER,
+    UDP_FLOWS,
+    UDP_OVERFLOW,
+    UDP_EPOCH,
+    UDP_PORTS,
+    UDP_PAIRS,
+    UDP_SOCKETS,
+    UDP_QUOTA,
+    UDP_EVENTS,
+];
+
 /// Attach type under which the kernel keeps the storage of a `sock_ops` attachment: `BPF_CGROUP_SOCK_OPS` of
 /// `enum bpf_attach_type`.
 pub const OWNER_ATTACH_TYPE: u32 = 3;
 
 #[cfg(test)]
 mod tests {
-    use super::{MAPS, PROGRAMS};
+    use super::{MAPS, PROGRAMS, UDP_ADDRESS, UDP_MAPS, UDP_PACKET, UDP_SOCKET};
 
     #[test]
     fn the_kernel_keeps_every_name_whole() {
-        for name in PROGRAMS.iter().chain(&MAPS) {
+        let of_udp = UDP_ADDRESS.iter().chain(&UDP_PACKET).map(|(name, _)| name);
+        let all = PROGRAMS.iter().chain(&MAPS).chain(&UDP_MAPS);
+        for name in all.chain(&UDP_SOCKET).chain(of_udp) {
             assert!(name.len() <= 15, "{name} has {} characters", name.len());
             assert!(
                 name.to_lowercase().starts_with("plumb_"),

@@ -11,6 +11,7 @@ use plumbline_core::snapshot::Snapshot;
 use crate::cli::CheckArgs;
 use crate::config::{Config, DeclaredSource, File, Problem};
 use crate::run::Node;
+use crate::sources::ebpf::UdpMode;
 
 /// Readings lag behind what they measure: the node is observed this much longer than asked, so that the CPU windows of the
 /// whole duration are in.
@@ -119,6 +120,7 @@ fn missing(config: &Config, snapshot: &Snapshot) -> Vec<String> {
         .collect();
     let asked = [
         ("tcp", config.tcp),
+        ("udp", config.udp != UdpMode::Off),
         ("cpu_windows", config.cpu_windows),
         ("listeners", true),
         ("declared", true),

@@ -9,6 +9,8 @@ use serde::Deserialize;
 
 use crate::cli::{LogFormat, NodeArgs, Probe};
 use crate::export::settings::ExportSettings;
+use crate::logs::LogConfig;
+use crate::sources::ebpf::UdpMode;
 
 /// Everything the agent may be told, with defaults filled in.
 #[derive(Clone, Debug)]
@@ -25,6 +27,8 @@ pub struct Config {
     pub declared: DeclaredSource,
     /// Attach the TCP program to containers.
     pub tcp: bool,
+    /// What is seen of UDP.
+    pub udp: UdpMode,
     /// Measure CPU in 100 ms windows.
     pub cpu_windows: bool,
     /// Time between two readings of open connections' bytes; `None`: they are counted when a connection closes.
@@ -37,6 +41,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// OTLP.
     pub export: ExportSettings,
+    /// Container logs; `None`: they are not read.
+    pub logs: Option<LogConfig>,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -124,6 +130,10 @@ pub struct File {
     pub canary_interval: Option<Span>,
     /// The Unix socket.
     pub socket: Option<PathBuf>,
+    /// Directory of the container logs to ship.
+    pub log_root: Option<PathBuf>,
+    /// Where their checkpoint lives.
+    pub log_state: Option<PathBuf>,
 }
 
 /// `cpu` in the file.
@@ -142,6 +152,8 @@ pub struct CpuFile {
 pub struct ProbesFile {
     /// TCP.
     pub tcp: Option<bool>,
+    /// UDP: `peers`, `flows` or `off`.
+    pub udp: Option<UdpMode>,
     /// 100 ms windows.
     pub cpu_windows: Option<bool>,
     /// Bytes of connections while they are open.
@@ -201,6 +213,7 @@ pub fn resolve(
         problems.extend(found.into_iter().map(problem));
         ExportSettings::off()
     });
+    let logs = logs(args, &file, &export, &mut problems);
     let node = NodeIdentity {
         cluster: args.cluster_name.clone().or(file.cluster_name),
         node: args.node_name.clone().or(file.node_name).or_else(hostname),
@@ -221,6 +234,11 @@ pub fn resolve(
             .unwrap_or_else(|| "/proc".into()),
         declared,
         tcp: !args.disable.contains(&Probe::Tcp) && file.probes.tcp.unwrap_or(true),
+        udp: if args.disable.contains(&Probe::Udp) {
+            UdpMode::Off
+        } else {
+            args.udp.or(file.probes.udp).unwrap_or_default()
+        },
         cpu_windows: !args.disable.contains(&Probe::CpuWindows)
             && file.probes.cpu_windows.unwrap_or(true),
         connection_interval,
@@ -228,7 +246,31 @@ pub fn resolve(
         scan_interval,
         socket: args.socket.clone().or(file.socket),
         export,
+        logs,
         log_format: args.log_format,
+    })
+}
+
+/// Container logs: only where they were asked for.
+fn logs(
+    args: &NodeArgs,
+    file: &File,
+    export: &ExportSettings,
+    problems: &mut Vec<Problem>,
+) -> Option<LogConfig> {
+    let root = args.log_root.clone().or_else(|| file.log_root.clone())?;
+    let state = args.log_state.clone().or_else(|| file.log_state.clone());
+    let Some(endpoint) = export.findings.clone() else {
+        problems.push(Problem {
+            at: "--log-root".into(),
+            message: "needs a collector: set OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, or OTEL_EXPORTER_OTLP_ENDPOINT".into(),
+        });
+        return None;
+    };
+    Some(LogConfig {
+        root,
+        state: state.unwrap_or_else(|| LOG_STATE.into()),
+        endpoint,
     })
 }
 
@@ -323,6 +365,8 @@ fn declared_source(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) ->
 
 /// Default of `--canary-interval`, and its end: a probe that sees nothing must be told of within 90 s.
 const CANARY_INTERVAL: Duration = Duration::from_secs(60);
+/// Default of `--log-state`.
+const LOG_STATE: &str = "/var/lib/plumbline";
 /// Default of `--scan-interval`.
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// An event that was lost must heal within this.
@@ -357,6 +401,7 @@ mod tests {
 
     use super::{DeclaredSource, File, resolve};
     use crate::cli::{Cli, Command, NodeArgs};
+    use crate::sources::ebpf::UdpMode;
 
     fn args(line: &str) -> NodeArgs {
         let words = ["plumbline", "run"]
@@ -408,6 +453,37 @@ mod tests {
         )
         .unwrap_err();
         assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+
+    #[test]
+    fn logs_are_read_where_they_were_asked_for_and_can_be_sent() {
+        let collector = |name: &str| {
+            (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| "http://localhost:4318".to_owned())
+        };
+        let config = resolve(&args(""), File::default(), collector).unwrap();
+        assert_eq!(config.logs, None);
+        let config = resolve(&args("--log-root /l"), file("log_state: /s"), collector).unwrap();
+        let logs = config.logs.unwrap();
+        assert_eq!(
+            (logs.root, logs.state),
+            (PathBuf::from("/l"), PathBuf::from("/s"))
+        );
+        let problems = resolve(&args("--log-root /l"), File::default(), |_| None).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
+    }
+
+    #[test]
+    fn udp_is_peers_unless_told_otherwise() {
+        for (flags, yaml, expected) in [
+            ("", "", UdpMode::Peers),
+            ("", "probes: {udp: flows}", UdpMode::Flows),
+            ("--udp off", "probes: {udp: flows}", UdpMode::Off),
+            ("--udp flows --disable udp", "", UdpMode::Off),
+        ] {
+            let config = resolve(&args(flags), file(yaml), |_| None).unwrap();
+            assert_eq!(config.udp, expected, "{flags} {yaml}");
+        }
+        assert!(serde_saphyr::from_str::<File>("probes: {udp: all}").is_err());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! observer must have seen: the oracle.
 
 pub mod burn;
+mod datagrams;
 mod exchange;
 pub mod flood;
 mod lanes;
@@ -56,6 +57,8 @@ pub enum Plan {
     },
     /// Holds connections open, and obeys `move`, `churn` and `close` on stdin, each answered with the [`Tally`] so far.
     Long(Long),
+    /// Opens UDP sockets and uses them as told by lines on stdin: the module `datagrams` has the words.
+    Datagrams,
     /// Makes many short connections to itself, then prints [`flood::Flooded`].
     Flood(flood::Flood),
     /// Sends datagrams from many ports, prints [`flood::Sprayed`], and keeps the server until stdin closes.
@@ -391,6 +394,7 @@ pub fn act(plan: Plan) -> Result<()> {
         Plan::Answer { endpoint } => long::answer(&endpoint),
         Plan::Long(plan) => long::obey(&plan),
         Plan::Listen { endpoints } => listen::obey(&endpoints),
+        Plan::Datagrams => datagrams::obey(),
         Plan::Flood(plan) => worker::print(&flood::flood(&plan)?),
         Plan::Spray(plan) => flood::spray(&plan),
         Plan::Ports(plan) => flood::ports(&plan),

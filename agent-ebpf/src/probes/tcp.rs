@@ -30,7 +30,7 @@ use plumbline_ebpf::drops::{
     FLAGS_MISSING, FLOWS_BUDGET, FLOWS_FULL, LISTENERS_BUDGET, LISTENERS_FULL, OVERFLOW_MISSING,
     SOCKET_UNKNOWN, UNATTRIBUTED,
 };
-use plumbline_ebpf::event::{LISTENER_CLOSED, LISTENER_OPENED, ListenerRecord};
+use plumbline_ebpf::event::{LISTENER_CLOSED, LISTENER_OPENED, ListenerRecord, PROTOCOL_TCP};
 use plumbline_ebpf::flow::{
     Closing, FAMILY_V4, FAMILY_V6, FIN_WAIT_SLOTS, FLOWS_MAX, FinWait, FlowCounts, FlowKey,
     OVERFLOW_MAX, ROLE_CLIENT, ROLE_SERVER, state,
@@ -257,7 +257,7 @@ fn listener(ctx: &SockOpsContext, kind: u32, owner: u64) {
         kind,
         port: field!(ctx, local_port) as u16,
         family,
-        pad: 0,
+        protocol: PROTOCOL_TCP,
         address: words,
         owner,
         cookie: cookie(ctx),

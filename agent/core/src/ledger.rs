@@ -1,7 +1,7 @@
 //! Bounded things that the agent has, and what becomes of what finds no room: the words of the ledger in `status`.
 
 /// Every place that tells what it lost, and what then happens. Places of export lanes begin with `export.`.
-const PLACES: [(&str, &str); 23] = [
+const PLACES: [(&str, &str); 29] = [
     ("cgroups", "left out until there is room"),
     ("containers", "left out until there is room"),
     ("cpu_windows", "the oldest windows are overwritten"),
@@ -27,6 +27,24 @@ const PLACES: [(&str, &str); 23] = [
         "dropped; the next scan of sockets finds them",
     ),
     ("ebpf.tcp", "left to the scans"),
+    ("ebpf.udp", "left to the scans"),
+    (
+        "ebpf.udp_events",
+        "dropped; the next scan of sockets finds them",
+    ),
+    (
+        "ebpf.udp_flows",
+        "counted in the overflow entry of the container",
+    ),
+    (
+        "ebpf.udp_flows_pending",
+        "counted in the overflow row of the container",
+    ),
+    ("ebpf.udp_packets", "not counted"),
+    (
+        "ebpf.udp_sockets",
+        "the next scan of sockets finds when they close",
+    ),
     (
         "export",
         "dropped; findings are sent again, counts are cumulative",

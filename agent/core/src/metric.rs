@@ -232,7 +232,8 @@ pub static NETWORK_CONNECTIONS: Metric = Metric {
     name: "plumbline.network.connections",
     unit: "{connection}",
     instrument: Instrument::Counter,
-    description: "TCP connections established, by role, server port and peer.",
+    description: "TCP connections established, and UDP associations begun (a connect, or the first datagram between a \
+                  socket and a peer, as far as 16,384 pairs are remembered), by role, server port and peer.",
     attributes: &[
         attribute::NETWORK_TRANSPORT,
         attribute::OVERFLOW,
@@ -249,7 +250,7 @@ pub static NETWORK_IO: Metric = Metric {
     name: "plumbline.network.io",
     unit: "By",
     instrument: Instrument::Counter,
-    description: "Payload bytes of TCP connections, by role, server port and peer. Without the probe connections, an open one counts when it closes.",
+    description: "Payload bytes of TCP connections, by role, server port and peer (without the probe connections, an open one counts when it closes); of UDP datagrams with --udp flows.",
     attributes: &[
         attribute::NETWORK_TRANSPORT,
         attribute::OVERFLOW,
@@ -260,6 +261,15 @@ pub static NETWORK_IO: Metric = Metric {
         attribute::PEER_NAMESPACE,
         attribute::SERVER_PORT,
     ],
+};
+
+/// `plumbline.network.packets`.
+pub static NETWORK_PACKETS: Metric = Metric {
+    name: "plumbline.network.packets",
+    unit: "{packet}",
+    instrument: Instrument::Counter,
+    description: "UDP datagrams with --udp flows, by role, server port and peer.",
+    attributes: NETWORK_IO.attributes,
 };
 
 /// `plumbline.port.listening`.
@@ -295,6 +305,51 @@ pub static REPORT_POINTS_CUT: Metric = Metric {
     attributes: &[],
 };
 
+/// `plumbline.log.io`.
+pub static LOG_IO: Metric = Metric {
+    name: "plumbline.log.io",
+    unit: "By",
+    instrument: Instrument::Counter,
+    description: "Bytes of the container's log files that were read, by the stream that they came from.",
+    attributes: &[attribute::LOG_IOSTREAM],
+};
+
+/// `plumbline.log.lag`.
+pub static LOG_LAG: Metric = Metric {
+    name: "plumbline.log.lag",
+    unit: "By",
+    instrument: Instrument::Gauge,
+    description: "Bytes of the container's log files that the collector has not acknowledged; absent when there are none.",
+    attributes: &[],
+};
+
+/// `plumbline.log.lost`.
+pub static LOG_LOST: Metric = Metric {
+    name: "plumbline.log.lost",
+    unit: "By",
+    instrument: Instrument::Counter,
+    description: "Bytes of container logs that will never arrive, as far as known, by reason.",
+    attributes: &[attribute::REASON],
+};
+
+/// `plumbline.log.lost.records`.
+pub static LOG_LOST_RECORDS: Metric = Metric {
+    name: "plumbline.log.lost.records",
+    unit: "{record}",
+    instrument: Instrument::Counter,
+    description: "Log records that will never arrive, as far as they were seen as such, by reason.",
+    attributes: &[attribute::REASON],
+};
+
+/// `plumbline.log.records`.
+pub static LOG_RECORDS: Metric = Metric {
+    name: "plumbline.log.records",
+    unit: "{record}",
+    instrument: Instrument::Counter,
+    description: "Log records read from the container's files, by stream.",
+    attributes: &[attribute::LOG_IOSTREAM],
+};
+
 /// Every metric that leaves, by name.
 pub const CATALOGUE: &[&Metric] = &[
     &CONTAINER_CPU_TIME,
@@ -316,9 +371,15 @@ pub const CATALOGUE: &[&Metric] = &[
     &EBPF_MAP_CAPACITY,
     &EBPF_MAP_ENTRIES,
     &FINDINGS_OPEN,
+    &LOG_IO,
+    &LOG_LAG,
+    &LOG_LOST,
+    &LOG_LOST_RECORDS,
+    &LOG_RECORDS,
     &NETWORK_CONNECT_FAILURES,
     &NETWORK_CONNECTIONS,
     &NETWORK_IO,
+    &NETWORK_PACKETS,
     &PORT_LISTENING,
     &PROBE_HEALTH,
     &REPORT_POINTS_CUT,
@@ -330,6 +391,8 @@ pub mod attribute {
     pub const ERROR_TYPE: &str = "error.type";
     /// Namespace of a finding's subject.
     pub const K8S_NAMESPACE_NAME: &str = "k8s.namespace.name";
+    /// `stdout` or `stderr`.
+    pub const LOG_IOSTREAM: &str = "log.iostream";
     /// Listening port; 0 for those beyond the limit.
     pub const NETWORK_LOCAL_PORT: &str = "network.local.port";
     /// `tcp` or `udp`.

@@ -257,7 +257,8 @@ pub struct FlowRow {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct FlowCounts {
-    /// Connections established.
+    /// TCP connections established; UDP associations begun: a `connect`, or the first datagram between an unconnected
+    /// socket and a peer (again, if the pair was forgotten meanwhile).
     pub connections: u64,
     /// Connection attempts that failed (refused, unreachable or timed out).
     pub failures: u64,
@@ -266,14 +267,29 @@ pub struct FlowCounts {
     /// Connections closed.
     pub closed: u64,
     /// Payload bytes that the peer acknowledged: of closed connections, and where the probe `connections` works of open ones as
-    /// of its last reading.
+    /// of its last reading; of UDP those sent.
     pub sent_bytes: u64,
-    /// Payload bytes received, of the same connections.
+    /// Payload bytes received, of the same connections; of UDP those that reached the socket.
     pub received_bytes: u64,
+    /// UDP datagrams sent; 0 of TCP.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub sent_packets: u64,
+    /// UDP datagrams that reached the socket; 0 of TCP.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub received_packets: u64,
     /// Segments that closed connections sent again.
     pub retransmits: u64,
     /// Sum over closed connections of the smoothed round-trip time at close, in microseconds.
     pub srtt_us_sum: u64,
+}
+
+/// Recordings of TCP alone stay as they were.
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl FlowCounts {
@@ -286,6 +302,8 @@ impl FlowCounts {
             (&mut self.closed, other.closed),
             (&mut self.sent_bytes, other.sent_bytes),
             (&mut self.received_bytes, other.received_bytes),
+            (&mut self.sent_packets, other.sent_packets),
+            (&mut self.received_packets, other.received_packets),
             (&mut self.retransmits, other.retransmits),
             (&mut self.srtt_us_sum, other.srtt_us_sum),
         ] {
@@ -348,7 +366,7 @@ pub const CPU_WINDOW_NS: u64 = 100_000_000;
 /// Health of one probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeStatus {
-    /// `tcp`, `cpu_windows`, `cgroups`, `listeners`, `connections`, `cpu_stat`, `declared`.
+    /// `tcp`, `udp`, `cpu_windows`, `cgroups`, `listeners`, `connections`, `cpu_stat`, `declared`.
     pub probe: String,
     /// How it is.
     pub health: Health,

@@ -35,11 +35,25 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use plumbline_core::id::CgroupId;
+use plumbline_core::settings::CoreSettings;
 use plumbline_core::time::Timestamp;
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::sources::Sink;
 use crate::sources::cgroups::CgroupRoot;
+
+/// What is seen of UDP.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UdpMode {
+    /// Servers and peers, from `bind`, `connect`, `sendmsg` and `recvmsg`.
+    #[default]
+    Peers,
+    /// Also datagrams and bytes per peer: a program sees every packet, those of TCP too.
+    Flows,
+    /// No program. Scans still find servers outside the range of dynamic ports.
+    Off,
+}
 
 /// What the source does.
 #[derive(Clone, Debug)]
@@ -48,6 +62,10 @@ pub struct Settings {
     pub cgroup_root: CgroupRoot,
     /// Listeners and flows.
     pub tcp: bool,
+    /// UDP.
+    pub udp: UdpMode,
+    /// Ports that the kernel gives out by itself, first and last.
+    pub ephemeral_ports: (u16, u16),
     /// CPU time in 100 ms windows.
     pub cpu_windows: bool,
     /// Between readings of open connections; `None`: their bytes are counted when they close.
@@ -71,6 +89,8 @@ impl Settings {
         Self {
             cgroup_root,
             tcp: true,
+            udp: UdpMode::Peers,
+            ephemeral_ports: CoreSettings::default().ephemeral_ports,
             cpu_windows: true,
             connection_interval: Some(Duration::from_secs(10)),
             proc_root: "/proc".into(),
@@ -96,7 +116,7 @@ pub struct Stats {
 /// What the kernel says about one of our programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ProgramStats {
-    /// Its name, one of [`plumbline_ebpf::names::PROGRAMS`].
+    /// Its name, one of [`plumbline_ebpf::names`].
     pub name: String,
     /// Its id.
     pub id: u32,
@@ -124,7 +144,10 @@ pub struct CpuTotals {
 /// The embedded eBPF objects, for tests that hold them against a kernel's verifier. Empty when built without eBPF.
 #[must_use]
 pub fn objects() -> Vec<&'static [u8]> {
-    object::bytes().into_iter().collect()
+    [object::bytes(), object::datagrams()]
+        .into_iter()
+        .flatten()
+        .collect()
 }
 
 /// The running source. Dropping it stops it.

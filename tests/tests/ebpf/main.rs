@@ -15,4 +15,5 @@ mod flows;
 mod listeners;
 mod matrix;
 mod observer;
+mod udp;
 mod verifier;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use plumbline::clock;
 use plumbline::sources::cgroups::CgroupRoot;
+use plumbline::sources::ebpf::UdpMode;
 use plumbline::sources::sockets::Scanner;
 use plumbline::sources::{Sink, ebpf, sockets};
 use plumbline_core::id::CgroupId;
@@ -53,22 +54,27 @@ impl Observer {
 
     /// As [`Observer::start`], with the scan of sockets every `interval`.
     pub(crate) fn scanning(sandbox: &Sandbox, interval: Duration) -> Option<Self> {
-        let observer = Self::launch(sandbox, interval, true);
+        Self::watching(sandbox, interval, UdpMode::Peers)
+    }
+
+    /// As [`Observer::scanning`], and with what is to be seen of UDP.
+    pub(crate) fn watching(sandbox: &Sandbox, interval: Duration, udp: UdpMode) -> Option<Self> {
+        let observer = Self::launch(sandbox, interval, udp, true);
         observer.usable().then_some(observer)
     }
 
     /// As [`Observer::start`], with scans that read procfs alone.
     pub(crate) fn by_procfs(sandbox: &Sandbox) -> Option<Self> {
-        let observer = Self::launch(sandbox, Duration::from_secs(1), false);
+        let observer = Self::launch(sandbox, Duration::from_secs(1), UdpMode::Peers, false);
         observer.usable().then_some(observer)
     }
 
     /// As [`Observer::start`], whatever the probes say about themselves.
     pub(crate) fn unjudged(sandbox: &Sandbox) -> Self {
-        Self::launch(sandbox, Duration::from_secs(1), true)
+        Self::launch(sandbox, Duration::from_secs(1), UdpMode::Peers, true)
     }
 
-    fn launch(sandbox: &Sandbox, interval: Duration, sock_diag: bool) -> Self {
+    fn launch(sandbox: &Sandbox, interval: Duration, udp: UdpMode, sock_diag: bool) -> Self {
         let cgroup_root =
             CgroupRoot::find(Some(sandbox.root())).expect("the sandbox is in cgroup2");
         let (sink, mut receiver) = Sink::new();
@@ -92,6 +98,7 @@ impl Observer {
         );
         let settings = ebpf::Settings {
             connection_interval: Some(READING),
+            udp,
             ..ebpf::Settings::new(cgroup_root.clone())
         };
         let kernel = ebpf::spawn(settings, sink.clone()).expect("a thread");
@@ -113,7 +120,7 @@ impl Observer {
     }
 
     fn usable(&self) -> bool {
-        for probe in ["tcp", "cpu_windows", "cgroups"] {
+        for probe in ["tcp", "udp", "cpu_windows", "cgroups"] {
             let status = self.expect(probe, |seen| {
                 seen.facts.iter().rev().find_map(|seen| match &seen.fact {
                     Fact::Probe(status) if status.probe == probe => Some(status.clone()),

@@ -9,6 +9,7 @@ use plumbline::sources::Sink;
 use plumbline::sources::ebpf::{Handle, Settings, Stats, spawn};
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{Fact, FlowCounts, Observation, Role};
+use plumbline_ebpf::names;
 use plumbline_tests::scale::scale;
 
 /// Owner, role, peer, server port.
@@ -170,7 +171,7 @@ impl Stopped {
             .collect();
         assert_eq!(
             ours.len(),
-            plumbline_ebpf::names::PROGRAMS.len(),
+            names::PROGRAMS.len() + names::UDP_ADDRESS.len() + names::UDP_SOCKET.len(),
             "{:?}",
             self.stats.programs
         );

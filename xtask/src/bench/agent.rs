@@ -119,7 +119,11 @@ impl Agent {
         let probes = status["probes"]
             .as_array()
             .context("the status names no probes")?;
-        for (probe, flag) in [("tcp", "tcp"), ("cpu_windows", "cpu-windows")] {
+        for (probe, flag) in [
+            ("tcp", "tcp"),
+            ("udp", "udp"),
+            ("cpu_windows", "cpu-windows"),
+        ] {
             if disable.contains(&flag) {
                 continue;
             }

@@ -28,9 +28,11 @@ pub(super) enum Arm {
     Agent,
     /// The agent while the kernel counts, which costs time itself: gives nanoseconds and no ratios.
     Counted,
-    /// The agent without CPU windows.
+    /// The agent without CPU windows and UDP.
     TcpOnly,
-    /// The agent without TCP.
+    /// The agent with UDP's programs alone.
+    UdpOnly,
+    /// The agent without TCP and UDP.
     CpuOnly,
 }
 
@@ -43,6 +45,7 @@ impl Arm {
             Self::Agent => "agent",
             Self::Counted => "agent, counted",
             Self::TcpOnly => "agent, tcp only",
+            Self::UdpOnly => "agent, udp only",
             Self::CpuOnly => "agent, cpu only",
         }
     }
@@ -53,8 +56,9 @@ impl Arm {
 
     fn disabled(self) -> &'static [&'static str] {
         match self {
-            Self::TcpOnly => &["cpu-windows"],
-            Self::CpuOnly => &["tcp"],
+            Self::TcpOnly => &["cpu-windows", "udp"],
+            Self::UdpOnly => &["tcp", "cpu-windows"],
+            Self::CpuOnly => &["tcp", "udp"],
             Self::None | Self::NoneAgain | Self::Agent | Self::Counted => &[],
         }
     }

@@ -110,8 +110,11 @@ impl NodeState {
             .unwrap_or(container.first_seen)
             .plus(self.settings.cpu_startup_exclusion);
         let host_network = pod.as_ref().is_some_and(|pod| pod.host_network);
-        let (listeners, listeners_overflow) =
-            container.listeners.views(host_network, &container.accepted);
+        let (listeners, listeners_overflow) = container.listeners.views(
+            host_network,
+            self.settings.ephemeral_ports,
+            &container.accepted,
+        );
         let subject = Subject {
             namespace: pod.as_ref().map(|pod| pod.namespace.clone()),
             owner: pod.as_ref().map(|pod| pod.owner.clone()),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::id::CgroupId;
 use crate::node::NodeState;
 use crate::observation::{ListenerEvent, ListenerRow, ScanScope};
-use crate::observed::listeners::{Reach, Scanned};
+use crate::observed::listeners::{Reach, Scanned, is_dynamic_udp};
 use crate::time::Timestamp;
 
 impl NodeState {
@@ -53,6 +53,15 @@ impl NodeState {
                 continue;
             };
             let key = (row.transport, row.port, row.address);
+            // Chosen by its program only if an event told so: most are clients (trap 9).
+            if is_dynamic_udp(row.transport, row.port, self.settings.ephemeral_ports)
+                && self
+                    .containers
+                    .get(&owner)
+                    .is_none_or(|container| !container.listeners.contains(key))
+            {
+                continue;
+            }
             let scanned: &mut Scanned = rows.entry(key).or_default();
             scanned.sockets += 1;
             // Nobody who could be looked at holds it: not known to be in other hands.

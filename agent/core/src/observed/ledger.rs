@@ -14,10 +14,12 @@ const PLACES_MAX: usize = 256;
 const SAMPLE_EVERY: Duration = Duration::from_secs(10);
 
 /// Where it is counted what came through, for places that only count what they lost.
-const STREAMS: [(&str, &str); 3] = [
+const STREAMS: [(&str, &str); 5] = [
     ("cpu_windows", "ebpf.cpu_windows"),
     ("ebpf.flows_overflow", "ebpf.flows"),
     ("ebpf.flows_pending", "ebpf.flows"),
+    ("ebpf.udp_flows_pending", "ebpf.udp_flows"),
+    ("ebpf.udp_sockets", "ebpf.udp_events"),
 ];
 
 /// The counters, and samples of them over [`LOSS_WINDOW`].

@@ -2,6 +2,9 @@
 //!
 //! A scan of the node replaces the table, but for rows that an event changed after the scan began: the scan may have passed
 //! them before the change. A scan that cannot tell of everything only adds. Rows beyond [`ROWS_MAX`] are counted, not stored.
+//! A UDP socket without a peer looks the same whether it serves or was only given a port by the kernel. Outside the dynamic
+//! range of ports, a program chose the port: a server. Inside it, an event must have told that the program chose it, and
+//! it must have received from a peer that it had not sent to first (trap 9).
 //! Each transport has rows of its own, so that a flood of UDP ports pushes out no TCP listener.
 
 mod table;
@@ -102,6 +105,7 @@ impl Listeners {
     pub fn views(
         &self,
         host_network: bool,
+        dynamic: (u16, u16),
         accepted: &BTreeMap<(Transport, u16), u64>,
     ) -> (Vec<ListenerView>, BTreeMap<Transport, u64>) {
         let mut views: Vec<ListenerView> = Vec::new();
@@ -109,12 +113,15 @@ impl Listeners {
         for (transport, table) in &self.tables {
             let mut overflow = table.overflow;
             for ((port, address), row) in &table.rows {
+                let connections = accepted.get(&(*transport, *port)).copied();
+                if is_dynamic_udp(*transport, *port, dynamic) && connections.is_none() {
+                    continue;
+                }
                 let same =
                     |view: &&mut ListenerView| view.transport == *transport && view.port == *port;
                 if let Some(view) = views.last_mut().filter(same) {
                     join(view, *address, row, host_network);
                 } else if views.len() < PORTS_PER_CONTAINER_MAX {
-                    let connections = accepted.get(&(*transport, *port)).copied();
                     let mut view = empty(*transport, *port, row, connections.unwrap_or(0));
                     join(&mut view, *address, row, host_network);
                     views.push(view);
@@ -128,6 +135,12 @@ impl Listeners {
         }
         (views, overflows)
     }
+}
+
+/// Whether a scan that finds the socket says nothing about a server.
+#[must_use]
+pub fn is_dynamic_udp(transport: Transport, port: u16, (first, last): (u16, u16)) -> bool {
+    transport == Transport::Udp && first <= port && port <= last
 }
 
 /// A view to which the addresses of its port are still to be added.
@@ -204,13 +217,15 @@ mod tests {
         text.parse().unwrap()
     }
 
+    const DYNAMIC: (u16, u16) = (32_768, 60_999);
+
     fn tcp(address: &str, port: u16) -> Key {
         (Transport::Tcp, port, ip(address))
     }
 
     fn ports(listeners: &Listeners) -> Vec<(u16, u64)> {
         listeners
-            .views(false, &BTreeMap::new())
+            .views(false, DYNAMIC, &BTreeMap::new())
             .0
             .iter()
             .map(|view| (view.port, view.sockets))
@@ -262,7 +277,7 @@ mod tests {
             [(81, 1), (82, 1)],
             "80 closed unseen, 81 opened after the scan began"
         );
-        let (views, _) = listeners.views(false, &BTreeMap::new());
+        let (views, _) = listeners.views(false, DYNAMIC, &BTreeMap::new());
         assert!(!views[0].pre_existing && views[1].pre_existing);
     }
 
@@ -304,7 +319,7 @@ mod tests {
         listeners.opened(tcp("::", 80), Timestamp(1));
         listeners.scanned(Timestamp(10), found(&[("::", 81, 1)]), Reach::Part);
         assert_eq!(ports(&listeners), [(80, 1), (81, 1)]);
-        let (views, _) = listeners.views(false, &BTreeMap::new());
+        let (views, _) = listeners.views(false, DYNAMIC, &BTreeMap::new());
         assert!(
             views
                 .iter()
@@ -333,7 +348,7 @@ mod tests {
         listeners.opened(tcp("::", 80), Timestamp(2));
         listeners.opened(tcp("::1", 81), Timestamp(3));
         let (views, overflow) =
-            listeners.views(false, &BTreeMap::from([((Transport::Tcp, 80), 7)]));
+            listeners.views(false, DYNAMIC, &BTreeMap::from([((Transport::Tcp, 80), 7)]));
         assert_eq!(views.len(), 2);
         assert_eq!((views[0].scope, views[0].connections), (BindScope::Any, 7));
         assert_eq!(views[1].scope, BindScope::Loopback);
@@ -347,7 +362,7 @@ mod tests {
             listeners.opened(tcp("0.0.0.0", port), Timestamp(u64::from(port)));
         }
         assert_eq!(listeners.tables[&Transport::Tcp].rows.len(), ROWS_MAX);
-        let (views, overflow) = listeners.views(false, &BTreeMap::new());
+        let (views, overflow) = listeners.views(false, DYNAMIC, &BTreeMap::new());
         assert_eq!(views.len(), PORTS_PER_CONTAINER_MAX);
         let expected = 30_000 - PORTS_PER_CONTAINER_MAX as u64;
         assert_eq!(overflow, BTreeMap::from([(Transport::Tcp, expected)]));
@@ -355,7 +370,7 @@ mod tests {
             listeners.closed(tcp("0.0.0.0", port), Timestamp(40_000));
         }
         assert_eq!(
-            listeners.views(false, &BTreeMap::new()),
+            listeners.views(false, DYNAMIC, &BTreeMap::new()),
             (vec![], BTreeMap::new())
         );
         assert!(listeners.tables[&Transport::Tcp].closed.len() <= ROWS_MAX);
@@ -370,7 +385,7 @@ mod tests {
         for port in 1..=10 {
             listeners.opened(tcp("::", 50_000 + port), Timestamp(2));
         }
-        let (views, overflow) = listeners.views(false, &BTreeMap::new());
+        let (views, overflow) = listeners.views(false, DYNAMIC, &BTreeMap::new());
         assert_eq!(views.len(), PORTS_PER_CONTAINER_MAX);
         let tcp = views.iter().filter(|view| view.transport == Transport::Tcp);
         assert_eq!(tcp.count(), 10);
@@ -384,7 +399,7 @@ mod tests {
         listeners.opened(tcp("::", 53), Timestamp(1));
         listeners.opened((Transport::Udp, 53, ip("::")), Timestamp(2));
         let accepted = BTreeMap::from([((Transport::Udp, 53), 7)]);
-        let (views, _) = listeners.views(false, &accepted);
+        let (views, _) = listeners.views(false, DYNAMIC, &accepted);
         let seen: Vec<_> = views
             .iter()
             .map(|view| (view.transport, view.port, view.connections))
@@ -395,5 +410,25 @@ mod tests {
             listeners.contains(tcp("::", 53))
                 && !listeners.contains((Transport::Udp, 53, ip("::")))
         );
+    }
+
+    #[test]
+    fn trap_9_a_udp_socket_of_the_dynamic_range_must_have_been_asked() {
+        let udp = |port| (Transport::Udp, port, ip("0.0.0.0"));
+        let mut listeners = Listeners::default();
+        for port in [53, 32_767, 32_768, 40_000, 60_999, 61_000] {
+            listeners.opened(udp(port), Timestamp(1));
+        }
+        let seen = |accepted: &[u16]| -> Vec<u16> {
+            let accepted = accepted
+                .iter()
+                .map(|port| ((Transport::Udp, *port), 1))
+                .collect();
+            let (views, overflow) = listeners.views(false, DYNAMIC, &accepted);
+            assert!(overflow.is_empty());
+            views.iter().map(|view| view.port).collect()
+        };
+        assert_eq!(seen(&[]), [53, 32_767, 61_000]);
+        assert_eq!(seen(&[40_000]), [53, 32_767, 40_000, 61_000]);
     }
 }

@@ -1,6 +1,9 @@
 //! Points of one flow series.
 
-use crate::metric::{NETWORK_CONNECT_FAILURES, NETWORK_CONNECTIONS, NETWORK_IO, attribute};
+use crate::declared::Transport;
+use crate::metric::{
+    NETWORK_CONNECT_FAILURES, NETWORK_CONNECTIONS, NETWORK_IO, NETWORK_PACKETS, attribute,
+};
 use crate::observation::Role;
 use crate::report::{Attribute, AttributeValue, Number, Point, unix};
 use crate::snapshot::{FlowView, Snapshot};
@@ -22,12 +25,20 @@ pub(super) fn points(snapshot: &Snapshot, flow: &FlowView) -> Vec<Point> {
         )
         .since(start),
     ];
-    for (direction, bytes) in [
-        ("sent", counts.sent_bytes),
-        ("received", counts.received_bytes),
+    // Of UDP only peers are known, unless datagrams are counted: then there is at least one.
+    let packets = counts.sent_packets > 0 || counts.received_packets > 0;
+    for (direction, bytes, count) in [
+        ("sent", counts.sent_bytes, counts.sent_packets),
+        ("received", counts.received_bytes, counts.received_packets),
     ] {
         let attributes = with(&of_role, attribute::FLOW_IO, direction);
-        points.push(Point::new(&NETWORK_IO, Number::int(bytes), attributes).since(start));
+        if packets {
+            let point = Point::new(&NETWORK_PACKETS, Number::int(count), attributes.clone());
+            points.push(point.since(start));
+        }
+        if packets || flow.transport != Transport::Udp {
+            points.push(Point::new(&NETWORK_IO, Number::int(bytes), attributes).since(start));
+        }
     }
     let others = counts.failures.saturating_sub(counts.timeouts);
     for (error, failures) in [("timeout", counts.timeouts), ("_OTHER", others)] {
@@ -79,5 +90,60 @@ fn role_word(role: Role) -> &'static str {
     match role {
         Role::Client => "client",
         Role::Server => "server",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::points;
+    use crate::declared::Transport;
+    use crate::observation::{FlowCounts, Role};
+    use crate::rules::testing::{NOW, snapshot};
+    use crate::snapshot::{FlowView, Peer, PeerKind};
+
+    /// Names and values of what leaves of a flow.
+    fn leaves(transport: Transport, counts: FlowCounts) -> String {
+        let flow = FlowView {
+            container: 0,
+            transport,
+            role: Role::Server,
+            peer: Peer {
+                kind: PeerKind::External,
+                namespace: None,
+                name: Some("private".into()),
+            },
+            server_port: 53,
+            counts,
+            since: NOW,
+            overflow: false,
+        };
+        let points = points(&snapshot(None, vec![]), &flow);
+        let line = |point: &crate::report::Point| {
+            let value = serde_json::to_string(&point.value).unwrap();
+            format!(
+                "{}={value}",
+                point.metric.name.trim_start_matches("plumbline.network.")
+            )
+        };
+        points.iter().map(line).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn bytes_of_udp_are_unknown_unless_datagrams_are_counted() {
+        let peers = FlowCounts {
+            connections: 2,
+            ..FlowCounts::default()
+        };
+        assert_eq!(leaves(Transport::Udp, peers), "connections=2");
+        assert_eq!(leaves(Transport::Tcp, peers), "connections=2 io=0 io=0");
+        // Of no byte.
+        let counted = FlowCounts {
+            received_packets: 3,
+            ..peers
+        };
+        assert_eq!(
+            leaves(Transport::Udp, counted),
+            "connections=2 packets=0 io=0 packets=3 io=0"
+        );
     }
 }

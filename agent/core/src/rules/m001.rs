@@ -26,11 +26,12 @@ pub static RULE: Rule = Rule {
 const NAMED_MAX: usize = 10;
 
 /// Which rules need a probe. What a probe gives besides (metrics) is its own reason's to say.
-const NEEDED_BY: [(&str, &[&str]); 4] = [
+const NEEDED_BY: [(&str, &[&str]); 5] = [
     ("cgroups", &["C001", "C007", "P001", "P007"]),
     ("cpu_windows", &["C007"]),
     ("listeners", &["P001", "P007"]),
     ("tcp", &["P001", "P007"]),
+    ("udp", &["P001", "P007"]),
 ];
 
 /// What the node's agent does not see.

@@ -61,6 +61,19 @@ impl Containers {
         self.known.contains_key(&cgroup)
     }
 
+    /// Whether it is one of them, or its last sockets are waited for.
+    pub(super) fn keeps(&self, cgroup: CgroupId) -> bool {
+        self.contains(cgroup) || self.lingering.iter().any(|(_, gone)| *gone == cgroup)
+    }
+
+    /// All of them, with their paths.
+    pub(super) fn all(&self) -> Vec<(CgroupId, String)> {
+        let known = self.known.iter();
+        known
+            .map(|(cgroup, container)| (*cgroup, container.path.clone()))
+            .collect()
+    }
+
     /// Those without a program, with their paths.
     pub(super) fn unattached(&self) -> Vec<(CgroupId, String)> {
         let open = self
@@ -104,11 +117,7 @@ impl Containers {
 
     /// A container went away.
     pub(super) fn remove(&mut self, cgroup: CgroupId, now: Timestamp) {
-        if self
-            .known
-            .remove(&cgroup)
-            .is_some_and(|container| container.attached)
-        {
+        if self.known.remove(&cgroup).is_some() {
             self.lingering.push_back((now.plus(LINGER), cgroup));
         }
     }

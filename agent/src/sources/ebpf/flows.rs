@@ -11,30 +11,41 @@ use plumbline_core::declared::Transport;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{FlowCounts, FlowRow, Role};
 use plumbline_ebpf::flow::{self, FlowKey, ROLE_CLIENT, ROLE_SERVER, Side};
-use plumbline_ebpf::names;
+use plumbline_ebpf::{names, udp};
 
-use super::keeper::Keeper;
+use super::keeper::{Datagrams, Keeper};
 
 /// Flows that wait to be handed on. Full (the loop is stuck): further ones go to the overflow row of their owner.
 const PENDING_MAX: usize = 2 * flow::FLOWS_MAX as usize;
 
+/// What the kernel counts of one flow.
+pub(super) trait Counts: aya::Pod + Default + PartialEq {
+    /// As the core has it.
+    fn convert(&self) -> FlowCounts;
+
+    /// Difference to an earlier reading of counters that only grow.
+    fn since(&self, before: &Self) -> Self;
+}
+
 /// The reader. All maps are read and written without any rights.
-pub(super) struct Flows {
-    flows: HashMap<MapData, FlowKey, flow::FlowCounts>,
-    overflow: HashMap<MapData, FlowKey, flow::FlowCounts>,
+pub(super) struct Flows<C: Counts> {
+    transport: Transport,
+    flows: HashMap<MapData, FlowKey, C>,
+    overflow: HashMap<MapData, FlowKey, C>,
     epoch: Array<MapData, u32>,
     current: u32,
     capacity: u64,
     entries: u64,
-    admitted: BTreeMap<FlowKey, flow::FlowCounts>,
+    admitted: BTreeMap<FlowKey, C>,
     pending: Pending,
     delivered: u64,
 }
 
-impl Flows {
-    /// Takes the maps. The network program must be loaded.
-    pub(super) fn new(keeper: &mut Keeper) -> anyhow::Result<Self> {
+impl Flows<flow::FlowCounts> {
+    /// Takes the maps of TCP. The network program must be loaded.
+    pub(super) fn of_tcp(keeper: &mut Keeper) -> anyhow::Result<Self> {
         Ok(Self {
+            transport: Transport::Tcp,
             capacity: u64::from(keeper.flows_max()),
             flows: keeper.map(names::FLOWS)?,
             overflow: keeper.map(names::OVERFLOW)?,
@@ -46,7 +57,27 @@ impl Flows {
             delivered: 0,
         })
     }
+}
 
+impl Flows<udp::Counts> {
+    /// Takes the maps of UDP.
+    pub(super) fn of_udp(datagrams: &mut Datagrams) -> anyhow::Result<Self> {
+        Ok(Self {
+            transport: Transport::Udp,
+            capacity: u64::from(udp::FLOWS_MAX),
+            flows: datagrams.map(names::UDP_FLOWS)?,
+            overflow: datagrams.map(names::UDP_OVERFLOW)?,
+            epoch: datagrams.map(names::UDP_EPOCH)?,
+            current: 0,
+            entries: 0,
+            admitted: BTreeMap::new(),
+            pending: Pending::default(),
+            delivered: 0,
+        })
+    }
+}
+
+impl<C: Counts> Flows<C> {
     /// Makes the overflow entries of a container, before its program is attached.
     ///
     /// # Errors
@@ -56,8 +87,8 @@ impl Flows {
         for role in [ROLE_CLIENT, ROLE_SERVER] {
             let key = FlowKey::overflow(owner.0, role);
             if !self.admitted.contains_key(&key) {
-                self.overflow.insert(key, flow::FlowCounts::default(), 0)?;
-                self.admitted.insert(key, flow::FlowCounts::default());
+                self.overflow.insert(key, C::default(), 0)?;
+                self.admitted.insert(key, C::default());
             }
         }
         Ok(())
@@ -100,7 +131,7 @@ impl Flows {
     fn take_overflow(&mut self, key: FlowKey) -> Result<(), MapError> {
         let counts = self.overflow.get(&key, 0)?;
         if let Some(before) = self.admitted.insert(key, counts) {
-            self.pending.add(key, &since(&counts, &before));
+            self.pending.add(key, &counts.since(&before));
         }
         Ok(())
     }
@@ -117,18 +148,21 @@ impl Flows {
 
     /// What is to be handed on.
     pub(super) fn rows(&self) -> Vec<FlowRow> {
-        self.pending.rows()
+        self.pending.rows(self.transport)
     }
 
     /// The rows were handed on.
     pub(super) fn sent(&mut self) {
-        let changes = |counts: &FlowCounts| counts.connections + counts.failures + counts.closed;
+        let changes = |counts: &FlowCounts| {
+            let packets = counts.sent_packets + counts.received_packets;
+            counts.connections + counts.failures + counts.closed + packets
+        };
         self.delivered += self.pending.rows.values().map(changes).sum::<u64>();
         self.pending.rows.clear();
     }
 
-    /// Changes of connections that were handed on: established, failed, closed. Each is one run of the program that
-    /// recorded something.
+    /// Changes of connections that were handed on: established, failed, closed; of UDP associations and datagrams. Each is
+    /// one run of a program that recorded something, but for datagrams that share a buffer.
     pub(super) const fn delivered(&self) -> u64 {
         self.delivered
     }
@@ -164,8 +198,8 @@ struct Pending {
 }
 
 impl Pending {
-    fn add(&mut self, key: FlowKey, counts: &flow::FlowCounts) {
-        if *counts == flow::FlowCounts::default() {
+    fn add<C: Counts>(&mut self, key: FlowKey, counts: &C) {
+        if *counts == C::default() {
             return;
         }
         let Some(side) = key.side() else {
@@ -173,17 +207,17 @@ impl Pending {
             return;
         };
         if self.canary == Some(CgroupId(key.owner)) {
-            return self.of_canary[usize::from(side == Side::Server)].add(&convert(counts));
+            return self.of_canary[usize::from(side == Side::Server)].add(&counts.convert());
         }
         let mut key = FlowKey { epoch: 0, ..key };
         if self.rows.len() >= PENDING_MAX && !self.rows.contains_key(&key) {
             self.folded += 1;
             key = FlowKey::overflow(key.owner, key.role);
         }
-        self.rows.entry(key).or_default().add(&convert(counts));
+        self.rows.entry(key).or_default().add(&counts.convert());
     }
 
-    fn rows(&self) -> Vec<FlowRow> {
+    fn rows(&self, transport: Transport) -> Vec<FlowRow> {
         let row = |(key, counts): (&FlowKey, &FlowCounts)| {
             let role = match key.side()? {
                 Side::Client => Role::Client,
@@ -191,7 +225,7 @@ impl Pending {
             };
             let (owner, peer) = (CgroupId(key.owner), key.peer());
             Some(FlowRow {
-                transport: Transport::Tcp,
+                transport,
                 owner,
                 role,
                 peer,
@@ -203,39 +237,65 @@ impl Pending {
     }
 }
 
-const fn convert(counts: &flow::FlowCounts) -> FlowCounts {
-    FlowCounts {
-        connections: counts.connections,
-        failures: counts.failures,
-        timeouts: counts.timeouts,
-        closed: counts.closed,
-        sent_bytes: counts.sent_bytes,
-        received_bytes: counts.received_bytes,
-        retransmits: counts.retransmits,
-        srtt_us_sum: counts.srtt_us_sum,
+impl Counts for flow::FlowCounts {
+    fn convert(&self) -> FlowCounts {
+        FlowCounts {
+            connections: self.connections,
+            failures: self.failures,
+            timeouts: self.timeouts,
+            closed: self.closed,
+            sent_bytes: self.sent_bytes,
+            received_bytes: self.received_bytes,
+            retransmits: self.retransmits,
+            srtt_us_sum: self.srtt_us_sum,
+            ..FlowCounts::default()
+        }
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            connections: self.connections.wrapping_sub(before.connections),
+            failures: self.failures.wrapping_sub(before.failures),
+            timeouts: self.timeouts.wrapping_sub(before.timeouts),
+            closed: self.closed.wrapping_sub(before.closed),
+            sent_bytes: self.sent_bytes.wrapping_sub(before.sent_bytes),
+            received_bytes: self.received_bytes.wrapping_sub(before.received_bytes),
+            retransmits: self.retransmits.wrapping_sub(before.retransmits),
+            srtt_us_sum: self.srtt_us_sum.wrapping_sub(before.srtt_us_sum),
+        }
     }
 }
 
-/// Difference of two readings of counters that only grow.
-const fn since(now: &flow::FlowCounts, before: &flow::FlowCounts) -> flow::FlowCounts {
-    flow::FlowCounts {
-        connections: now.connections.wrapping_sub(before.connections),
-        failures: now.failures.wrapping_sub(before.failures),
-        timeouts: now.timeouts.wrapping_sub(before.timeouts),
-        closed: now.closed.wrapping_sub(before.closed),
-        sent_bytes: now.sent_bytes.wrapping_sub(before.sent_bytes),
-        received_bytes: now.received_bytes.wrapping_sub(before.received_bytes),
-        retransmits: now.retransmits.wrapping_sub(before.retransmits),
-        srtt_us_sum: now.srtt_us_sum.wrapping_sub(before.srtt_us_sum),
+impl Counts for udp::Counts {
+    fn convert(&self) -> FlowCounts {
+        FlowCounts {
+            connections: self.associations,
+            sent_packets: self.sent_packets,
+            sent_bytes: self.sent_bytes,
+            received_packets: self.received_packets,
+            received_bytes: self.received_bytes,
+            ..FlowCounts::default()
+        }
+    }
+
+    fn since(&self, before: &Self) -> Self {
+        Self {
+            associations: self.associations.wrapping_sub(before.associations),
+            sent_packets: self.sent_packets.wrapping_sub(before.sent_packets),
+            sent_bytes: self.sent_bytes.wrapping_sub(before.sent_bytes),
+            received_packets: self.received_packets.wrapping_sub(before.received_packets),
+            received_bytes: self.received_bytes.wrapping_sub(before.received_bytes),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use plumbline_core::declared::Transport;
     use plumbline_core::observation::Role;
     use plumbline_ebpf::flow::{FlowCounts, FlowKey, ROLE_CLIENT, words};
 
-    use super::{PENDING_MAX, Pending, since};
+    use super::{Counts as _, PENDING_MAX, Pending};
 
     fn key(port: u16, epoch: u32) -> FlowKey {
         let (family, peer) = words("10.0.0.1".parse().unwrap());
@@ -263,7 +323,7 @@ mod tests {
         pending.add(key(80, 3), &connections(2));
         pending.add(key(80, 4), &connections(1));
         pending.add(key(81, 4), &FlowCounts::default());
-        let rows = pending.rows();
+        let rows = pending.rows(Transport::Tcp);
         assert_eq!(rows.len(), 1, "an entry without counts is no row");
         assert_eq!((rows[0].role, rows[0].server_port), (Role::Client, 80));
         assert_eq!(
@@ -294,14 +354,14 @@ mod tests {
         pending.add(key(0, 0), &connections(1));
         assert_eq!(pending.folded, 2);
         let total: u64 = pending
-            .rows()
+            .rows(Transport::Tcp)
             .iter()
             .map(|row| row.counts.connections)
             .sum();
         assert_eq!(total, u64::try_from(PENDING_MAX).unwrap() + 3);
         assert_eq!(
             pending
-                .rows()
+                .rows(Transport::Tcp)
                 .iter()
                 .filter(|row| row.peer.is_none())
                 .count(),
@@ -319,11 +379,14 @@ mod tests {
             },
             &connections(1),
         );
-        assert_eq!((pending.undecodable, pending.rows().len()), (1, 0));
+        assert_eq!(
+            (pending.undecodable, pending.rows(Transport::Tcp).len()),
+            (1, 0)
+        );
     }
 
     #[test]
     fn a_delta_is_what_was_added() {
-        assert_eq!(since(&connections(7), &connections(4)), connections(3));
+        assert_eq!(connections(7).since(&connections(4)), connections(3));
     }
 }

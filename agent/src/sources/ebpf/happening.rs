@@ -28,6 +28,7 @@ impl Happening {
         match event {
             Event::Listener {
                 opened,
+                udp,
                 owner,
                 address,
                 port,
@@ -37,7 +38,7 @@ impl Happening {
                 let owner = CgroupId(owner);
                 let event = ListenerEvent {
                     owner,
-                    transport: Transport::Tcp,
+                    transport: if udp { Transport::Udp } else { Transport::Tcp },
                     address,
                     port,
                     cookie,

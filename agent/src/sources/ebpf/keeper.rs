@@ -1,6 +1,8 @@
 //! The seam: all that needs rights for as long as the agent lives. Loads programs, attaches them, detaches them. Knows no
 //! pods and no paths, so that it can move into a process of its own.
 
+mod datagrams;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io;
@@ -24,6 +26,8 @@ use plumbline_core::id::CgroupId;
 use plumbline_ebpf::names;
 use plumbline_ebpf::owner::Owner;
 use rustix::fs::{Mode, OFlags};
+
+pub(super) use datagrams::Datagrams;
 
 use super::{ProgramStats, object};
 
@@ -224,33 +228,44 @@ impl Keeper {
 
     /// What the kernel says about the programs that are loaded.
     pub(super) fn programs(&self) -> Vec<ProgramStats> {
-        let loaded = self
-            .ebpf
-            .programs()
-            .filter_map(|(name, program)| Some((name, program.info().ok()?)));
-        let mut programs: Vec<ProgramStats> = loaded
-            .map(|(name, info)| ProgramStats {
-                name: name.to_owned(),
-                id: info.id(),
-                run_count: info.run_count(),
-                run_time: info.run_time(),
-                verified_instructions: info.verified_instruction_count(),
-            })
-            .collect();
-        programs.sort_by(|a, b| a.name.cmp(&b.name));
-        programs
+        stats_of(&self.ebpf)
     }
 
     fn program<'a, T>(&'a mut self, name: &str) -> anyhow::Result<&'a mut T>
     where
         &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
     {
-        let program = self
-            .ebpf
-            .program_mut(name)
-            .ok_or_else(|| anyhow!("the object has no program {name}"))?;
-        <&'a mut T>::try_from(program).with_context(|| format!("use the program {name}"))
+        program(&mut self.ebpf, name)
     }
+}
+
+/// A program of an object.
+fn program<'a, T>(ebpf: &'a mut Ebpf, name: &str) -> anyhow::Result<&'a mut T>
+where
+    &'a mut T: TryFrom<&'a mut Program, Error = ProgramError>,
+{
+    let program = ebpf
+        .program_mut(name)
+        .ok_or_else(|| anyhow!("the object has no program {name}"))?;
+    <&'a mut T>::try_from(program).with_context(|| format!("use the program {name}"))
+}
+
+/// What the kernel says about the programs of an object that are loaded, by name.
+fn stats_of(ebpf: &Ebpf) -> Vec<ProgramStats> {
+    let loaded = ebpf
+        .programs()
+        .filter_map(|(name, program)| Some((name, program.info().ok()?)));
+    let mut programs: Vec<ProgramStats> = loaded
+        .map(|(name, info)| ProgramStats {
+            name: name.to_owned(),
+            id: info.id(),
+            run_count: info.run_count(),
+            run_time: info.run_time(),
+            verified_instructions: info.verified_instruction_count(),
+        })
+        .collect();
+    programs.sort_by(|a, b| a.name.cmp(&b.name));
+    programs
 }
 
 /// Ids of this process's cgroup links that are attached to no cgroup: the kernel then tells 0
@@ -300,7 +315,7 @@ impl From<ProgramError> for AttachError {
                 Some(rustix::io::Errno::NOENT | rustix::io::Errno::NODEV) => return Self::Gone,
                 Some(rustix::io::Errno::PERM) => {
                     return Self::Refused(
-                        "not permitted: CAP_NET_ADMIN is missing, or another tool attached a sock_ops program here or \
+                        "not permitted: CAP_NET_ADMIN is missing, or another tool attached a program of this kind here or \
                          above exclusively (`bpftool cgroup tree` shows it)"
                             .into(),
                     );
@@ -309,6 +324,12 @@ impl From<ProgramError> for AttachError {
             }
         }
         Self::from(&anyhow!(error))
+    }
+}
+
+impl From<anyhow::Error> for AttachError {
+    fn from(error: anyhow::Error) -> Self {
+        Self::from(&error)
     }
 }
 

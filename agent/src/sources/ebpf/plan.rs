@@ -3,10 +3,13 @@
 
 use plumbline_core::observation::{Health, ProbeStatus};
 
+use super::UdpMode;
 use super::support::{Answer, CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, Capability, Facts, Memlock};
 
 /// Name of the probe for listeners and flows.
 pub const TCP: &str = "tcp";
+/// Name of the probe for UDP: peers and servers.
+pub const UDP: &str = "udp";
 /// Name of the probe for CPU time in windows.
 pub const CPU_WINDOWS: &str = "cpu_windows";
 /// Name of the probe for cgroups that come and go.
@@ -19,6 +22,8 @@ pub const CANARY: &str = "canary";
 pub struct Wanted {
     /// Listeners and flows.
     pub tcp: bool,
+    /// UDP.
+    pub udp: UdpMode,
     /// CPU time in windows.
     pub cpu_windows: bool,
 }
@@ -28,6 +33,8 @@ pub struct Wanted {
 pub struct Plan {
     /// Listeners and flows.
     pub tcp: Verdict,
+    /// UDP.
+    pub udp: Verdict,
     /// CPU time in windows.
     pub cpu_windows: Verdict,
     /// Events of cgroups. Without them the tree is walked more often.
@@ -63,12 +70,15 @@ impl Plan {
     /// Whether anything of the object is needed.
     #[must_use]
     pub fn needs_object(&self) -> bool {
-        [&self.tcp, &self.cpu_windows, &self.cgroups].contains(&&Verdict::Attach)
+        [&self.tcp, &self.udp, &self.cpu_windows, &self.cgroups].contains(&&Verdict::Attach)
     }
 }
 
 /// What still works without the probe.
 const WITHOUT_TCP: &str = "listeners are still found by scans; flows are not measured";
+/// What still works without the probe.
+const WITHOUT_UDP: &str =
+    "UDP servers outside the range of dynamic ports are still found by scans; peers are not seen";
 /// What still works without the probe.
 const WITHOUT_CPU: &str = "cumulative CPU figures still come from cpu.stat; bursts are not seen";
 /// What still works without the probe.
@@ -85,6 +95,25 @@ pub fn plan(facts: &Facts, wanted: Wanted) -> Plan {
             ("cgroup storage (CONFIG_CGROUP_BPF)", &facts.cgroup_storage),
         ],
         without: WITHOUT_TCP,
+    };
+    let skb = if wanted.udp == UdpMode::Flows {
+        facts.skb.clone()
+    } else {
+        Answer::Yes
+    };
+    let udp = Need {
+        capabilities: &[CAP_BPF, CAP_NET_ADMIN],
+        kernel: &[
+            (
+                "cgroup/connect programs (CONFIG_CGROUP_BPF)",
+                &facts.sock_addr,
+            ),
+            ("cgroup/post_bind programs (CONFIG_CGROUP_BPF)", &facts.sock),
+            ("cgroup_skb programs (CONFIG_CGROUP_BPF)", &skb),
+            ("ring buffers (Linux 5.8)", &facts.ring_buffer),
+            ("cgroup storage (CONFIG_CGROUP_BPF)", &facts.cgroup_storage),
+        ],
+        without: WITHOUT_UDP,
     };
     let perf = if facts.perf {
         facts.perf_event.clone()
@@ -116,6 +145,7 @@ pub fn plan(facts: &Facts, wanted: Wanted) -> Plan {
     };
     Plan {
         tcp: verdict(wanted.tcp, &tcp),
+        udp: verdict(wanted.udp != UdpMode::Off, &udp),
         cpu_windows: verdict(wanted.cpu_windows, &cpu),
         cgroups: verdict(true, &cgroups),
     }
@@ -170,6 +200,7 @@ impl Need<'_> {
 pub fn broken(probe: &str, error: &str) -> ProbeStatus {
     let without = match probe {
         TCP => WITHOUT_TCP,
+        UDP => WITHOUT_UDP,
         CPU_WINDOWS => WITHOUT_CPU,
         _ => WITHOUT_CGROUPS,
     };
@@ -184,7 +215,7 @@ pub fn broken(probe: &str, error: &str) -> ProbeStatus {
 mod tests {
     use expect_test::{Expect, expect};
 
-    use super::{CGROUPS, CPU_WINDOWS, TCP, Wanted, plan};
+    use super::{CGROUPS, CPU_WINDOWS, TCP, UDP, UdpMode, Wanted, plan};
     use crate::sources::ebpf::support::{
         Answer, CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON, CAP_SYS_ADMIN, Facts, Memlock,
     };
@@ -194,6 +225,9 @@ mod tests {
             built: true,
             capabilities: 1 << CAP_BPF.bit | 1 << CAP_NET_ADMIN.bit | 1 << CAP_PERFMON.bit,
             sock_ops: Answer::Yes,
+            sock_addr: Answer::Yes,
+            sock: Answer::Yes,
+            skb: Answer::Yes,
             raw_tracepoint: Answer::Yes,
             perf_event: Answer::Yes,
             perf: true,
@@ -207,6 +241,7 @@ mod tests {
         let plan = plan(facts, wanted);
         let lines: Vec<String> = [
             (TCP, &plan.tcp),
+            (UDP, &plan.udp),
             (CPU_WINDOWS, &plan.cpu_windows),
             (CGROUPS, &plan.cgroups),
         ]
@@ -226,6 +261,7 @@ mod tests {
 
     const ALL: Wanted = Wanted {
         tcp: true,
+        udp: UdpMode::Flows,
         cpu_windows: true,
     };
 
@@ -316,6 +352,7 @@ mod tests {
             &old,
             Wanted {
                 tcp: true,
+                udp: UdpMode::Off,
                 cpu_windows: false,
             },
             &expect![[r#"

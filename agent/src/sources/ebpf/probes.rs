@@ -5,14 +5,14 @@ use std::collections::BTreeSet;
 use anyhow::{Context as _, anyhow};
 use aya::maps::{MapData, PerCpuArray, RingBuf};
 use plumbline_core::observation::{Health, ProbeStatus};
-use plumbline_ebpf::names;
+use plumbline_ebpf::{flow, names, udp};
 
-use super::Stats;
 use super::connections::Entries;
 use super::flows::Flows;
-use super::keeper::Keeper;
-use super::plan::{self, CGROUPS, CPU_WINDOWS, Plan, TCP, Verdict};
+use super::keeper::{Datagrams, Keeper};
+use super::plan::{self, CGROUPS, CPU_WINDOWS, Plan, TCP, UDP, Verdict};
 use super::windows::Windows;
+use super::{Settings, Stats, UdpMode};
 use crate::clock;
 
 /// What is attached, and how each probe is.
@@ -20,28 +20,56 @@ pub(super) struct Probes {
     pub(super) keeper: Option<Keeper>,
     pub(super) events: Option<RingBuf<MapData>>,
     pub(super) drops: Option<PerCpuArray<MapData, u64>>,
-    pub(super) flows: Option<Flows>,
+    pub(super) flows: Option<Flows<flow::FlowCounts>>,
+    pub(super) udp: Option<Udp>,
     pub(super) windows: Option<Windows>,
     /// For who follows open connections, until taken.
     pub(super) followed: Option<Entries>,
     pub(super) tcp: ProbeStatus,
+    pub(super) udp_status: ProbeStatus,
     pub(super) cpu_windows: ProbeStatus,
     pub(super) cgroups: ProbeStatus,
     /// How the probe of open connections is, while it does not run and say so itself.
     pub(super) connections: Option<ProbeStatus>,
 }
 
+/// What is attached of UDP.
+pub(super) struct Udp {
+    pub(super) datagrams: Datagrams,
+    pub(super) flows: Flows<udp::Counts>,
+    pub(super) events: RingBuf<MapData>,
+    pub(super) drops: PerCpuArray<MapData, u64>,
+    /// Containers whose attachment was refused.
+    pub(super) refused: u64,
+}
+
+impl Udp {
+    fn load(settings: &Settings) -> anyhow::Result<Self> {
+        let packets = settings.udp == UdpMode::Flows;
+        let mut datagrams = Datagrams::load(packets, settings.ephemeral_ports)?;
+        Ok(Self {
+            flows: Flows::of_udp(&mut datagrams)?,
+            events: datagrams.map(names::UDP_EVENTS)?,
+            drops: datagrams.map(names::DROPS)?,
+            datagrams,
+            refused: 0,
+        })
+    }
+}
+
 impl Probes {
     /// Does what the plan says.
-    pub(super) fn attach(plan: &Plan, flows_max: u32) -> Self {
+    pub(super) fn attach(plan: &Plan, settings: &Settings) -> Self {
         let mut probes = Self {
             keeper: None,
             events: None,
             drops: None,
             flows: None,
+            udp: None,
             windows: None,
             followed: None,
             tcp: plan.tcp.status(TCP),
+            udp_status: plan.udp.status(UDP),
             cpu_windows: plan.cpu_windows.status(CPU_WINDOWS),
             cgroups: plan.cgroups.status(CGROUPS),
             connections: None,
@@ -49,7 +77,13 @@ impl Probes {
         if !plan.needs_object() {
             return probes;
         }
-        match Keeper::load(flows_max) {
+        if plan.udp == Verdict::Attach {
+            match Udp::load(settings) {
+                Ok(udp) => probes.udp = Some(udp),
+                Err(error) => probes.udp_status = plan::broken(UDP, &format!("{error:#}")),
+            }
+        }
+        match Keeper::load(settings.flows_max) {
             Ok(keeper) => probes.attach_to(plan, keeper),
             Err(error) => probes.give_up(&format!("{error:#}")),
         }
@@ -57,15 +91,22 @@ impl Probes {
     }
 
     /// How each probe is.
-    pub(super) const fn statuses(&self) -> [&ProbeStatus; 3] {
-        [&self.tcp, &self.cpu_windows, &self.cgroups]
+    pub(super) const fn statuses(&self) -> [&ProbeStatus; 4] {
+        [
+            &self.tcp,
+            &self.udp_status,
+            &self.cpu_windows,
+            &self.cgroups,
+        ]
     }
 
     /// Figures as of now; of CPU time as of its last reading.
     pub(super) fn stats(&self) -> Stats {
         let keeper = self.keeper.as_ref();
+        let mut programs = keeper.map(Keeper::programs).unwrap_or_default();
+        programs.extend(self.udp.iter().flat_map(|udp| udp.datagrams.programs()));
         Stats {
-            programs: keeper.map(Keeper::programs).unwrap_or_default(),
+            programs,
             attached: keeper.map_or(0, Keeper::attached),
             cpu: self
                 .windows
@@ -83,7 +124,7 @@ impl Probes {
         }
         if plan.tcp == Verdict::Attach {
             let loaded = keeper.load_tcp().and_then(|()| {
-                let flows = Flows::new(&mut keeper)?;
+                let flows = Flows::of_tcp(&mut keeper)?;
                 Ok((flows, keeper.map(names::FOLLOWED)?))
             });
             match loaded {

@@ -77,6 +77,12 @@ pub struct Facts {
     pub capabilities: u64,
     /// Programs on TCP callbacks of cgroups.
     pub sock_ops: Answer,
+    /// Programs on `connect`, `bind`, `sendmsg` and `recvmsg` of cgroups.
+    pub sock_addr: Answer,
+    /// Programs on sockets of cgroups.
+    pub sock: Answer,
+    /// Programs on packets of cgroups.
+    pub skb: Answer,
     /// Programs on raw tracepoints.
     pub raw_tracepoint: Answer,
     /// Programs on perf events.
@@ -112,6 +118,9 @@ pub fn probe() -> Facts {
             .and_then(|s| effective(&s))
             .unwrap_or(0),
         sock_ops: program(ProgramType::SockOps),
+        sock_addr: program(ProgramType::CgroupSockAddr),
+        sock: program(ProgramType::CgroupSock),
+        skb: program(ProgramType::CgroupSkb),
         raw_tracepoint: program(ProgramType::RawTracePoint),
         perf_event: program(ProgramType::PerfEvent),
         perf: Path::new("/proc/sys/kernel/perf_event_paranoid").exists(),

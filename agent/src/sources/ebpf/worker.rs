@@ -1,8 +1,10 @@
 //! The thread of the source: waits for the ring, for retries and for its ticks, and sends what it finds.
 //!
-//! `canary`: what it tries out, and programs that others detached. `walks`: of the cgroup tree. `readings`: of the kernel's tables and counters.
+//! `canary`: what it tries out, and programs that others detached. `datagrams`: what is UDP's. `walks`: of the cgroup tree.
+//! `readings`: of the kernel's tables and counters.
 
 mod canary;
+mod datagrams;
 mod readings;
 mod walks;
 
@@ -92,6 +94,8 @@ struct Delivered {
     listeners: u64,
     /// Records of cgroups.
     cgroups: u64,
+    /// Records of UDP sockets.
+    datagrams: u64,
     /// Windows of CPU time.
     windows: u64,
 }
@@ -110,9 +114,10 @@ impl Worker {
         let facts = support::probe();
         let wanted = Wanted {
             tcp: settings.tcp,
+            udp: settings.udp,
             cpu_windows: settings.cpu_windows,
         };
-        let probes = Probes::attach(&plan(&facts, wanted), settings.flows_max);
+        let probes = Probes::attach(&plan(&facts, wanted), &settings);
         for status in probes.statuses() {
             if status.health != Health::Off
                 && let Some(reason) = &status.reason
@@ -192,6 +197,8 @@ impl Worker {
                 .as_ref()
                 .map(|events| PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)),
         );
+        let of_udp = self.probes.udp.as_ref();
+        fds.extend(of_udp.map(|udp| PollFd::from_borrowed_fd(udp.events.as_fd(), PollFlags::IN)));
         match poll(&mut fds, Some(&timeout)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => fds[0].revents().is_empty(),
             Err(error) => {
@@ -203,12 +210,14 @@ impl Worker {
 
     fn work(&mut self, stats: &Mutex<Stats>) {
         self.drain();
+        self.drain_udp();
         for (path, attempt) in self.retries.due(clock::monotonic()) {
             self.appeared(path, attempt + 1);
         }
         let now = clock::monotonic();
         if now >= self.next.flows {
             self.read_flows();
+            self.read_datagrams();
             self.next.flows = now.plus(self.settings.flow_interval);
         }
         if now >= self.next.tick {
@@ -303,6 +312,7 @@ impl Worker {
             self.containers
                 .insert(row.cgroup, row.path.clone(), pre_existing);
             self.attach(row.cgroup, &row.path, pre_existing);
+            self.attach_udp(row.cgroup, &row.path);
         }
         if is_in_container(&row.path)
             && let Some(windows) = &mut self.probes.windows
@@ -361,6 +371,7 @@ impl Worker {
     fn tick(&mut self, stats: &Mutex<Stats>) {
         let now = clock::monotonic();
         self.release_expired(now);
+        self.release_udp();
         self.read_windows();
         *stats.lock().unwrap_or_else(PoisonError::into_inner) = self.probes.stats();
         self.tend_canary(now);

@@ -1,4 +1,5 @@
-//! One scan: tables of listening sockets per network namespace, joined with the descriptors of processes.
+//! One scan: tables of listening sockets, and of UDP sockets without a peer, per network namespace, joined with the
+//! descriptors of processes.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -213,22 +214,25 @@ fn listening(candidates: &[Candidate], method: Method, errors: &mut Errors) -> S
     };
     let mut sockets = Sockets::new();
     for (netns, members) in members {
-        let found = told.remove(&netns);
-        sockets.extend(
-            found
-                .or_else(|| tables_of_any(&members, netns, errors))
-                .into_iter()
-                .flatten(),
-        );
+        let tcp = told
+            .remove(&netns)
+            .or_else(|| tables_of_any(&members, errors, |of| tables::by_procfs(of, netns)));
+        // Always from procfs: kernels without the module `udp_diag` answer `sock_diag` about TCP alone.
+        let udp = tables_of_any(&members, errors, |of| tables::udp_by_procfs(of, netns));
+        sockets.extend(tcp.into_iter().chain(udp).flatten());
     }
     sockets
 }
 
 /// The tables of a namespace, by whichever of its processes still lives to show them.
-fn tables_of_any(members: &[&Candidate], netns: u64, errors: &mut Errors) -> Option<Sockets> {
+fn tables_of_any(
+    members: &[&Candidate],
+    errors: &mut Errors,
+    read: impl Fn(&Process) -> Result<Sockets, ProcError>,
+) -> Option<Sockets> {
     let mut failed = None;
     for member in members {
-        match tables::by_procfs(&member.process, netns) {
+        match read(&member.process) {
             Ok(sockets) => return Some(sockets),
             Err(error) => failed = Some((error, member)),
         }

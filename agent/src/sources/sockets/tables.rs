@@ -3,7 +3,7 @@
 //! Both have the same sockets. `sock_diag` also tells the cgroup of a socket's creator, its cookie, and V6ONLY.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use plumbline_core::declared::Transport;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::Holder;
 use procfs::ProcError;
-use procfs::net::{TcpNetEntry, TcpState};
+use procfs::net::{TcpNetEntry, TcpState, UdpNetEntry, UdpState};
 use procfs::process::Process;
 
 use super::scan::ROWS_MAX;
@@ -19,7 +19,7 @@ use crate::sources::sock_diag::message::{Entry, IPV4, IPV6, LISTENING, Query, TC
 use crate::sources::sock_diag::netns::{self, Namespace};
 use crate::sources::sock_diag::socket::{DiagError, DiagSocket};
 
-/// A listening socket of one network namespace.
+/// A listening socket of one network namespace, or a UDP socket without a peer.
 pub(super) struct Socket {
     pub(super) transport: Transport,
     pub(super) address: IpAddr,
@@ -121,26 +121,50 @@ fn told(entry: &Entry, netns: u64) -> Socket {
 ///
 /// The process ended, or may not be looked at.
 pub(super) fn by_procfs(process: &Process, netns: u64) -> Result<Sockets, ProcError> {
-    let mut entries = process.tcp()?;
-    // Absent when the kernel runs without IPv6.
-    match process.tcp6() {
-        Ok(more) => entries.extend(more),
-        Err(ProcError::NotFound(_)) => {}
-        Err(error) => return Err(error),
-    }
+    let entries = process.tcp()?.into_iter().chain(if_there(process.tcp6())?);
     let listening = |entry: &TcpNetEntry| entry.state == TcpState::Listen && entry.inode != 0;
     let socket = |entry: TcpNetEntry| {
-        let socket = Socket {
-            transport: Transport::Tcp,
-            address: entry.local_address.ip().to_canonical(),
-            port: entry.local_address.port(),
-            netns,
-            creator: None,
-            v6only: None,
-            cookie: None,
-            holders: Vec::new(),
-        };
+        let socket = seen(Transport::Tcp, entry.local_address, netns);
         (entry.inode, socket)
     };
-    Ok(entries.into_iter().filter(listening).map(socket).collect())
+    Ok(entries.filter(listening).map(socket).collect())
+}
+
+/// Reads the UDP sockets without a peer that a process sees. Whether a program chose their port is not told.
+///
+/// # Errors
+///
+/// The process ended, or may not be looked at.
+pub(super) fn udp_by_procfs(process: &Process, netns: u64) -> Result<Sockets, ProcError> {
+    let entries = process.udp()?.into_iter().chain(if_there(process.udp6())?);
+    let waiting = |entry: &UdpNetEntry| {
+        entry.state == UdpState::Close && entry.inode != 0 && entry.local_address.port() != 0
+    };
+    let socket = |entry: UdpNetEntry| {
+        let socket = seen(Transport::Udp, entry.local_address, netns);
+        (entry.inode, socket)
+    };
+    Ok(entries.filter(waiting).map(socket).collect())
+}
+
+/// The table of IPv6 is absent when the kernel runs without.
+fn if_there<T>(table: Result<Vec<T>, ProcError>) -> Result<Vec<T>, ProcError> {
+    match table {
+        Err(ProcError::NotFound(_)) => Ok(Vec::new()),
+        table => table,
+    }
+}
+
+/// A socket as procfs tells it.
+fn seen(transport: Transport, address: SocketAddr, netns: u64) -> Socket {
+    Socket {
+        transport,
+        address: address.ip().to_canonical(),
+        port: address.port(),
+        netns,
+        creator: None,
+        v6only: None,
+        cookie: None,
+        holders: Vec::new(),
+    }
 }

@@ -1,5 +1,6 @@
 //! The worker's readings of the kernel's tables and counters.
 
+use aya::maps::MapError;
 use plumbline_core::observation::{Fact, Health};
 use plumbline_ebpf::drops::{
     CGROUPS_FULL, FLAGS_MISSING, FLOWS_BUDGET, FLOWS_FULL, LISTENERS_BUDGET, LISTENERS_FULL,
@@ -106,8 +107,16 @@ impl Worker {
         };
         let before = self.counters;
         for (reason, counter) in REASONS.iter().zip(&mut self.counters) {
-            match drops.get(&reason.index, 0) {
-                Ok(cpus) => *counter = cpus.iter().sum(),
+            let of_udp = self.probes.udp.as_ref().map(|udp| &udp.drops);
+            let sums =
+                [Some(drops), of_udp]
+                    .into_iter()
+                    .flatten()
+                    .map(|drops| -> Result<u64, MapError> {
+                        Ok(drops.get(&reason.index, 0)?.iter().sum())
+                    });
+            match sums.sum::<Result<u64, MapError>>() {
+                Ok(sum) => *counter = sum,
                 Err(error) => tracing::debug!(error = %error, "a counter cannot be read"),
             }
             self.reporter.dropped(reason.place, reason.reason, *counter);
@@ -152,13 +161,16 @@ impl Worker {
         self.drain();
         // Reads a last time. What closes after it keeps its last bytes to itself.
         self.connections = None;
+        self.drain_udp();
         self.read_flows();
+        self.read_datagrams();
         // Waits until programs that began before the epoch was advanced have ended. CPUs without a tick refuse it; then
         // the time that the second reading takes has to do.
         if let Err(error) = membarrier(MembarrierCommand::Global) {
             tracing::debug!(error = %error, "no memory barrier");
         }
         self.read_flows();
+        self.read_datagrams();
         self.read_windows();
     }
 }

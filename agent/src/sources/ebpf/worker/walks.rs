@@ -34,6 +34,7 @@ impl Worker {
         for (cgroup, path) in self.containers.unattached() {
             self.attach(cgroup, &path, true);
         }
+        self.retry_udp();
         if complete {
             self.sink.send(at, Fact::CgroupTree { rows: walk.rows });
         } else {

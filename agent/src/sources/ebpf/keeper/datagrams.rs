@@ -1,0 +1,205 @@
+//! The part of the seam that is UDP's: an object of its own, so that what a kernel lacks of it costs UDP only.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use aya::Ebpf;
+#[expect(
+    deprecated,
+    reason = "its successor came with Linux 6.2, and we load on 5.10"
+)]
+use aya::maps::CgroupStorage;
+use aya::maps::cgroup_storage::CgroupStorageKey;
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
+use aya::programs::cgroup_skb::CgroupSkbLink;
+use aya::programs::cgroup_sock::CgroupSockLink;
+use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr};
+use plumbline_core::id::CgroupId;
+use plumbline_ebpf::names;
+use plumbline_ebpf::udp::{Attachment, Socket, range};
+
+use super::{AttachError, ProgramStats, open_cgroup, program, refused, stats_of};
+use crate::sources::ebpf::object;
+
+/// Owner of UDP's object and of its attachments. Dropping it detaches everything.
+#[derive(Debug)]
+pub(in crate::sources::ebpf) struct Datagrams {
+    ebpf: Ebpf,
+    #[expect(
+        deprecated,
+        reason = "its successor came with Linux 6.2, and we load on 5.10"
+    )]
+    owners: CgroupStorage<MapData, Attachment>,
+    quota: HashMap<MapData, u64, u64>,
+    sockets: HashMap<MapData, u64, Socket>,
+    links: BTreeMap<CgroupId, Vec<Link>>,
+    packets: bool,
+}
+
+/// An attachment. It ends with this.
+#[derive(Debug)]
+#[expect(dead_code, reason = "held, not read")]
+enum Link {
+    Address(CgroupSockAddrLink),
+    Socket(CgroupSockLink),
+    Packet(CgroupSkbLink),
+}
+
+impl Datagrams {
+    /// Makes the maps and loads the programs; those that see every packet only if they are asked for.
+    pub(in crate::sources::ebpf) fn load(
+        packets: bool,
+        (first, last): (u16, u16),
+    ) -> anyhow::Result<Self> {
+        let mut ebpf = object::load_datagrams()?;
+        for (name, _) in names::UDP_ADDRESS {
+            let address: &mut CgroupSockAddr = program(&mut ebpf, name)?;
+            address.load().map_err(|error| refused(name, error))?;
+        }
+        for name in names::UDP_SOCKET {
+            let socket: &mut CgroupSock = program(&mut ebpf, name)?;
+            socket.load().map_err(|error| refused(name, error))?;
+        }
+        if packets {
+            for (name, _) in names::UDP_PACKET {
+                let packet: &mut CgroupSkb = program(&mut ebpf, name)?;
+                packet.load().map_err(|error| refused(name, error))?;
+            }
+        }
+        let mut ports: Array<_, u32> = object::take(&mut ebpf, names::UDP_PORTS)?;
+        ports
+            .set(0, range(first, last), 0)
+            .context("tell the range of dynamic ports")?;
+        Ok(Self {
+            owners: object::take(&mut ebpf, names::UDP_OWNER)?,
+            quota: object::take(&mut ebpf, names::UDP_QUOTA)?,
+            sockets: object::take(&mut ebpf, names::UDP_SOCKETS)?,
+            ebpf,
+            links: BTreeMap::new(),
+            packets,
+        })
+    }
+
+    /// Takes a map for reading.
+    pub(in crate::sources::ebpf) fn map<T: TryFrom<Map, Error = MapError>>(
+        &mut self,
+        name: &str,
+    ) -> anyhow::Result<T> {
+        object::take(&mut self.ebpf, name)
+    }
+
+    /// Attaches the programs to a container's cgroup and tells them whose sockets they see. Once more is nothing.
+    pub(in crate::sources::ebpf) fn attach(
+        &mut self,
+        cgroup: CgroupId,
+        directory: &Path,
+    ) -> Result<(), AttachError> {
+        if self.links.contains_key(&cgroup) {
+            return Ok(());
+        }
+        let directory = open_cgroup(cgroup, directory)?;
+        self.quota
+            .insert(cgroup.0, 0, 0)
+            .map_err(|error| AttachError::from(&anyhow!(error)))?;
+        let links = self.attach_all(cgroup, &directory);
+        if links.is_err() {
+            self.forget(cgroup);
+        }
+        self.links.insert(cgroup, links?);
+        Ok(())
+    }
+
+    fn attach_all(
+        &mut self,
+        cgroup: CgroupId,
+        directory: &std::fs::File,
+    ) -> Result<Vec<Link>, AttachError> {
+        // Single is flags 0, the only mode in which links of several agents live side by side.
+        const MODE: CgroupAttachMode = CgroupAttachMode::Single;
+        let mut links = Vec::new();
+        for name in names::UDP_SOCKET {
+            let socket: &mut CgroupSock = program(&mut self.ebpf, name)?;
+            let link = socket.attach(directory, MODE)?;
+            links.push(Link::Socket(socket.take_link(link)?));
+        }
+        for (name, attach_type) in names::UDP_ADDRESS {
+            let address: &mut CgroupSockAddr = program(&mut self.ebpf, name)?;
+            let link = address.attach(directory, MODE)?;
+            links.push(Link::Address(address.take_link(link)?));
+            self.own(cgroup, attach_type)?;
+        }
+        if self.packets {
+            for (name, attach_type) in names::UDP_PACKET {
+                let packet: &mut CgroupSkb = program(&mut self.ebpf, name)?;
+                let direction = if attach_type == 0 {
+                    CgroupSkbAttachType::Ingress
+                } else {
+                    CgroupSkbAttachType::Egress
+                };
+                let link = packet.attach(directory, direction, MODE)?;
+                links.push(Link::Packet(packet.take_link(link)?));
+                self.own(cgroup, attach_type)?;
+            }
+        }
+        Ok(links)
+    }
+
+    /// Tells an attachment whose sockets it sees.
+    fn own(&mut self, cgroup: CgroupId, attach_type: u32) -> Result<(), AttachError> {
+        let attachment = Attachment {
+            owner: cgroup.0,
+            ..Attachment::default()
+        };
+        let key = CgroupStorageKey::new(cgroup.0, attach_type);
+        self.owners
+            .insert(key, attachment, 0)
+            .map_err(|error| AttachError::from(&anyhow!(error)))
+    }
+
+    /// Takes the programs off a container's cgroup.
+    pub(in crate::sources::ebpf) fn detach(&mut self, cgroup: CgroupId) {
+        if self.links.remove(&cgroup).is_some() {
+            self.forget(cgroup);
+        }
+    }
+
+    fn forget(&mut self, cgroup: CgroupId) {
+        if let Err(error) = self.quota.remove(&cgroup.0) {
+            tracing::debug!(cgroup = cgroup.0, error = %error, "a quota cannot be removed");
+        }
+    }
+
+    /// Containers with programs.
+    pub(in crate::sources::ebpf) fn attached(&self) -> BTreeSet<CgroupId> {
+        self.links.keys().copied().collect()
+    }
+
+    /// Removes sockets of containers that lost their programs: nobody will see them close. Returns how many are left.
+    pub(in crate::sources::ebpf) fn sweep(&mut self) -> Result<u64, MapError> {
+        let mut left = 0;
+        let mut old = Vec::new();
+        for entry in self.sockets.iter() {
+            let (cookie, socket) = entry?;
+            if self.links.contains_key(&CgroupId(socket.owner)) {
+                left += 1;
+            } else {
+                old.push(cookie);
+            }
+        }
+        for cookie in old {
+            match self.sockets.remove(&cookie) {
+                // Closed meanwhile.
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(left)
+    }
+
+    /// What the kernel says about the programs that are loaded.
+    pub(in crate::sources::ebpf) fn programs(&self) -> Vec<ProgramStats> {
+        stats_of(&self.ebpf)
+    }
+}
