@@ -46,6 +46,7 @@ pub struct Node {
     kernel: Option<ebpf::Handle>,
     scanner: Scanner,
     files: Option<std::thread::JoinHandle<()>>,
+    cpu: cpu::Reader,
     cgroup_root: CgroupRoot,
     ticks: u64,
     dropped: Vec<Dropped>,
@@ -94,6 +95,7 @@ impl Node {
             kernel: Some(kernel),
             scanner,
             files,
+            cpu: cpu::Reader::new(cgroup_root.clone(), config.proc_root.clone()),
             cgroup_root,
             ticks: 0,
             dropped: Vec::new(),
@@ -122,7 +124,7 @@ impl Node {
     /// One clock tick: counts what was lost, reads what is read on a tick, and evaluates.
     fn tick(&mut self, export: Option<&Exporter>) -> Evaluation {
         if self.ticks.is_multiple_of(CPU_STAT_TICKS) {
-            let status = cpu::read(&self.cgroup_root, &self.engine.containers(), &self.sink);
+            let status = self.cpu.read(&self.engine.containers(), &self.sink);
             self.take(Observation {
                 at: clock::monotonic(),
                 fact: Fact::Probe(status),
@@ -221,7 +223,7 @@ impl Node {
         if let Some(kernel) = self.kernel.take() {
             kernel.stop();
         }
-        cpu::read(&self.cgroup_root, &self.engine.containers(), &self.sink);
+        self.cpu.read(&self.engine.containers(), &self.sink);
         while let Ok(observation) = self.receiver.try_recv() {
             self.take(observation);
         }

@@ -52,6 +52,15 @@ pub static CONTAINER_CPU_USAGE: Metric = Metric {
     attributes: &[],
 };
 
+/// `k8s.container.cpu.limit.current`.
+pub static K8S_CPU_LIMIT_CURRENT: Metric = Metric {
+    name: "k8s.container.cpu.limit.current",
+    unit: "{cpu}",
+    instrument: Instrument::UpDownCounter,
+    description: "CPU limit that the pod's status says is in force for the container.",
+    attributes: &[],
+};
+
 /// `k8s.container.cpu.limit.desired`.
 pub static K8S_CPU_LIMIT_DESIRED: Metric = Metric {
     name: "k8s.container.cpu.limit.desired",
@@ -67,6 +76,15 @@ pub static K8S_CPU_LIMIT_UTILIZATION: Metric = Metric {
     unit: "1",
     instrument: Instrument::Gauge,
     description: "CPU use as a share of the declared limit. Absent without a limit.",
+    attributes: &[],
+};
+
+/// `k8s.container.cpu.request.current`.
+pub static K8S_CPU_REQUEST_CURRENT: Metric = Metric {
+    name: "k8s.container.cpu.request.current",
+    unit: "{cpu}",
+    instrument: Instrument::UpDownCounter,
+    description: "CPU request that the pod's status says is in force for the container.",
     attributes: &[],
 };
 
@@ -88,6 +106,42 @@ pub static K8S_CPU_REQUEST_UTILIZATION: Metric = Metric {
     attributes: &[],
 };
 
+/// `k8s.node.cpu.allocatable`.
+pub static K8S_NODE_CPU_ALLOCATABLE: Metric = Metric {
+    name: "k8s.node.cpu.allocatable",
+    unit: "{cpu}",
+    instrument: Instrument::UpDownCounter,
+    description: "CPUs that pods of the node may request together. Absent unless the Node object is declared.",
+    attributes: &[],
+};
+
+/// `k8s.node.cpu.time`.
+pub static K8S_NODE_CPU_TIME: Metric = Metric {
+    name: "k8s.node.cpu.time",
+    unit: "s",
+    instrument: Instrument::Counter,
+    description: "CPU time of tasks and interrupts of the node since its boot, without stolen time.",
+    attributes: &[],
+};
+
+/// `k8s.node.cpu.usage`.
+pub static K8S_NODE_CPU_USAGE: Metric = Metric {
+    name: "k8s.node.cpu.usage",
+    unit: "{cpu}",
+    instrument: Instrument::Gauge,
+    description: "Mean number of CPUs in use on the node between the last two readings.",
+    attributes: &[],
+};
+
+/// `k8s.pod.cpu.time`.
+pub static K8S_POD_CPU_TIME: Metric = Metric {
+    name: "k8s.pod.cpu.time",
+    unit: "s",
+    instrument: Instrument::Counter,
+    description: "CPU time of the pod since it began, its sandbox included, from its cgroup's own files.",
+    attributes: &[],
+};
+
 /// `plumbline.container.cpu.limit.effective`.
 pub static CPU_LIMIT_EFFECTIVE: Metric = Metric {
     name: "plumbline.container.cpu.limit.effective",
@@ -106,6 +160,15 @@ pub static CPU_PERIODS: Metric = Metric {
     attributes: &[attribute::CPU_THROTTLED],
 };
 
+/// `plumbline.container.cpu.pressure.time`.
+pub static CPU_PRESSURE_TIME: Metric = Metric {
+    name: "plumbline.container.cpu.pressure.time",
+    unit: "s",
+    instrument: Instrument::Counter,
+    description: "Time in which tasks of the container were ready and did not run: at least one (some), or all (full). Throttling is in both.",
+    attributes: &[attribute::PRESSURE_KIND],
+};
+
 /// `plumbline.container.cpu.throttled.time`.
 pub static CPU_THROTTLED_TIME: Metric = Metric {
     name: "plumbline.container.cpu.throttled.time",
@@ -122,6 +185,15 @@ pub static CPU_USAGE_PEAK: Metric = Metric {
     instrument: Instrument::Gauge,
     description: "Highest number of CPUs in use in one window since the last export.",
     attributes: &[attribute::WINDOW],
+};
+
+/// `plumbline.container.cpu.weight`.
+pub static CPU_WEIGHT: Metric = Metric {
+    name: "plumbline.container.cpu.weight",
+    unit: "{weight}",
+    instrument: Instrument::Gauge,
+    description: "Share under contention that is in force (cpu.weight), 1 to 10,000; 0 for an idle group.",
+    attributes: &[],
 };
 
 /// `plumbline.coverage.containers`.
@@ -226,6 +298,42 @@ pub static NETWORK_IO: Metric = Metric {
     ],
 };
 
+/// `plumbline.node.cpu.count`.
+pub static NODE_CPU_COUNT: Metric = Metric {
+    name: "plumbline.node.cpu.count",
+    unit: "{cpu}",
+    instrument: Instrument::Gauge,
+    description: "CPUs online.",
+    attributes: &[],
+};
+
+/// `plumbline.node.cpu.requests`.
+pub static NODE_CPU_REQUESTS: Metric = Metric {
+    name: "plumbline.node.cpu.requests",
+    unit: "{cpu}",
+    instrument: Instrument::Gauge,
+    description: "Sum of the CPU requests of declared pods that run here. Absent without a declared side.",
+    attributes: &[],
+};
+
+/// `plumbline.node.cpu.steal.time`.
+pub static NODE_CPU_STEAL_TIME: Metric = Metric {
+    name: "plumbline.node.cpu.steal.time",
+    unit: "s",
+    instrument: Instrument::Counter,
+    description: "Time that the hypervisor gave to others while the node wanted to run.",
+    attributes: &[],
+};
+
+/// `plumbline.node.cpu.pressure`.
+pub static NODE_CPU_PRESSURE: Metric = Metric {
+    name: "plumbline.node.cpu.pressure",
+    unit: "1",
+    instrument: Instrument::Gauge,
+    description: "Share of the mean window in which at least one task of the node waited for a CPU.",
+    attributes: &[],
+};
+
 /// `plumbline.port.listening`.
 pub static PORT_LISTENING: Metric = Metric {
     name: "plumbline.port.listening",
@@ -254,14 +362,22 @@ pub static REPORT_POINTS_CUT: Metric = Metric {
 pub const CATALOGUE: &[&Metric] = &[
     &CONTAINER_CPU_TIME,
     &CONTAINER_CPU_USAGE,
+    &K8S_CPU_LIMIT_CURRENT,
     &K8S_CPU_LIMIT_DESIRED,
     &K8S_CPU_LIMIT_UTILIZATION,
+    &K8S_CPU_REQUEST_CURRENT,
     &K8S_CPU_REQUEST_DESIRED,
     &K8S_CPU_REQUEST_UTILIZATION,
+    &K8S_NODE_CPU_ALLOCATABLE,
+    &K8S_NODE_CPU_TIME,
+    &K8S_NODE_CPU_USAGE,
+    &K8S_POD_CPU_TIME,
     &CPU_LIMIT_EFFECTIVE,
     &CPU_PERIODS,
+    &CPU_PRESSURE_TIME,
     &CPU_THROTTLED_TIME,
     &CPU_USAGE_PEAK,
+    &CPU_WEIGHT,
     &COVERAGE_CONTAINERS,
     &EBPF_EVENTS_LOST,
     &EBPF_MAP_CAPACITY,
@@ -270,6 +386,10 @@ pub const CATALOGUE: &[&Metric] = &[
     &NETWORK_CONNECT_FAILURES,
     &NETWORK_CONNECTIONS,
     &NETWORK_IO,
+    &NODE_CPU_COUNT,
+    &NODE_CPU_PRESSURE,
+    &NODE_CPU_REQUESTS,
+    &NODE_CPU_STEAL_TIME,
     &PORT_LISTENING,
     &REPORT_POINTS_CUT,
 ];
@@ -306,6 +426,8 @@ pub mod attribute {
     pub const PEER_NAME: &str = "plumbline.peer.name";
     /// Namespace of a workload or Service.
     pub const PEER_NAMESPACE: &str = "plumbline.peer.namespace";
+    /// `some` or `full`, as in the kernel's pressure files.
+    pub const PRESSURE_KIND: &str = "plumbline.pressure.kind";
     /// Why something was lost or is not seen.
     pub const REASON: &str = "plumbline.reason";
     /// `info`, `low`, `medium` or `high`.

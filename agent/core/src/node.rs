@@ -12,14 +12,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::declared::Declared;
-use crate::id::CgroupId;
+use crate::id::{CgroupId, PodUid};
 use crate::node::containers::Container;
+use crate::node::cpu::PodCpu;
 use crate::node::joined::DeclaredIndex;
 use crate::observation::{Fact, Observation, ProbeStatus};
 use crate::observed::flows::Flows;
+use crate::observed::node_cpu::NodeCpu;
 use crate::peers::PeerTable;
 use crate::settings::{CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, NodeIdentity};
-use crate::snapshot::{Dropped, Occupancy, Snapshot};
+use crate::snapshot::{ContainerView, Dropped, Occupancy, Snapshot};
 use crate::time::{ClockAnchor, Timestamp};
 
 /// How long a container whose cgroup is gone stays, so that its last counts leave (Hubble's rule for series).
@@ -45,6 +47,9 @@ pub struct NodeState {
     container_paths: BTreeMap<String, CgroupId>,
     containers: BTreeMap<CgroupId, Container>,
     flows: Flows,
+    node_cpu: NodeCpu,
+    /// As many as there are pods with containers.
+    pods_cpu: BTreeMap<PodUid, PodCpu>,
     declared: Option<Arc<Declared>>,
     index: DeclaredIndex,
     peers: PeerTable,
@@ -71,6 +76,8 @@ impl NodeState {
             container_paths: BTreeMap::new(),
             containers: BTreeMap::new(),
             flows: Flows::default(),
+            node_cpu: NodeCpu::default(),
+            pods_cpu: BTreeMap::new(),
             declared: None,
             index: DeclaredIndex::default(),
             peers: PeerTable::default(),
@@ -121,7 +128,13 @@ impl NodeState {
                 self.listeners_scanned(scope, rows, &unreadable, at);
             }
             Fact::Flows { rows } => rows.iter().for_each(|row| self.flow(row, at)),
-            Fact::CpuStat { rows } => rows.into_iter().for_each(|row| self.cpu_stat(row, at)),
+            Fact::CpuStat { rows, pods, node } => {
+                rows.into_iter().for_each(|row| self.cpu_stat(row, at));
+                pods.iter().for_each(|row| self.pod_cpu(row, at));
+                if let Some(node) = node {
+                    self.node_cpu.read(at, node, &self.settings);
+                }
+            }
             Fact::CpuWindows {
                 start,
                 windows,
@@ -171,6 +184,7 @@ impl NodeState {
             self.containers.remove(&id);
             self.flows.forget(id);
         }
+        self.forget_pods();
     }
 
     /// The node as of `now`.
@@ -182,7 +196,7 @@ impl NodeState {
             .enumerate()
             .map(|(index, id)| (*id, index))
             .collect();
-        let views = ids.iter().map(|id| self.view(*id)).collect();
+        let views: Vec<ContainerView> = ids.iter().map(|id| self.view(*id)).collect();
         Snapshot {
             now,
             wall: self.clock.unix(now),
@@ -190,6 +204,8 @@ impl NodeState {
             settings: self.settings.clone(),
             origin: self.origin.unwrap_or(self.clock),
             declared: self.declared.clone(),
+            pods_cpu: self.pod_views(&views),
+            node_cpu: self.node_cpu.view(),
             containers: views,
             flows: self.flow_views(&position),
             scans: self.scans,

@@ -5,3 +5,4 @@
 pub mod cpu;
 pub mod flows;
 pub mod listeners;
+pub mod node_cpu;

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::finding::{Finding, FindingState, Subject};
-use crate::metric::{Instrument, Metric, REPORT_POINTS_CUT};
+use crate::metric::{Instrument, K8S_POD_CPU_TIME, Metric, REPORT_POINTS_CUT};
 use crate::settings::{NodeIdentity, SERIES_PER_NODE_MAX};
 use crate::snapshot::Snapshot;
 use crate::time::{Timestamp, UnixNanos};
@@ -113,6 +113,13 @@ pub fn build(snapshot: &Snapshot, findings: &[Finding]) -> Report {
     for container in &snapshot.containers {
         let of_container = points.entry(container.subject.clone()).or_default();
         of_container.extend(container::points(snapshot, container));
+    }
+    for pod in &snapshot.pods_cpu {
+        let used = Point::new(&K8S_POD_CPU_TIME, Number::seconds(pod.usage_us), vec![]);
+        points
+            .entry(pod.subject.clone())
+            .or_default()
+            .push(used.since(unix(snapshot, pod.since)));
     }
     for flow in &snapshot.flows {
         if let Some(container) = snapshot.containers.get(flow.container) {

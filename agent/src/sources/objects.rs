@@ -5,6 +5,7 @@
 
 mod container;
 mod error;
+mod node;
 mod owner;
 mod pod;
 mod quantity;
@@ -16,7 +17,9 @@ use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use plumbline_core::declared::{Declared, DeclaredPod, DeclaredProblem, DeclaredService};
+use plumbline_core::declared::{
+    Declared, DeclaredNode, DeclaredPod, DeclaredProblem, DeclaredService,
+};
 use serde_json::Value;
 
 pub use error::ObjectError;
@@ -39,6 +42,8 @@ pub struct Objects {
     pub pods: Vec<Arc<DeclaredPod>>,
     /// In the order of reading.
     pub services: Vec<DeclaredService>,
+    /// In the order of reading.
+    pub nodes: Vec<DeclaredNode>,
     /// The first [`PROBLEMS_MAX`].
     pub problems: Vec<DeclaredProblem>,
     /// All, those without text too.
@@ -122,6 +127,7 @@ impl Objects {
         match object(value) {
             Ok(Converted::Pod(pod)) => self.pods.push(Arc::new(pod)),
             Ok(Converted::Service(service)) => self.services.push(service),
+            Ok(Converted::Node(node)) => self.nodes.push(node),
             Ok(Converted::OtherKind(kind)) => self.ignore(kind),
             Ok(Converted::NoPods) => {}
             Err(error) => self.problem(at, &error.under(path)),
@@ -140,6 +146,7 @@ impl Objects {
     pub fn append(&mut self, other: &Self) {
         self.pods.extend(other.pods.iter().cloned());
         self.services.extend(other.services.iter().cloned());
+        self.nodes.extend(other.nodes.iter().cloned());
         let room = PROBLEMS_MAX.saturating_sub(self.problems.len());
         self.problems
             .extend(other.problems.iter().take(room).cloned());
@@ -164,9 +171,11 @@ impl Objects {
         keep_last(&mut self.services, |service| {
             (service.namespace.clone(), service.name.clone())
         });
+        keep_last(&mut self.nodes, |node| node.name.clone());
         let Self {
             pods,
             services,
+            nodes,
             problems,
             problems_total,
             ..
@@ -175,6 +184,7 @@ impl Objects {
             source,
             pods,
             services,
+            nodes,
             problems,
             problems_total,
         }
@@ -192,6 +202,7 @@ enum Converted {
     /// A pod, or the template of a workload's pods.
     Pod(DeclaredPod),
     Service(DeclaredService),
+    Node(DeclaredNode),
     /// A workload from which no pod comes now.
     NoPods,
     OtherKind(String),
@@ -212,6 +223,7 @@ fn object(mut value: Value) -> Result<Converted, ObjectError> {
     match (group, kind) {
         ("", "Pod") => pod_value(value).map(Converted::Pod),
         ("", "Service") => service_value(value).map(Converted::Service),
+        ("", "Node") => node_value(value).map(Converted::Node),
         ("apps" | "extensions", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
         | ("batch", "Job") => {
             let kind = kind.to_owned();
@@ -242,6 +254,11 @@ pub fn pod_value(mut value: Value) -> Result<DeclaredPod, ObjectError> {
 pub fn service_value(mut value: Value) -> Result<DeclaredService, ObjectError> {
     value::trim_service(&mut value);
     service(&value::typed(value)?)
+}
+
+fn node_value(mut value: Value) -> Result<DeclaredNode, ObjectError> {
+    value::trim_node(&mut value);
+    node::node(&value::typed(value)?)
 }
 
 fn workload(value: &mut Value, kind: &str, template_at: &[&str]) -> Result<Converted, ObjectError> {

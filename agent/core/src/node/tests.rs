@@ -17,6 +17,7 @@ use crate::snapshot::{ContainerView, Snapshot};
 use crate::time::Timestamp;
 
 mod joined;
+mod pods;
 
 const POD: &str = "0a1b2c3d-0000-4000-8000-000000000001";
 

@@ -1,5 +1,6 @@
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use expect_test::expect;
@@ -8,14 +9,16 @@ use proptest::prelude::{
 };
 
 use super::{Number, Report, ResourceReport, build, cut};
-use crate::declared::{ContainerKind, DeclaredContainer};
+use crate::declared::{ContainerKind, DeclaredContainer, DeclaredNode};
 use crate::finding::{Condition, Coverage, Finding, FindingState, Subject};
 use crate::metric::CATALOGUE;
-use crate::observation::{CpuMax, FlowCounts, Role};
+use crate::observation::{CpuMax, CpuPressure, FlowCounts, Role};
 use crate::rules::evaluate;
 use crate::rules::testing::{NOW, container, declared, listener, pod, snapshot, view, windows};
 use crate::settings::SERIES_PER_NODE_MAX;
-use crate::snapshot::{CpuView, Dropped, FlowView, Occupancy, Peer, PeerKind, Snapshot};
+use crate::snapshot::{
+    CpuView, Dropped, FlowView, NodeCpuView, Occupancy, Peer, PeerKind, PodCpuView, Snapshot,
+};
 
 fn flow(container: usize, role: Role, name: &str, port: u16) -> FlowView {
     FlowView {
@@ -58,6 +61,8 @@ fn overflow(container: usize) -> FlowView {
 fn node() -> Snapshot {
     let app = DeclaredContainer {
         cpu_limit_millis: Some(500),
+        cpu_limit_current_millis: Some(400),
+        cpu_request_current_millis: Some(90),
         ..container("app", ContainerKind::Regular, &[8080])
     };
     let pod = pod(vec![
@@ -90,10 +95,40 @@ fn node() -> Snapshot {
                 period_us: 100_000,
                 burst_us: 0,
             }),
+            weight: Some(39),
+            pressure: Some(CpuPressure {
+                some_us: 2_000_000,
+                full_us: Some(500_000),
+            }),
             windows: Some(windows(vec![49_000, 1_000])),
+            ..CpuView::default()
         };
     }
     node.containers[1].coverage = Coverage::Blind("not attached: EPERM".into());
+    node.node_cpu = Some(NodeCpuView {
+        cpus: 2,
+        busy_us: 7_000_000,
+        steal_us: 100_000,
+        usage_cores: Some(1.5),
+        some: Some(0.25),
+        span: Duration::from_secs(60),
+    });
+    node.pods_cpu = vec![PodCpuView {
+        subject: Subject {
+            container: None,
+            container_id: None,
+            image: None,
+            ..node.containers[0].subject.clone()
+        },
+        usage_us: 190_000_000,
+        since: NOW.minus(Duration::from_secs(120)),
+    }];
+    let mut declared = node.declared.as_deref().cloned().unwrap();
+    declared.nodes = vec![DeclaredNode {
+        name: "node-1".into(),
+        cpu_allocatable_millis: Some(1_930),
+    }];
+    node.declared = Some(Arc::new(declared));
     node.flows = vec![
         flow(0, Role::Client, "db", 5432),
         flow(0, Role::Server, "front", 8080),
@@ -167,20 +202,28 @@ fn lines(snapshot: &Snapshot, resource: &ResourceReport) -> String {
 fn points_of_a_container() {
     let node = node();
     let report = build(&node, &[]);
-    assert_eq!(report.resources.len(), 3);
+    assert_eq!(report.resources.len(), 4);
     assert_eq!(report.resources[0].subject, Subject::default());
+    expect![[r#"
+        k8s.pod.cpu.time [] 190.0 since 120 s
+    "#]].assert_eq(&lines(&node, &report.resources[1]));
     expect![[r#"
         container.cpu.time [] 90.0 since 1800 s
         container.cpu.usage [] 0.25
+        k8s.container.cpu.limit.current [] 0.4 since 1800 s
         k8s.container.cpu.limit.desired [] 0.5 since 1800 s
         k8s.container.cpu.limit.utilization [] 0.5
+        k8s.container.cpu.request.current [] 0.09 since 1800 s
         k8s.container.cpu.request.desired [] 0.1 since 1800 s
         k8s.container.cpu.request.utilization [] 2.5
         plumbline.container.cpu.limit.effective [] 0.5
         plumbline.container.cpu.periods [[plumbline.cpu.throttled,false]] 480 since 1800 s
         plumbline.container.cpu.periods [[plumbline.cpu.throttled,true]] 120 since 1800 s
+        plumbline.container.cpu.pressure.time [[plumbline.pressure.kind,full]] 0.5 since 1800 s
+        plumbline.container.cpu.pressure.time [[plumbline.pressure.kind,some]] 2.0 since 1800 s
         plumbline.container.cpu.throttled.time [] 1.5 since 1800 s
         plumbline.container.cpu.usage.peak [[plumbline.window,100ms]] 0.49
+        plumbline.container.cpu.weight [] 39
         plumbline.network.connect.failures [[error.type,_OTHER],[network.transport,tcp],[otel.metric.overflow,true]] 2 since 60 s
         plumbline.network.connect.failures [[error.type,_OTHER],[network.transport,tcp],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 2 since 60 s
         plumbline.network.connect.failures [[error.type,timeout],[network.transport,tcp],[otel.metric.overflow,true]] 1 since 60 s
@@ -197,13 +240,16 @@ fn points_of_a_container() {
         plumbline.port.listening [[network.local.port,0],[network.transport,tcp],[otel.metric.overflow,true]] 5 since 1800 s
         plumbline.port.listening [[network.local.port,8080],[network.transport,tcp],[plumbline.bind.scope,any],[plumbline.declared.by,container_port]] 2 since 600 s
         plumbline.port.listening [[network.local.port,9999],[network.transport,tcp],[plumbline.bind.scope,pod],[plumbline.declared.by,none]] 1 since 600 s
-    "#]].assert_eq(&lines(&node, &report.resources[1]));
+    "#]].assert_eq(&lines(&node, &report.resources[2]));
 }
 
 #[test]
 fn points_of_the_node() {
     let node = node();
     expect![[r#"
+        k8s.node.cpu.allocatable [] 1.93 since 0 s
+        k8s.node.cpu.time [] 7.0 since 3600 s
+        k8s.node.cpu.usage [] 1.5
         plumbline.coverage.containers [[plumbline.coverage.state,blind],[plumbline.reason,not attached: EPERM]] 1
         plumbline.coverage.containers [[plumbline.coverage.state,partial],[plumbline.reason,too_many_listeners]] 1
         plumbline.ebpf.events.lost [[plumbline.map,flows],[plumbline.reason,full]] 3 since 0 s
@@ -211,6 +257,10 @@ fn points_of_the_node() {
         plumbline.ebpf.map.entries [[plumbline.map,flows]] 10
         plumbline.findings.open [[k8s.namespace.name,shop],[plumbline.severity,medium],[security_rule.name,P001]] 2
         plumbline.findings.open [[plumbline.severity,low],[security_rule.name,M001]] 2
+        plumbline.node.cpu.count [] 2.0
+        plumbline.node.cpu.pressure [] 0.25
+        plumbline.node.cpu.requests [] 0.2
+        plumbline.node.cpu.steal.time [] 0.1 since 3600 s
     "#]].assert_eq(&lines(&node, &build(&node, &findings(&node)).resources[0]));
 }
 
@@ -271,6 +321,7 @@ fn what_was_not_measured_is_absent() {
     );
     expect![[r#"
         plumbline.coverage.containers [[plumbline.coverage.state,full]] 1
+        plumbline.node.cpu.requests [] 0.1
     "#]]
     .assert_eq(&lines(&node, &report.resources[0]));
 }
@@ -280,12 +331,12 @@ fn a_container_that_is_gone_has_its_last_counts_only() {
     let mut node = node();
     node.containers[0].gone = true;
     let report = build(&node, &[]);
-    let names: BTreeSet<&str> = report.resources[1]
+    let names: BTreeSet<&str> = report.resources[2]
         .points
         .iter()
         .map(|point| point.metric.name)
         .collect();
-    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.throttled.time plumbline.network.connect.failures plumbline.network.connections plumbline.network.io"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
+    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.pressure.time plumbline.container.cpu.throttled.time plumbline.network.connect.failures plumbline.network.connections plumbline.network.io"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
 }
 
 #[test]
@@ -298,7 +349,7 @@ fn one_series_has_one_point() {
     later.counts.connections = 5;
     node.flows.push(later);
     let report = build(&node, &[]);
-    let text = lines(&node, &report.resources[1]);
+    let text = lines(&node, &report.resources[2]);
     let db: Vec<&str> = text
         .lines()
         .filter(|line| line.contains("connections") && line.contains("db"))

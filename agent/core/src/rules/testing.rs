@@ -189,6 +189,8 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
         settings: CoreSettings::default(),
         declared: declared.map(Arc::new),
         containers,
+        node_cpu: None,
+        pods_cpu: Vec::new(),
         flows: Vec::new(),
         scans: 10,
         probes: probes

@@ -48,7 +48,13 @@ const CONTAINER_STATUS_LISTS: [&str; 3] = [
     "initContainerStatuses",
     "ephemeralContainerStatuses",
 ];
-const CONTAINER_STATUS: [&str; 3] = ["name", "containerID", "state"];
+const CONTAINER_STATUS: [&str; 5] = [
+    "name",
+    "containerID",
+    "state",
+    "resources",
+    "allocatedResources",
+];
 const SERVICE_SPEC: [&str; 5] = ["selector", "clusterIP", "clusterIPs", "type", "ports"];
 
 /// Drops what is not needed of `metadata`.
@@ -70,6 +76,8 @@ pub(super) fn trim_pod(pod: &mut Value) {
         ) {
             keep(Some(&mut *status), &CONTAINER_STATUS);
             keep(status.get_mut("state"), &["running"]);
+            trim_resources(status.get_mut("resources"));
+            trim_list(status.get_mut("allocatedResources"));
         }
     }
 }
@@ -80,6 +88,19 @@ pub(super) fn trim_template(template: &mut Value) {
     if let Some(spec) = template.get_mut("spec") {
         trim_pod_spec(spec);
     }
+}
+
+/// Drops what is not needed of a Node.
+pub(super) fn trim_node(node: &mut Value) {
+    trim_meta(node);
+    if let Value::Object(object) = node {
+        object.remove("spec");
+    }
+    keep(node.get_mut("status"), &["allocatable"]);
+    trim_list(
+        node.get_mut("status")
+            .and_then(|status| status.get_mut("allocatable")),
+    );
 }
 
 /// Drops what is not needed of a Service.
@@ -118,13 +139,15 @@ fn trim_resources(resources: Option<&mut Value>) {
     let Some(resources) = resources else { return };
     keep(Some(&mut *resources), &["requests", "limits"]);
     for list in ["requests", "limits"] {
-        let Some(list) = resources.get_mut(list) else {
-            continue;
-        };
-        keep(Some(&mut *list), &["cpu"]);
-        if let Some(cpu @ Value::Number(_)) = list.get_mut("cpu") {
-            *cpu = Value::String(cpu.to_string());
-        }
+        trim_list(resources.get_mut(list));
+    }
+}
+
+fn trim_list(list: Option<&mut Value>) {
+    let Some(list) = list else { return };
+    keep(Some(&mut *list), &["cpu"]);
+    if let Some(cpu @ Value::Number(_)) = list.get_mut("cpu") {
+        *cpu = Value::String(cpu.to_string());
     }
 }
 
