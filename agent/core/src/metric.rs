@@ -11,6 +11,8 @@ pub enum Instrument {
     UpDownCounter,
     /// Value of the moment.
     Gauge,
+    /// Distribution of values, cumulative: an exponential histogram.
+    Histogram,
 }
 
 /// A metric.
@@ -184,6 +186,15 @@ pub static CPU_USAGE_PEAK: Metric = Metric {
     unit: "{cpu}",
     instrument: Instrument::Gauge,
     description: "Highest number of CPUs in use in one window since the last export.",
+    attributes: &[attribute::WINDOW],
+};
+
+/// `plumbline.container.cpu.usage.window`.
+pub static CPU_USAGE_WINDOW: Metric = Metric {
+    name: "plumbline.container.cpu.usage.window",
+    unit: "{cpu}",
+    instrument: Instrument::Histogram,
+    description: "Number of CPUs in use in each window, since the agent first saw the container.",
     attributes: &[attribute::WINDOW],
 };
 
@@ -377,6 +388,7 @@ pub const CATALOGUE: &[&Metric] = &[
     &CPU_PRESSURE_TIME,
     &CPU_THROTTLED_TIME,
     &CPU_USAGE_PEAK,
+    &CPU_USAGE_WINDOW,
     &CPU_WEIGHT,
     &COVERAGE_CONTAINERS,
     &EBPF_EVENTS_LOST,

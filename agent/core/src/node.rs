@@ -129,6 +129,7 @@ impl NodeState {
             }
             Fact::Flows { rows } => rows.iter().for_each(|row| self.flow(row, at)),
             Fact::CpuStat { rows, pods, node } => {
+                self.note_declared_cpu(at);
                 rows.into_iter().for_each(|row| self.cpu_stat(row, at));
                 pods.iter().for_each(|row| self.pod_cpu(row, at));
                 if let Some(node) = node {

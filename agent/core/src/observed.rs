@@ -4,5 +4,6 @@
 
 pub mod cpu;
 pub mod flows;
+pub mod history;
 pub mod listeners;
 pub mod node_cpu;

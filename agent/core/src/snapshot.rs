@@ -9,8 +9,11 @@ use serde::Serialize;
 use crate::declared::{Declared, DeclaredContainer, DeclaredPod};
 use crate::finding::{Coverage, Subject};
 use crate::id::{CgroupId, ContainerId, PodUid};
-use crate::observation::{CpuMax, CpuPressure, FlowCounts, Holder, ProbeStatus, Role};
+use crate::observation::{
+    CPU_WINDOW_NS, CpuMax, CpuPressure, FlowCounts, Holder, ProbeStatus, Role,
+};
 use crate::settings::{CoreSettings, NodeIdentity};
+use crate::sketch::Sketch;
 use crate::time::{ClockAnchor, Timestamp, UnixNanos};
 
 /// The node at one moment.
@@ -87,6 +90,8 @@ pub struct ContainerView {
     pub first_seen: Timestamp,
     /// When the container started, as far as known: declared, else first seen unless it was there before the agent.
     pub started: Option<Timestamp>,
+    /// When the agent first saw its CPU declaration (spec and status) as it is.
+    pub declared_cpu_since: Option<Timestamp>,
     /// Its cgroup is gone. It stays in the snapshot for a while so that last counts leave; rules do not judge it.
     pub gone: bool,
     /// The agent itself runs in it.
@@ -246,6 +251,37 @@ pub struct CpuView {
     pub rates: Option<CpuRates>,
     /// The 100 ms windows.
     pub windows: Option<WindowView>,
+    /// How the windows of the last day are distributed, those of the start-up exclusion left out.
+    pub day: Option<Distribution>,
+    /// The same of the last week.
+    pub week: Option<Distribution>,
+    /// All windows since the container was first seen.
+    pub all: Option<Arc<Sketch>>,
+}
+
+/// How CPU use is distributed over the windows of a span of time. Windows that were not measured are not among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Distribution {
+    /// The windows.
+    pub sketch: Arc<Sketch>,
+    /// Start of the first.
+    pub since: Timestamp,
+    /// End of the last.
+    pub until: Timestamp,
+}
+
+impl Distribution {
+    /// Time from the first window's start to the last one's end.
+    #[must_use]
+    pub fn span(&self) -> Duration {
+        self.until.since(self.since)
+    }
+
+    /// Time that the windows make together; less than the span where some were not measured.
+    #[must_use]
+    pub fn measured(&self) -> Duration {
+        Duration::from_nanos(CPU_WINDOW_NS.saturating_mul(self.sketch.count()))
+    }
 }
 
 /// How a container fared over [`CoreSettings::cpu_mean_window`], from its cgroup's own files. Of a shorter span where

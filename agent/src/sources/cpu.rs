@@ -135,11 +135,7 @@ impl Reader {
         }
     }
 
-    fn read_row(
-        &mut self,
-        path: &str,
-        cgroup: Option<CgroupId>,
-    ) -> io::Result<Option<CpuStatRow>> {
+    fn read_row(&mut self, path: &str, cgroup: Option<CgroupId>) -> io::Result<Option<CpuStatRow>> {
         let directory = self.root.directory_of(path);
         let turn = self.turn;
         let known = self
@@ -212,7 +208,8 @@ impl Open {
 
     fn read_settings(&mut self, directory: &Path) {
         let text = |file: &str| fs::read_to_string(directory.join(file)).ok();
-        self.max = text("cpu.max").and_then(|max| parse::max(&max, text("cpu.max.burst").as_deref()));
+        self.max =
+            text("cpu.max").and_then(|max| parse::max(&max, text("cpu.max.burst").as_deref()));
         self.weight = text("cpu.weight").and_then(|weight| weight.trim().parse().ok());
     }
 }

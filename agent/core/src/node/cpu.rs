@@ -108,11 +108,15 @@ impl NodeState {
             }
         }
         let idle = vec![0; usize::from(windows)];
-        for (id, container) in self
+        let judged_from: Vec<Timestamp> = self
             .containers
-            .iter_mut()
-            .filter(|(_, container)| container.gone.is_none())
-        {
+            .values()
+            .map(|container| self.judged_from(container))
+            .collect();
+        for ((id, container), judged_from) in self.containers.iter_mut().zip(judged_from) {
+            if container.gone.is_some() {
+                continue;
+            }
             // A sum that lacks a part of the container is no measure of it.
             if unmeasured.contains(id) {
                 continue;
@@ -121,7 +125,10 @@ impl NodeState {
             for (index, busy_us) in (0_u64..).zip(busy) {
                 let window = Timestamp(start.0.saturating_add(index * CPU_WINDOW_NS));
                 if window >= container.first_seen {
-                    container.cpu.window(window, *busy_us, &self.settings);
+                    let judged = window >= judged_from;
+                    container
+                        .cpu
+                        .window(window, *busy_us, judged, &self.settings);
                 }
             }
         }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use crate::observation::{CPU_WINDOW_NS, CpuStatRow};
+use crate::observed::history::History;
 use crate::settings::{CPU_MEAN_WINDOW_MAX, CoreSettings};
 use crate::snapshot::{CpuRates, CpuView, WindowView};
 use crate::time::Timestamp;
@@ -23,6 +24,7 @@ pub struct Cpu {
     settings_since: Option<Timestamp>,
     /// Start and CPU time in microseconds of each window that was measured, in order.
     windows: VecDeque<(Timestamp, u32)>,
+    history: History,
     /// Start of the last window that a report has told of: readings lag behind the clock.
     exported: Option<Timestamp>,
 }
@@ -49,11 +51,19 @@ impl Cpu {
         }
     }
 
-    /// CPU time of the window that starts at `start`. Windows come in order; one that does not is ignored.
-    pub fn window(&mut self, start: Timestamp, busy_us: u32, settings: &CoreSettings) {
+    /// CPU time of the window that starts at `start`. Windows come in order; one that does not is ignored. It is `judged`
+    /// unless it lies in the start-up exclusion.
+    pub fn window(
+        &mut self,
+        start: Timestamp,
+        busy_us: u32,
+        judged: bool,
+        settings: &CoreSettings,
+    ) {
         if self.windows.back().is_some_and(|(last, _)| *last >= start) {
             return;
         }
+        self.history.add(start, busy_us, judged);
         let keep = settings.cpu_mean_window.min(CPU_MEAN_WINDOW_MAX);
         let oldest = Timestamp(start.0 + CPU_WINDOW_NS).minus(keep);
         while self
@@ -91,6 +101,9 @@ impl Cpu {
             settings_since: self.settings_since,
             rates: self.rates(judged_from),
             windows: self.window_view(judged_from),
+            day: self.history.day(),
+            week: self.history.week(),
+            all: self.history.all(),
         }
     }
 

@@ -1,10 +1,13 @@
 //! Points of one container: CPU and listening ports.
 
+use std::sync::Arc;
+
 use crate::metric::{
     CONTAINER_CPU_TIME, CONTAINER_CPU_USAGE, CPU_LIMIT_EFFECTIVE, CPU_PERIODS, CPU_PRESSURE_TIME,
-    CPU_THROTTLED_TIME, CPU_USAGE_PEAK, CPU_WEIGHT, Instrument, K8S_CPU_LIMIT_CURRENT,
-    K8S_CPU_LIMIT_DESIRED, K8S_CPU_LIMIT_UTILIZATION, K8S_CPU_REQUEST_CURRENT,
-    K8S_CPU_REQUEST_DESIRED, K8S_CPU_REQUEST_UTILIZATION, PORT_LISTENING, attribute,
+    CPU_THROTTLED_TIME, CPU_USAGE_PEAK, CPU_USAGE_WINDOW, CPU_WEIGHT, Instrument,
+    K8S_CPU_LIMIT_CURRENT, K8S_CPU_LIMIT_DESIRED, K8S_CPU_LIMIT_UTILIZATION,
+    K8S_CPU_REQUEST_CURRENT, K8S_CPU_REQUEST_DESIRED, K8S_CPU_REQUEST_UTILIZATION, PORT_LISTENING,
+    attribute,
 };
 use crate::report::{AttributeValue, Number, Point, unix};
 use crate::rules::c007::{quota_cores, ratio};
@@ -17,7 +20,12 @@ pub(super) fn points(snapshot: &Snapshot, container: &ContainerView) -> Vec<Poin
     points.extend(settings_of(snapshot, container));
     points.extend(listeners_of(snapshot, container));
     if container.gone {
-        points.retain(|point| point.metric.instrument == Instrument::Counter);
+        points.retain(|point| {
+            matches!(
+                point.metric.instrument,
+                Instrument::Counter | Instrument::Histogram
+            )
+        });
     }
     points
 }
@@ -59,6 +67,12 @@ fn use_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
             points
                 .push(Point::new(&CPU_PRESSURE_TIME, Number::seconds(us), attributes).since(start));
         }
+    }
+    if let Some(all) = &cpu.all {
+        let attributes = vec![(attribute::WINDOW, AttributeValue::Word("100ms"))];
+        let value = Number::Distribution(Arc::clone(all));
+        let since = unix(snapshot, container.first_seen);
+        points.push(Point::new(&CPU_USAGE_WINDOW, value, attributes).since(since));
     }
     if let Some(peak_cores) = cpu.windows.as_ref().and_then(|windows| windows.peak_cores) {
         let attributes = vec![(attribute::WINDOW, AttributeValue::Word("100ms"))];

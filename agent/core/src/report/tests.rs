@@ -16,6 +16,7 @@ use crate::observation::{CpuMax, CpuPressure, FlowCounts, Role};
 use crate::rules::evaluate;
 use crate::rules::testing::{NOW, container, declared, listener, pod, snapshot, view, windows};
 use crate::settings::SERIES_PER_NODE_MAX;
+use crate::sketch::Sketch;
 use crate::snapshot::{
     CpuView, Dropped, FlowView, NodeCpuView, Occupancy, Peer, PeerKind, PodCpuView, Snapshot,
 };
@@ -85,6 +86,10 @@ fn node() -> Snapshot {
     );
     for container in &mut node.containers {
         container.listeners_overflow = 5;
+        let mut all = Sketch::default();
+        for busy_us in [0, 49_000, 52_000] {
+            all.add(busy_us);
+        }
         container.cpu = CpuView {
             usage_us: Some(90_000_000),
             usage_cores: Some(0.25),
@@ -101,6 +106,7 @@ fn node() -> Snapshot {
                 full_us: Some(500_000),
             }),
             windows: Some(windows(vec![49_000, 1_000])),
+            all: Some(Arc::new(all)),
             ..CpuView::default()
         };
     }
@@ -206,7 +212,8 @@ fn points_of_a_container() {
     assert_eq!(report.resources[0].subject, Subject::default());
     expect![[r#"
         k8s.pod.cpu.time [] 190.0 since 120 s
-    "#]].assert_eq(&lines(&node, &report.resources[1]));
+    "#]]
+    .assert_eq(&lines(&node, &report.resources[1]));
     expect![[r#"
         container.cpu.time [] 90.0 since 1800 s
         container.cpu.usage [] 0.25
@@ -223,6 +230,7 @@ fn points_of_a_container() {
         plumbline.container.cpu.pressure.time [[plumbline.pressure.kind,some]] 2.0 since 1800 s
         plumbline.container.cpu.throttled.time [] 1.5 since 1800 s
         plumbline.container.cpu.usage.peak [[plumbline.window,100ms]] 0.49
+        plumbline.container.cpu.usage.window [[plumbline.window,100ms]] {"zero":1,"low":143,"counts":[1,1],"count":3,"sum_us":101000,"max_us":52000} since 1800 s
         plumbline.container.cpu.weight [] 39
         plumbline.network.connect.failures [[error.type,_OTHER],[network.transport,tcp],[otel.metric.overflow,true]] 2 since 60 s
         plumbline.network.connect.failures [[error.type,_OTHER],[network.transport,tcp],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 2 since 60 s
@@ -336,7 +344,7 @@ fn a_container_that_is_gone_has_its_last_counts_only() {
         .iter()
         .map(|point| point.metric.name)
         .collect();
-    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.pressure.time plumbline.container.cpu.throttled.time plumbline.network.connect.failures plumbline.network.connections plumbline.network.io"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
+    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.pressure.time plumbline.container.cpu.throttled.time plumbline.container.cpu.usage.window plumbline.network.connect.failures plumbline.network.connections plumbline.network.io"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
 }
 
 #[test]
@@ -457,7 +465,7 @@ fn many_reasons_and_findings_are_bounded() {
         let values = points
             .iter()
             .filter(|point| point.metric.name == name)
-            .map(|point| point.value);
+            .map(|point| point.value.clone());
         values
             .map(|value| {
                 if let Number::Int(value) = value {

@@ -130,7 +130,10 @@ mod tests {
                 burst_us,
             })
         };
-        assert_eq!(max("50000 100000\n", Some("1000\n")), of(Some(50_000), 1_000));
+        assert_eq!(
+            max("50000 100000\n", Some("1000\n")),
+            of(Some(50_000), 1_000)
+        );
         assert_eq!(max("50000 100000\n", None), of(Some(50_000), 0));
         assert_eq!(max("max 100000\n", None), of(None, 0));
         for nonsense in ["1 0\n", "-1 100000\n", "max\n", ""] {

@@ -55,11 +55,17 @@ fn every_file_of_a_container_and_of_its_pod_is_read() {
     tree.write(
         &container(1).path,
         &[
-            ("cpu.stat", "usage_usec 5\nnr_periods 3\nnr_throttled 1\nthrottled_usec 9\n"),
+            (
+                "cpu.stat",
+                "usage_usec 5\nnr_periods 3\nnr_throttled 1\nthrottled_usec 9\n",
+            ),
             ("cpu.max", "50000 100000\n"),
             ("cpu.max.burst", "700\n"),
             ("cpu.weight", "39\n"),
-            ("cpu.pressure", "some avg10=0.00 total=11\nfull avg10=0.00 total=4\n"),
+            (
+                "cpu.pressure",
+                "some avg10=0.00 total=11\nfull avg10=0.00 total=4\n",
+            ),
         ],
     );
     tree.write(&container(2).path, &[("cpu.stat", "usage_usec 6\n")]);

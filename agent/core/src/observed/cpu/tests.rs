@@ -74,10 +74,11 @@ fn windows_are_bounded_and_start_after_the_exclusion() {
         cpu.window(
             Timestamp(u64::from(index) * CPU_WINDOW_NS),
             index,
+            true,
             &settings,
         );
     }
-    cpu.window(Timestamp(0), 99, &settings);
+    cpu.window(Timestamp(0), 99, true, &settings);
     let view = cpu.view(Timestamp(0)).windows.unwrap();
     assert_eq!(view.busy_us, (15..25).collect::<Vec<_>>());
     assert_eq!(view.span, Duration::from_secs(1));
@@ -87,7 +88,7 @@ fn windows_are_bounded_and_start_after_the_exclusion() {
     assert_eq!(late.busy_us, [22, 23, 24]);
     assert_eq!(late.peak_cores, None, "every window has been told of");
     // Read after the report, though it began before it.
-    cpu.window(Timestamp(25 * CPU_WINDOW_NS), 7, &settings);
+    cpu.window(Timestamp(25 * CPU_WINDOW_NS), 7, true, &settings);
     let next = cpu.view(Timestamp(0)).windows.unwrap();
     assert_eq!(next.peak_cores, Some(7.0 / 100_000.0));
 }
