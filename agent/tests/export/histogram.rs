@@ -56,7 +56,78 @@ fn a_distribution_is_an_exponential_histogram() {
     let report = report(vec![distributions()]);
     let points = histograms(&encode_metrics(&report, &[], REQUEST_BYTES_MAX));
     assert_eq!(points.len(), 2);
-    expect![[""]].assert_eq(&format!("{:#?}", points[0]));
+    expect![[r#"
+        ExponentialHistogramDataPoint {
+            attributes: [
+                KeyValue {
+                    key: "plumbline.window",
+                    value: Some(
+                        AnyValue {
+                            value: Some(
+                                StringValue(
+                                    "100ms",
+                                ),
+                            ),
+                        },
+                    ),
+                    key_strindex: 0,
+                },
+            ],
+            start_time_unix_nano: 1795339998000000000,
+            time_unix_nano: 1795340058000000000,
+            count: 600,
+            sum: Some(
+                151.2,
+            ),
+            scale: 4,
+            zero_count: 300,
+            positive: Some(
+                Buckets {
+                    offset: -17,
+                    bucket_counts: [
+                        299,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        0,
+                        1,
+                    ],
+                },
+            ),
+            negative: None,
+            flags: 0,
+            exemplars: [],
+            min: None,
+            max: Some(
+                1.7,
+            ),
+            zero_threshold: 0.0009765625,
+        }"#]]
+    .assert_eq(&format!("{:#?}", points[0]));
     // A bucket i is from 2^(i / 2^scale) to 2^((i + 1) / 2^scale): half a CPU is the upper bound of -17.
     assert_eq!(points[0].positive.as_ref().unwrap().offset, -17);
 }
