@@ -12,6 +12,7 @@ use anyhow::{Context, Error, Result, bail, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
+use crate::scale::scale;
 use crate::wait::poll;
 
 /// How long the agent may take to answer a request on its socket.
@@ -182,7 +183,7 @@ pub fn get(socket: &Path, path: &str) -> Result<String> {
     let mut stream =
         UnixStream::connect(socket).with_context(|| format!("connect to {}", socket.display()))?;
     stream
-        .set_read_timeout(Some(ANSWER_PATIENCE))
+        .set_read_timeout(Some(scale().patience(ANSWER_PATIENCE)))
         .context("set a deadline")?;
     // HTTP/1.0: the answer is not chunked and ends with the connection.
     write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").context("send the request")?;

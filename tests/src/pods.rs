@@ -106,11 +106,6 @@ impl Sandbox {
     /// # Errors
     /// When the kernel or `ip` refuses.
     pub fn pod(&self, spec: PodSpec) -> Result<Pod> {
-        let uid = made_up_uid(&spec.name);
-        let config_hash = spec.static_pod.then(|| made_up_hex(&spec.name, 32));
-        let path = self
-            .root
-            .join(pod_path(&spec, config_hash.as_deref().unwrap_or(&uid)));
         let (netns, addresses) = if spec.host_network {
             (self.host.clone(), None)
         } else {
@@ -120,6 +115,16 @@ impl Sandbox {
             let addresses = self.node.connect_pod(&netns, state.addresses_given)?;
             (netns, Some(addresses))
         };
+        self.place(spec, netns, addresses)
+    }
+
+    /// Starts a pod in a network namespace.
+    fn place(&self, spec: PodSpec, netns: Netns, addresses: Option<Addresses>) -> Result<Pod> {
+        let uid = made_up_uid(&spec.name);
+        let config_hash = spec.static_pod.then(|| made_up_hex(&spec.name, 32));
+        let path = self
+            .root
+            .join(pod_path(&spec, config_hash.as_deref().unwrap_or(&uid)));
         let place = Place::make(path, netns)?;
         let pause = place.below(&container_dir(
             spec.driver,
@@ -151,6 +156,23 @@ impl Sandbox {
             name: name.to_owned(),
             ..PodSpec::default()
         })?;
+        let container = pod.container(ContainerSpec {
+            name: name.to_owned(),
+            ..ContainerSpec::default()
+        })?;
+        Ok((pod, container))
+    }
+
+    /// As [`Sandbox::solo`], in a network of its own that reaches nobody: there can be any number of these.
+    ///
+    /// # Errors
+    /// When the kernel or `ip` refuses.
+    pub fn alone(&self, name: &str) -> Result<(Pod, Container)> {
+        let spec = PodSpec {
+            name: name.to_owned(),
+            ..PodSpec::default()
+        };
+        let pod = self.place(spec, Netns::new()?, None)?;
         let container = pod.container(ContainerSpec {
             name: name.to_owned(),
             ..ContainerSpec::default()
@@ -282,8 +304,10 @@ impl Pod {
             parts
                 .place
                 .below(&container_dir(parts.spec.driver, parts.spec.runtime, &id))?;
-        if let Some(limit) = &spec.cpu_limit
+        let declares = spec.cpu_limit.is_some() || spec.cpu_request.is_some();
+        if declares
             && cgroup::enable_cpu(&parts.top, &place.path)
+            && let Some(limit) = &spec.cpu_limit
         {
             let quota = format!("{} 100000", millis(limit)? * 100);
             fs::write(place.path.join("cpu.max"), quota).context("write cpu.max")?;
@@ -294,11 +318,14 @@ impl Pod {
             place,
             started: rfc3339_now(),
         };
-        parts
+        let mut containers = parts
             .containers
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(container.clone());
+            .unwrap_or_else(PoisonError::into_inner);
+        containers.push(container.clone());
+        // The controller of one container is also that of those beside it.
+        containers.iter().try_for_each(Container::weigh)?;
+        drop(containers);
         Ok(container)
     }
 

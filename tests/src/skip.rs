@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use rustix::net::{AddressFamily, SocketType, ipproto};
+
 /// Prints `skipped: <why>` past the test harness, which shows nothing that passing tests print.
 pub fn skipped(why: &str) {
     // A closed stdout only loses the line.
@@ -16,4 +18,15 @@ pub fn without_root() -> bool {
         skipped("needs root to make cgroups and network namespaces and to load eBPF");
     }
     !root
+}
+
+/// Whether this kernel makes no MPTCP sockets: before Linux 5.6, or built without. The caller says what it leaves out.
+#[must_use]
+pub fn without_mptcp() -> bool {
+    rustix::net::socket(
+        AddressFamily::INET,
+        SocketType::STREAM,
+        Some(ipproto::MPTCP),
+    )
+    .is_err()
 }

@@ -3,6 +3,7 @@
 
 pub mod burn;
 mod exchange;
+pub mod flood;
 mod lanes;
 mod listen;
 mod pool;
@@ -45,6 +46,10 @@ pub enum Plan {
         /// Opened and closed together.
         endpoints: Vec<Endpoint>,
     },
+    /// Makes many short connections to itself, then prints [`flood::Flooded`].
+    Flood(flood::Flood),
+    /// Opens and closes many listening ports as told by lines on stdin: `open`, `close`, `exit`.
+    Ports(flood::Ports),
     /// Uses CPU, then prints [`burn::Burnt`].
     Burn(burn::Burn),
 }
@@ -347,6 +352,8 @@ pub fn act(plan: Plan) -> Result<()> {
             then_close,
         } => pool::pass(endpoint, &through, then_close),
         Plan::Listen { endpoints } => listen::obey(&endpoints),
+        Plan::Flood(plan) => worker::print(&flood::flood(&plan)?),
+        Plan::Ports(plan) => flood::ports(&plan),
         Plan::Burn(plan) => worker::print(&burn::burn(&plan)?),
     }
 }

@@ -6,6 +6,8 @@ use std::time::Duration;
 use plumbline_core::time::UnixNanos;
 use rustix::time::{ClockId, clock_gettime};
 
+use crate::scale::scale;
+
 /// How long a poll waits before it gives up unless told otherwise: generous, because machines stall.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -47,8 +49,9 @@ pub fn rfc3339_now() -> String {
         .replace(".000Z", "Z")
 }
 
-/// Asks until there is an answer; `None` after `patience`.
+/// Asks until there is an answer; `None` after `patience`, which is longer in the tier of slow machines.
 pub fn poll<T>(patience: Duration, mut ask: impl FnMut() -> Option<T>) -> Option<T> {
+    let patience = scale().patience(patience);
     let give_up =
         monotonic_ns().saturating_add(u64::try_from(patience.as_nanos()).unwrap_or(u64::MAX));
     loop {

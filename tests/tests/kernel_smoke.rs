@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use plumbline::sources::ebpf::Settings;
 use plumbline_core::observation::{Fact, FlowCounts, Health, Role};
+use plumbline_tests::scale::scale;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use kernel::sandbox::{Sandbox, burn, usage_us};
@@ -116,10 +117,10 @@ fn without_cap_perfmon_tcp_is_still_seen() {
 
 #[test]
 fn churn_is_followed_and_leaves_nothing_in_the_tables() {
-    const CONTAINERS: u32 = 600;
+    let containers = scale().churned_containers;
     let sandbox = Sandbox::new();
     let mut watch = Watch::start(Settings::new(sandbox.root()));
-    for n in 0..CONTAINERS {
+    for n in 0..containers {
         sandbox.container(1, n).remove();
     }
     let last = sandbox.container(2, 1);

@@ -14,6 +14,7 @@ mod receivers;
 mod setup;
 mod shell;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -85,9 +86,18 @@ enum Task {
     /// The last line is always `N passed, N failed, N skipped`. Tests with real eBPF run as root, or through a sudo that asks no
     /// password; elsewhere they are counted as skipped and the reason is printed.
     #[command(
-        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --no-check\n  cargo xtask test --no-check ports   only tests whose name contains `ports`"
+        after_help = "Examples:\n  cargo xtask test\n  cargo xtask test --no-check\n  cargo xtask test --no-check ports   only tests whose name contains `ports`\n  cargo xtask test --no-check --full load   the load tests in full size"
     )]
     Test(test::Arguments),
+    /// The tests with real eBPF under other kernels, each in an emulated machine that is thrown away.
+    ///
+    /// Boots Debian's kernels 5.10, 6.1, 6.12, 6.18 and 7.3, or those that are named, and runs in each what `test` runs here, in
+    /// smaller sizes. Kernels come by apt into target/vm, with apt lists of their own; only qemu is installed. Keeps the verifier's
+    /// logs and instruction counts of each kernel. Where there is no KVM the machines are emulated: some minutes for each kernel.
+    #[command(
+        after_help = "Examples:\n  cargo xtask vm\n  cargo xtask vm 5.10 7.3 --filter flows\n  cargo xtask vm 6.1 --filter verifier --verifier-logs /tmp/logs"
+    )]
+    Vm(vm::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -101,6 +111,7 @@ fn main() -> ExitCode {
         Task::Check(arguments) => check::command(&arguments),
         Task::Dashboards(arguments) => dashboards::command(&arguments),
         Task::Test(arguments) => test::command(&arguments),
+        Task::Vm(arguments) => vm::command(&arguments),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

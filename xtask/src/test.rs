@@ -8,8 +8,8 @@ use std::{process::Command, time::Duration};
 
 use anyhow::{Result, bail};
 
-use crate::{check, dashboards, setup, shell};
-use count::Count;
+use crate::{check, dashboards, setup, shell, vm};
+pub(crate) use count::{Count, run as run_counted};
 
 /// Which tests to run.
 #[derive(clap::Args)]
@@ -17,6 +17,9 @@ pub(crate) struct Arguments {
     /// Leave `cargo xtask check` out
     #[arg(long)]
     no_check: bool,
+    /// The loads and sizes that the product promises to stand, of which the usual run has a twentieth
+    #[arg(long)]
+    full: bool,
     /// Only tests whose name contains this
     filter: Option<String>,
 }
@@ -52,10 +55,12 @@ fn parts(arguments: &Arguments, times: &mut Times) -> Result<(Result<()>, Count)
     let runner = Runner {
         cargo: &cargo,
         filter: arguments.filter.as_deref(),
+        full: arguments.full,
     };
     let mut count = times.of("hosted", || runner.hosted())?;
     count += times.of("kernel", || runner.kernel())?;
     if arguments.filter.is_none() {
+        count += times.of("guests", || guests(&cargo))?;
         count += times.of("whole", || whole(&cargo));
     }
     Ok((checked, count))
@@ -104,6 +109,18 @@ fn whole(cargo: &setup::Cargo) -> Count {
     count
 }
 
+/// A few of the kernel tests under two other kernels.
+fn guests(cargo: &setup::Cargo) -> Result<Count> {
+    if let setup::Cargo::HostOnly(reason) = cargo {
+        shell::note(format_args!("tests on other kernels skipped: {reason}"));
+        return Ok(Count {
+            skipped: 1,
+            ..Count::default()
+        });
+    }
+    vm::quick(cargo)
+}
+
 /// Counts one test, and says why it failed.
 fn one(name: &str, result: Result<()>) -> Count {
     let mut count = Count::default();
@@ -121,6 +138,7 @@ fn one(name: &str, result: Result<()>) -> Count {
 struct Runner<'a> {
     cargo: &'a setup::Cargo,
     filter: Option<&'a str>,
+    full: bool,
 }
 
 impl Runner<'_> {
@@ -187,6 +205,9 @@ impl Runner<'_> {
             .args(harness)
             .args(["--workspace", "--no-fail-fast"])
             .args(self.filter);
+        if self.full {
+            command.env("PLUMBLINE_TEST_TIER", "full");
+        }
         command
     }
 }

@@ -196,6 +196,18 @@ pub enum Transport {
     Sctp,
 }
 
+impl Transport {
+    /// The lower-case word of `network.transport`, also used in texts: `udp/53`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
+        }
+    }
+}
+
 /// A Service.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

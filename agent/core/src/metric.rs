@@ -350,7 +350,7 @@ pub static PORT_LISTENING: Metric = Metric {
     name: "plumbline.port.listening",
     unit: "{socket}",
     instrument: Instrument::UpDownCounter,
-    description: "Listening TCP sockets, by port, reach and what declares the port.",
+    description: "Listening TCP sockets and UDP servers, by port, reach and what declares the port.",
     attributes: &[
         attribute::NETWORK_LOCAL_PORT,
         attribute::NETWORK_TRANSPORT,
@@ -414,7 +414,7 @@ pub mod attribute {
     pub const K8S_NAMESPACE_NAME: &str = "k8s.namespace.name";
     /// Listening port; 0 for those beyond the limit.
     pub const NETWORK_LOCAL_PORT: &str = "network.local.port";
-    /// `tcp`.
+    /// `tcp` or `udp`.
     pub const NETWORK_TRANSPORT: &str = "network.transport";
     /// `true` on a point that takes what found no place of its own.
     pub const OVERFLOW: &str = "otel.metric.overflow";

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::declared::Declared;
+use crate::declared::{Declared, Transport};
 use crate::id::CgroupId;
 use crate::time::Timestamp;
 
@@ -51,9 +51,9 @@ pub enum Fact {
         /// The cgroup was there before the agent, so connections may have been missed.
         pre_existing: bool,
     },
-    /// A TCP socket entered LISTEN.
+    /// A TCP socket entered LISTEN, or a UDP socket was bound to a port that its program chose.
     ListenerOpened(ListenerEvent),
-    /// A TCP socket left LISTEN.
+    /// A TCP socket left LISTEN, or such a UDP socket was closed, or connected: then it serves its peer alone.
     ListenerClosed(ListenerEvent),
     /// All listening sockets of a scope. A scan of the node replaces the table, but for what changed after `at` and for
     /// containers that could not be read as a whole; a scan of some containers only adds to what is known of its rows.
@@ -68,7 +68,7 @@ pub enum Fact {
         #[serde(default)]
         unreadable: Vec<CgroupId>,
     },
-    /// What TCP connections did since the last such fact.
+    /// What TCP connections and UDP associations did since the last such fact.
     Flows {
         /// One row per owner, role, peer and server port that changed.
         rows: Vec<FlowRow>,
@@ -141,6 +141,9 @@ pub struct CgroupRow {
 pub struct ListenerEvent {
     /// Container cgroup of the socket's creator.
     pub owner: CgroupId,
+    /// TCP or UDP.
+    #[serde(default)]
+    pub transport: Transport,
     /// Local address; IPv4-mapped addresses are folded to IPv4.
     pub address: IpAddr,
     /// Local port.
@@ -164,10 +167,19 @@ pub enum ScanScope {
 pub struct ListenerRow {
     /// Leaf cgroup of the process that holds the socket (of the one with the lowest pid, when several do).
     pub owner: CgroupId,
+    /// TCP; or UDP: a socket without a peer. Whether its program chose the port is not known to a scan.
+    #[serde(default)]
+    pub transport: Transport,
     /// Local address; IPv4-mapped addresses are folded to IPv4.
     pub address: IpAddr,
     /// Local port.
     pub port: u16,
+    /// `IPV6_V6ONLY` of an IPv6 socket; `None`: IPv4, or not known (procfs does not tell).
+    #[serde(default)]
+    pub v6only: Option<bool>,
+    /// The socket's cookie; `None`: not known (procfs does not tell).
+    #[serde(default)]
+    pub cookie: Option<u64>,
     /// Inode of the socket; not 0.
     pub inode: u64,
     /// Inode of the network namespace.
@@ -202,11 +214,14 @@ pub enum Role {
     Server,
 }
 
-/// What the TCP connections of one owner, role, peer and server port did since the last reading.
+/// What the connections of one owner, transport, role, peer and server port did since the last reading.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FlowRow {
     /// Container cgroup of the socket's creator.
     pub owner: CgroupId,
+    /// TCP or UDP.
+    #[serde(default)]
+    pub transport: Transport,
     /// Which end the owner is.
     pub role: Role,
     /// The other end; absent in the overflow row of an owner. IPv4-mapped addresses are folded to IPv4.

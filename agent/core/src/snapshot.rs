@@ -1,12 +1,13 @@
 //! The node at one moment: declared and observed joined per container. What rules and the report read.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::declared::{Declared, DeclaredContainer, DeclaredPod};
+use crate::declared::{Declared, DeclaredContainer, DeclaredPod, Transport};
 use crate::finding::{Coverage, Subject};
 use crate::id::{CgroupId, ContainerId, PodUid};
 use crate::observation::{
@@ -98,10 +99,10 @@ pub struct ContainerView {
     pub is_self: bool,
     /// How much of its network activity is seen.
     pub coverage: Coverage,
-    /// Listening TCP ports, sorted; at most [`crate::settings::PORTS_PER_CONTAINER_MAX`].
+    /// Listening TCP ports, then UDP servers, sorted; at most [`crate::settings::PORTS_PER_CONTAINER_MAX`].
     pub listeners: Vec<ListenerView>,
-    /// Listening ports beyond that number.
-    pub listeners_overflow: u64,
+    /// Sockets of ports beyond that number, by transport; no zeros.
+    pub listeners_overflow: BTreeMap<Transport, u64>,
     /// CPU.
     pub cpu: CpuView,
 }
@@ -141,9 +142,11 @@ impl BindScope {
     }
 }
 
-/// One listening TCP port of a container: all its sockets and addresses together.
+/// One listening TCP port or UDP server of a container: all its sockets and addresses together.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListenerView {
+    /// TCP or UDP.
+    pub transport: Transport,
     /// The port.
     pub port: u16,
     /// The widest scope of its addresses.
@@ -173,6 +176,8 @@ pub struct ListenerView {
 pub struct FlowView {
     /// Index into [`Snapshot::containers`].
     pub container: usize,
+    /// TCP or UDP.
+    pub transport: Transport,
     /// Which end the container is.
     pub role: Role,
     /// The other end.

@@ -107,6 +107,12 @@ pub struct CpuTotals {
     pub at: Timestamp,
 }
 
+/// The embedded eBPF objects, for tests that hold them against a kernel's verifier. Empty when built without eBPF.
+#[must_use]
+pub fn objects() -> Vec<&'static [u8]> {
+    object::bytes().into_iter().collect()
+}
+
 /// The running source. Dropping it stops it.
 #[derive(Debug)]
 pub struct Handle {

@@ -13,6 +13,7 @@ use serde::de::DeserializeOwned;
 use super::Plan;
 use crate::agent::{binary, wait};
 use crate::pods::Place;
+use crate::scale::scale;
 
 /// How long a line may take: plans last up to half a minute, and machines stall.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -76,7 +77,7 @@ impl Worker {
     /// When it ends instead, or says nothing for two minutes.
     pub fn line(&self) -> Result<String> {
         self.lines
-            .recv_timeout(PATIENCE)
+            .recv_timeout(scale().patience(PATIENCE))
             .context("plumbline-traffic said nothing: see its stderr above")
     }
 

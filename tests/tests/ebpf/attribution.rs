@@ -7,6 +7,7 @@ use plumbline_core::id::CgroupId;
 use plumbline_core::observation::Role;
 use plumbline_tests::pods::spec::{ContainerSpec, Driver, PodSpec, Runtime};
 use plumbline_tests::pods::{Container, Place, Pod, Sandbox};
+use plumbline_tests::skip::{skipped, without_mptcp};
 use plumbline_tests::traffic::{Endpoint, Lanes, Plan, Pool, Tally, Worker};
 
 use super::observer::{Observer, sandbox};
@@ -129,6 +130,9 @@ fn workers_in_nested_cgroups_are_the_container() {
 
 #[test]
 fn an_mptcp_server() {
+    if without_mptcp() {
+        return skipped("this kernel makes no MPTCP sockets");
+    }
     let Some(cast) = cast() else { return };
     let container = &cast.server.1;
     cast.check(

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use plumbline_core::observation::Role;
 use plumbline_tests::pods::{Pod, Sandbox};
+use plumbline_tests::scale::scale;
 use plumbline_tests::traffic::{Counts, Fail, Lanes, Order, Plan, Tally, Worker};
 
 use super::observer::{Observer, sandbox};
@@ -23,7 +24,7 @@ fn lanes(addresses: Vec<IpAddr>, lanes: u16, connections: u32, orders: Vec<Order
 }
 
 #[test]
-fn two_thousand_connections_and_refusals_are_exact() {
+fn many_connections_and_refusals_are_exact() {
     let Some(sandbox) = sandbox() else { return };
     let Some(observer) = Observer::start(&sandbox) else {
         return;
@@ -35,12 +36,13 @@ fn two_thousand_connections_and_refusals_are_exact() {
     observer.attached(&server_container);
     observer.attached(&client_container);
     let any = vec![Ipv6Addr::UNSPECIFIED.into()];
+    let each = scale().exact_connections / 8;
     let serving = Worker::ready(
         server_container.place(),
-        &Plan::Serve(lanes(any, 8, 250, Vec::new())),
+        &Plan::Serve(lanes(any, 8, each, Vec::new())),
     )
     .unwrap();
-    let connect = Plan::Connect(lanes(server.notations(), 8, 250, Vec::new()));
+    let connect = Plan::Connect(lanes(server.notations(), 8, each, Vec::new()));
     let mut asked: Tally = Worker::start(client_container.place(), &connect)
         .unwrap()
         .finish()
@@ -64,7 +66,7 @@ fn two_thousand_connections_and_refusals_are_exact() {
 
     assert_eq!(
         (asked.total().connections, asked.total().failures),
-        (2_000, 60)
+        (u64::from(8 * each), 60)
     );
     observer.assert_equal(&client_container, &asked);
     observer.assert_equal(&server_container, &served);
@@ -75,7 +77,8 @@ fn two_thousand_connections_and_refusals_are_exact() {
         ..
     } = asked.total();
     println!(
-        "2000 connections, {sent_bytes} B sent, {received_bytes} B received, 60 refused: error 0"
+        "{} connections, {sent_bytes} B sent, {received_bytes} B received, 60 refused: error 0",
+        8 * each
     );
 }
 
@@ -104,7 +107,7 @@ fn every_closing_order_is_exact() {
         return;
     };
     for order in Order::ALL {
-        let plan = lanes(Vec::new(), 2, 50, vec![order]);
+        let plan = lanes(Vec::new(), 2, scale().order_connections / 2, vec![order]);
         let (asked, here, there) = hold_against(&sandbox, &observer, &plan, None);
         println!("{order:?}: {asked:?}; in TIME_WAIT: client {here}, server {there}");
     }

@@ -12,4 +12,8 @@ mod attribution;
 mod cpu;
 mod flows;
 mod listeners;
+mod matrix;
 mod observer;
+mod quota;
+mod scrape;
+mod verifier;

@@ -50,6 +50,16 @@ impl Observer {
 
     /// As [`Observer::start`], with the scan of sockets every `interval`.
     pub(crate) fn scanning(sandbox: &Sandbox, interval: Duration) -> Option<Self> {
+        let observer = Self::launch(sandbox, interval);
+        observer.usable().then_some(observer)
+    }
+
+    /// As [`Observer::start`], whatever the probes say about themselves.
+    pub(crate) fn unjudged(sandbox: &Sandbox) -> Self {
+        Self::launch(sandbox, Duration::from_secs(1))
+    }
+
+    fn launch(sandbox: &Sandbox, interval: Duration) -> Self {
         let cgroup_root =
             CgroupRoot::find(Some(sandbox.root())).expect("the sandbox is in cgroup2");
         let (sink, mut receiver) = Sink::new();
@@ -80,14 +90,13 @@ impl Observer {
             interval,
         };
         let scanner = Scanner::spawn(settings, sink, Arc::clone(&stop)).expect("a thread");
-        let observer = Self {
+        Self {
             kernel,
             seen,
             stop,
             scanner: Some(scanner),
             reader: Some(reader),
-        };
-        observer.usable().then_some(observer)
+        }
     }
 
     fn usable(&self) -> bool {

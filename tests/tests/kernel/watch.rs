@@ -9,6 +9,7 @@ use plumbline::sources::Sink;
 use plumbline::sources::ebpf::{Handle, Settings, Stats, spawn};
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{Fact, FlowCounts, Observation, Role};
+use plumbline_tests::scale::scale;
 
 /// Owner, role, peer, server port.
 pub(crate) type FlowId = (CgroupId, Role, Option<IpAddr>, u16);
@@ -72,7 +73,7 @@ impl Watch {
     }
 
     fn wait<T>(&mut self, mut look: impl FnMut(&[Fact], &mut BTreeSet<usize>) -> Option<T>) -> T {
-        let deadline = clock::instant() + PATIENCE;
+        let deadline = clock::instant() + scale().patience(PATIENCE);
         loop {
             while let Ok(observation) = self.receiver.try_recv() {
                 self.facts.push(observation.fact);
@@ -157,7 +158,7 @@ impl Stopped {
             "{:?}",
             self.stats.programs
         );
-        let deadline = clock::instant() + PATIENCE;
+        let deadline = clock::instant() + scale().patience(PATIENCE);
         loop {
             let loaded = aya::programs::loaded_programs()
                 .filter_map(Result::ok)

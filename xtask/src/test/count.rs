@@ -11,13 +11,13 @@ use crate::shell;
 
 /// Tests by outcome.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Count {
+pub(crate) struct Count {
     /// Ran and held.
-    pub(super) passed: u64,
+    pub(crate) passed: u64,
     /// Ran and did not hold; also a group that could not be built or started.
-    pub(super) failed: u64,
+    pub(crate) failed: u64,
     /// Did not run: this machine cannot, or the test says so itself.
-    pub(super) skipped: u64,
+    pub(crate) skipped: u64,
 }
 
 impl std::ops::AddAssign for Count {
@@ -39,7 +39,7 @@ impl std::fmt::Display for Count {
 }
 
 /// Runs the command to its end. A command that fails without a failed test counts as one.
-pub(super) fn run(command: &mut Command) -> Result<Count> {
+pub(crate) fn run(command: &mut Command) -> Result<Count> {
     let (reader, writer) = std::io::pipe().context("make a pipe for the output of the tests")?;
     let copy = writer.try_clone().context("share that pipe")?;
     let child = command

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::declared::DeclaredContainer;
+use crate::declared::{DeclaredContainer, Transport};
 use crate::finding::{Coverage, Subject};
 use crate::id::{CgroupId, ContainerId, PodUid};
 use crate::node::NodeState;
@@ -25,8 +25,8 @@ pub(super) struct Container {
     pub(super) listeners: Listeners,
     /// The last scan of the node could not read all of its processes.
     pub(super) unreadable: bool,
-    /// Connections accepted per port; at most [`ROWS_MAX`] ports.
-    accepted: BTreeMap<u16, u64>,
+    /// Connections accepted per port; at most [`ROWS_MAX`] ports of each transport.
+    accepted: BTreeMap<(Transport, u16), u64>,
     pub(super) cpu: Cpu,
     /// What is declared of its CPU, and since when.
     declared_cpu: Option<(DeclaredCpu, Timestamp)>,
@@ -53,9 +53,12 @@ impl Container {
     }
 
     /// Counts accepted connections. A port that finds no place is not counted here; its flow series is.
-    pub(super) fn accepted(&mut self, port: u16, connections: u64) {
-        if self.accepted.len() < ROWS_MAX || self.accepted.contains_key(&port) {
-            *self.accepted.entry(port).or_default() += connections;
+    pub(super) fn accepted(&mut self, transport: Transport, port: u16, connections: u64) {
+        let key = (transport, port);
+        let of_transport = (transport, 0)..=(transport, u16::MAX);
+        if self.accepted.contains_key(&key) || self.accepted.range(of_transport).count() < ROWS_MAX
+        {
+            *self.accepted.entry(key).or_default() += connections;
         }
     }
 }
@@ -213,6 +216,7 @@ impl NodeState {
             .filter_map(|(key, series)| {
                 Some(FlowView {
                     container: *position.get(&key.container)?,
+                    transport: key.transport,
                     role: key.role,
                     peer: key.peer.clone(),
                     server_port: key.server_port,

@@ -11,17 +11,18 @@ impl NodeState {
             return self.count("flows", "unattributed", 1);
         };
         if row.role == Role::Server && row.peer.is_some() {
-            container.accepted(row.server_port, row.counts.connections);
+            container.accepted(row.transport, row.server_port, row.counts.connections);
         }
         let key = match row.peer {
             Some(peer) => FlowKey {
                 container: row.owner,
+                transport: row.transport,
                 role: row.role,
                 peer: self.peers.name(peer),
                 server_port: row.server_port,
                 overflow: false,
             },
-            None => FlowKey::overflow(row.owner, row.role),
+            None => FlowKey::overflow(row.owner, row.transport, row.role),
         };
         self.flows.add(key, &row.counts, at);
     }

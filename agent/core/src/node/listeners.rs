@@ -13,10 +13,11 @@ impl NodeState {
         let Some(container) = self.containers.get_mut(&event.owner) else {
             return self.count("listener_events", "unattributed", 1);
         };
+        let key = (event.transport, event.port, event.address);
         if opened {
-            container.listeners.opened(event.address, event.port, at);
+            container.listeners.opened(key, at);
         } else {
-            container.listeners.closed(event.address, event.port, at);
+            container.listeners.closed(key, at);
         }
     }
 
@@ -50,7 +51,8 @@ impl NodeState {
             let Some(rows) = found.get_mut(&owner) else {
                 continue;
             };
-            let scanned: &mut Scanned = rows.entry((row.port, row.address)).or_default();
+            let key = (row.transport, row.port, row.address);
+            let scanned: &mut Scanned = rows.entry(key).or_default();
             scanned.sockets += 1;
             scanned.held_by_owner |= owner == holder
                 || row
@@ -81,10 +83,11 @@ impl NodeState {
     /// socket that was passed between containers of a pod is found in the holder's hands, unknown there, and missing
     /// from the creator's.
     pub(super) fn creator(&self, holder: CgroupId, row: &ListenerRow) -> CgroupId {
+        let key = (row.transport, row.port, row.address);
         let knows = |id: CgroupId| {
             self.containers
                 .get(&id)
-                .is_some_and(|container| container.listeners.contains(row.address, row.port))
+                .is_some_and(|container| container.listeners.contains(key))
         };
         let Some(pod) = self
             .containers

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::NodeState;
+use crate::declared::Transport;
 use crate::finding::Coverage;
 use crate::id::CgroupId;
 use crate::observation::{
@@ -62,6 +63,7 @@ fn listen(node: &mut NodeState, at: u64, owner: u64, port: u16) {
         at,
         Fact::ListenerOpened(ListenerEvent {
             owner: CgroupId(owner),
+            transport: Transport::Tcp,
             address,
             port,
             cookie: at,
@@ -77,6 +79,9 @@ fn row(owner: u64, port: u16, inode: u64) -> ListenerRow {
     };
     ListenerRow {
         owner: CgroupId(owner),
+        transport: Transport::Tcp,
+        v6only: None,
+        cookie: None,
         address: IpAddr::from([0, 0, 0, 0]),
         port,
         inode,
@@ -321,6 +326,7 @@ fn flows_are_counted_to_the_container_and_its_ports() {
     };
     let row = |owner, peer| FlowRow {
         owner: CgroupId(owner),
+        transport: Transport::Tcp,
         role: Role::Server,
         peer,
         server_port: 80,
@@ -443,7 +449,7 @@ proptest! {
         let mut node = node();
         seen(&mut node, 0, 10, path(1));
         for (at, (opened, port)) in (1_u64..).zip(events) {
-            let event = ListenerEvent { owner: CgroupId(10), address: IpAddr::from([0, 0, 0, 0]), port, cookie: at };
+            let event = ListenerEvent { owner: CgroupId(10), transport: Transport::Tcp, address: IpAddr::from([0, 0, 0, 0]), port, cookie: at };
             let fact = if opened { Fact::ListenerOpened(event) } else { Fact::ListenerClosed(event) };
             apply(&mut node, at, fact);
         }

@@ -1,10 +1,11 @@
-//! Flow series of the node: TCP connections grouped by container, role, peer and server port.
+//! Flow series of the node: connections grouped by container, transport, role, peer and server port.
 //!
-//! At most [`FLOW_SERIES_MAX`] series; what is new beyond that is added to one overflow series per container, so that
+//! At most [`FLOW_SERIES_MAX`] series; what is new beyond that is added to one overflow series per container, transport and role, so that
 //! no connection is lost from the sums and no pod from its own.
 
 use std::collections::BTreeMap;
 
+use crate::declared::Transport;
 use crate::id::CgroupId;
 use crate::observation::{FlowCounts, Role};
 use crate::settings::FLOW_SERIES_MAX;
@@ -16,6 +17,8 @@ use crate::time::Timestamp;
 pub struct FlowKey {
     /// The container's cgroup.
     pub container: CgroupId,
+    /// TCP or UDP.
+    pub transport: Transport,
     /// Which end it is.
     pub role: Role,
     /// The other end.
@@ -29,7 +32,7 @@ pub struct FlowKey {
 impl FlowKey {
     /// The series that takes what finds no place of its own.
     #[must_use]
-    pub fn overflow(container: CgroupId, role: Role) -> Self {
+    pub fn overflow(container: CgroupId, transport: Transport, role: Role) -> Self {
         let peer = Peer {
             kind: PeerKind::Unresolved,
             namespace: None,
@@ -37,6 +40,7 @@ impl FlowKey {
         };
         Self {
             container,
+            transport,
             role,
             peer,
             server_port: 0,
@@ -70,7 +74,7 @@ impl Flows {
         let new = !key.overflow && !self.series.contains_key(&key);
         let key = if new && self.named >= FLOW_SERIES_MAX {
             self.overflowed += 1;
-            FlowKey::overflow(key.container, key.role)
+            FlowKey::overflow(key.container, key.transport, key.role)
         } else {
             self.named += usize::from(new);
             key
@@ -112,6 +116,7 @@ impl Flows {
 #[cfg(test)]
 mod tests {
     use super::{FlowKey, Flows};
+    use crate::declared::Transport;
     use crate::id::CgroupId;
     use crate::observation::{FlowCounts, Role};
     use crate::settings::FLOW_SERIES_MAX;
@@ -126,6 +131,7 @@ mod tests {
         };
         FlowKey {
             container: CgroupId(container),
+            transport: Transport::Tcp,
             role: Role::Client,
             peer,
             server_port: port,

@@ -1,21 +1,26 @@
-//! Listening TCP sockets of one container: events make the table early, scans make it right.
+//! Listening TCP sockets and UDP servers of one container: events make the table early, scans make it right.
 //!
 //! A scan of the node replaces the table, but for rows that an event changed after the scan began: the scan may have passed
 //! them before the change. A scan that cannot tell of everything only adds. Rows beyond [`ROWS_MAX`] are counted, not stored.
+//! Each transport has rows of its own, so that a flood of UDP ports pushes out no TCP listener.
+
+mod table;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use crate::declared::Transport;
 use crate::observation::{HOLDERS_MAX, Holder};
 use crate::settings::PORTS_PER_CONTAINER_MAX;
 use crate::snapshot::{BindScope, ListenerView};
 use crate::time::Timestamp;
+use table::{Row, Table};
 
-/// Address and port pairs kept for one container: each of its ports may be bound on several addresses.
+/// Address and port pairs kept for one container and transport: each of its ports may be bound on several addresses.
 pub const ROWS_MAX: usize = 4 * PORTS_PER_CONTAINER_MAX;
 
-/// What names a row: port first, so that rows of one port are neighbours.
-type Key = (u16, IpAddr);
+/// What names a row.
+pub type Key = (Transport, u16, IpAddr);
 
 /// What a scan found out about one address and port.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,18 +33,6 @@ pub struct Scanned {
     pub held_by_owner: bool,
     /// In the network namespace of process 1.
     pub host_netns: bool,
-}
-
-/// One address and port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Row {
-    sockets: u64,
-    first_seen: Timestamp,
-    /// When an event last opened or closed a socket of this row.
-    last_event: Option<Timestamp>,
-    scans: u32,
-    pre_existing: bool,
-    scanned: Option<Scanned>,
 }
 
 /// How much of a container's sockets a scan can tell of.
@@ -57,107 +50,43 @@ pub enum Reach {
 /// The listening sockets of one container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listeners {
-    rows: BTreeMap<Key, Row>,
-    /// Rows that an event closed, until a scan that began later has replaced the table. Bounded by [`ROWS_MAX`].
-    closed: BTreeMap<Key, Timestamp>,
-    /// Sockets of rows that found no place.
-    overflow: u64,
-    /// When the last scan began: events from before it are in it.
-    last_scan: Option<Timestamp>,
+    tables: BTreeMap<Transport, Table>,
 }
 
 impl Listeners {
-    /// A socket entered LISTEN.
-    pub fn opened(&mut self, address: IpAddr, port: u16, at: Timestamp) {
-        if self.last_scan.is_some_and(|scan| at < scan) {
-            return;
-        }
-        let key = (port, address);
-        self.closed.remove(&key);
-        if let Some(row) = self.rows.get_mut(&key) {
-            row.sockets += 1;
-            row.last_event = Some(at);
-        } else if self.rows.len() < ROWS_MAX {
-            let row = Row {
-                sockets: 1,
-                first_seen: at,
-                last_event: Some(at),
-                scans: 0,
-                pre_existing: false,
-                scanned: None,
-            };
-            self.rows.insert(key, row);
-        } else {
-            self.overflow += 1;
-        }
+    /// A socket entered LISTEN, or a UDP socket was bound to a port.
+    pub fn opened(&mut self, (transport, port, address): Key, at: Timestamp) {
+        let table = self.tables.entry(transport).or_default();
+        table.opened(address, port, at);
     }
 
-    /// A socket left LISTEN.
-    pub fn closed(&mut self, address: IpAddr, port: u16, at: Timestamp) {
-        if self.last_scan.is_some_and(|scan| at < scan) {
-            return;
-        }
-        let key = (port, address);
-        let Some(row) = self.rows.get_mut(&key) else {
-            self.overflow = self.overflow.saturating_sub(1);
-            return;
-        };
-        row.sockets = row.sockets.saturating_sub(1);
-        row.last_event = Some(at);
-        if row.sockets == 0 {
-            self.rows.remove(&key);
-            if self.closed.len() < ROWS_MAX {
-                self.closed.insert(key, at);
-            }
-        }
+    /// A socket left LISTEN, or a UDP socket was closed or connected.
+    pub fn closed(&mut self, (transport, port, address): Key, at: Timestamp) {
+        let table = self.tables.entry(transport).or_default();
+        table.closed(address, port, at);
     }
 
     /// A scan that began at `at` found these.
     pub fn scanned(&mut self, at: Timestamp, found: BTreeMap<Key, Scanned>, reach: Reach) {
-        let (whole, first) = match reach {
-            Reach::Whole { first } => (true, first),
-            Reach::Part => (false, false),
-        };
-        if whole {
-            self.rows.retain(|key, row| {
-                found.contains_key(key) || row.last_event.is_some_and(|event| event >= at)
-            });
-            self.overflow = 0;
-            self.last_scan = Some(at);
+        let mut sorted =
+            BTreeMap::from([Transport::Tcp, Transport::Udp].map(|of| (of, BTreeMap::new())));
+        for ((transport, port, address), scanned) in found {
+            let rows = sorted.entry(transport).or_default();
+            rows.insert((port, address), scanned);
         }
-        for (key, scanned) in found {
-            if self.closed.get(&key).is_some_and(|closed| *closed >= at) {
-                continue;
-            }
-            if let Some(row) = self.rows.get_mut(&key) {
-                if whole && row.last_event.is_none_or(|event| event < at) {
-                    row.sockets = scanned.sockets;
-                }
-                row.scans += u32::from(whole);
-                row.scanned = Some(bounded(scanned));
-            } else if self.rows.len() < ROWS_MAX {
-                let row = Row {
-                    sockets: scanned.sockets,
-                    first_seen: at,
-                    last_event: None,
-                    scans: u32::from(whole),
-                    pre_existing: first,
-                    scanned: Some(bounded(scanned)),
-                };
-                self.rows.insert(key, row);
-            } else {
-                self.overflow += scanned.sockets;
-            }
-        }
-        if whole {
-            self.closed.retain(|_, closed| *closed >= at);
+        for (transport, rows) in sorted {
+            self.tables
+                .entry(transport)
+                .or_default()
+                .scanned(at, rows, reach);
         }
     }
 
     /// Whether an event or scan knows this address and port.
     #[must_use]
-    pub fn contains(&self, address: IpAddr, port: u16) -> bool {
-        self.rows.contains_key(&(port, address))
+    pub fn contains(&self, (transport, port, address): Key) -> bool {
+        let table = self.tables.get(&transport);
+        table.is_some_and(|table| table.contains(address, port))
     }
 
     /// Forgets everything: the container is gone.
@@ -165,45 +94,56 @@ impl Listeners {
         *self = Self::default();
     }
 
-    /// One view a port, at most [`PORTS_PER_CONTAINER_MAX`], and how many sockets are not among them.
+    /// One view a transport and port, at most [`PORTS_PER_CONTAINER_MAX`], and how many sockets are not among them by
+    /// transport, zeros left out. TCP takes its places first: UDP cannot push it out.
     #[must_use]
     pub fn views(
         &self,
         host_network: bool,
-        accepted: &BTreeMap<u16, u64>,
-    ) -> (Vec<ListenerView>, u64) {
+        accepted: &BTreeMap<(Transport, u16), u64>,
+    ) -> (Vec<ListenerView>, BTreeMap<Transport, u64>) {
         let mut views: Vec<ListenerView> = Vec::new();
-        let mut overflow = self.overflow;
-        for ((port, address), row) in &self.rows {
-            if let Some(view) = views.last_mut().filter(|view| view.port == *port) {
-                join(view, *address, row, host_network);
-            } else if views.len() < PORTS_PER_CONTAINER_MAX {
-                let mut view = ListenerView {
-                    port: *port,
-                    scope: BindScope::Loopback,
-                    addresses: Vec::new(),
-                    sockets: 0,
-                    first_seen: row.first_seen,
-                    scans: 0,
-                    pre_existing: false,
-                    holders: Vec::new(),
-                    held_by_owner: None,
-                    host_netns: None,
-                    connections: accepted.get(port).copied().unwrap_or(0),
-                };
-                join(&mut view, *address, row, host_network);
-                views.push(view);
-            } else {
-                overflow += row.sockets;
+        let mut overflows = BTreeMap::new();
+        for (transport, table) in &self.tables {
+            let mut overflow = table.overflow;
+            for ((port, address), row) in &table.rows {
+                let same =
+                    |view: &&mut ListenerView| view.transport == *transport && view.port == *port;
+                if let Some(view) = views.last_mut().filter(same) {
+                    join(view, *address, row, host_network);
+                } else if views.len() < PORTS_PER_CONTAINER_MAX {
+                    let connections = accepted.get(&(*transport, *port)).copied();
+                    let mut view = empty(*transport, *port, row, connections.unwrap_or(0));
+                    join(&mut view, *address, row, host_network);
+                    views.push(view);
+                } else {
+                    overflow += row.sockets;
+                }
+            }
+            if overflow > 0 {
+                overflows.insert(*transport, overflow);
             }
         }
-        (views, overflow)
+        (views, overflows)
     }
 }
 
-fn bounded(mut scanned: Scanned) -> Scanned {
-    scanned.holders.truncate(HOLDERS_MAX);
-    scanned
+/// A view to which the addresses of its port are still to be added.
+fn empty(transport: Transport, port: u16, row: &Row, connections: u64) -> ListenerView {
+    ListenerView {
+        transport,
+        port,
+        scope: BindScope::Loopback,
+        addresses: Vec::new(),
+        sockets: 0,
+        first_seen: row.first_seen,
+        scans: 0,
+        pre_existing: false,
+        holders: Vec::new(),
+        held_by_owner: None,
+        host_netns: None,
+        connections,
+    }
 }
 
 /// Adds one address of a port to the view of the port.
@@ -246,13 +186,18 @@ mod tests {
     use std::collections::BTreeMap;
     use std::net::IpAddr;
 
-    use super::{Listeners, ROWS_MAX, Reach, Scanned};
+    use super::{Key, Listeners, ROWS_MAX, Reach, Scanned};
+    use crate::declared::Transport;
     use crate::settings::PORTS_PER_CONTAINER_MAX;
     use crate::snapshot::BindScope;
     use crate::time::Timestamp;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    fn tcp(address: &str, port: u16) -> Key {
+        (Transport::Tcp, port, ip(address))
     }
 
     fn ports(listeners: &Listeners) -> Vec<(u16, u64)> {
@@ -264,11 +209,11 @@ mod tests {
             .collect()
     }
 
-    fn found(rows: &[(&str, u16, u64)]) -> BTreeMap<(u16, IpAddr), Scanned> {
+    fn found(rows: &[(&str, u16, u64)]) -> BTreeMap<Key, Scanned> {
         rows.iter()
             .map(|(address, port, sockets)| {
                 (
-                    (*port, ip(address)),
+                    tcp(address, *port),
                     Scanned {
                         sockets: *sockets,
                         held_by_owner: true,
@@ -282,23 +227,23 @@ mod tests {
     #[test]
     fn events_open_and_close() {
         let mut listeners = Listeners::default();
-        listeners.opened(ip("0.0.0.0"), 80, Timestamp(1));
-        listeners.opened(ip("0.0.0.0"), 80, Timestamp(2));
-        listeners.closed(ip("0.0.0.0"), 80, Timestamp(3));
+        listeners.opened(tcp("0.0.0.0", 80), Timestamp(1));
+        listeners.opened(tcp("0.0.0.0", 80), Timestamp(2));
+        listeners.closed(tcp("0.0.0.0", 80), Timestamp(3));
         assert_eq!(
             ports(&listeners),
             [(80, 1)],
             "one of two SO_REUSEPORT sockets is left"
         );
-        listeners.closed(ip("0.0.0.0"), 80, Timestamp(4));
+        listeners.closed(tcp("0.0.0.0", 80), Timestamp(4));
         assert_eq!(ports(&listeners), []);
     }
 
     #[test]
     fn a_scan_replaces_what_it_could_see() {
         let mut listeners = Listeners::default();
-        listeners.opened(ip("0.0.0.0"), 80, Timestamp(1));
-        listeners.opened(ip("0.0.0.0"), 81, Timestamp(20));
+        listeners.opened(tcp("0.0.0.0", 80), Timestamp(1));
+        listeners.opened(tcp("0.0.0.0", 81), Timestamp(20));
         listeners.scanned(
             Timestamp(10),
             found(&[("0.0.0.0", 82, 1)]),
@@ -316,8 +261,8 @@ mod tests {
     #[test]
     fn a_scan_does_not_revive_what_closed_after_it_began() {
         let mut listeners = Listeners::default();
-        listeners.opened(ip("::"), 80, Timestamp(1));
-        listeners.closed(ip("::"), 80, Timestamp(11));
+        listeners.opened(tcp("::", 80), Timestamp(1));
+        listeners.closed(tcp("::", 80), Timestamp(11));
         listeners.scanned(
             Timestamp(10),
             found(&[("::", 80, 1)]),
@@ -340,15 +285,15 @@ mod tests {
             found(&[("::", 80, 1)]),
             Reach::Whole { first: false },
         );
-        listeners.opened(ip("::"), 80, Timestamp(9));
-        listeners.closed(ip("::"), 80, Timestamp(9));
+        listeners.opened(tcp("::", 80), Timestamp(9));
+        listeners.closed(tcp("::", 80), Timestamp(9));
         assert_eq!(ports(&listeners), [(80, 1)]);
     }
 
     #[test]
     fn a_scan_that_cannot_tell_of_everything_only_adds() {
         let mut listeners = Listeners::default();
-        listeners.opened(ip("::"), 80, Timestamp(1));
+        listeners.opened(tcp("::", 80), Timestamp(1));
         listeners.scanned(Timestamp(10), found(&[("::", 81, 1)]), Reach::Part);
         assert_eq!(ports(&listeners), [(80, 1), (81, 1)]);
         let (views, _) = listeners.views(false, &BTreeMap::new());
@@ -357,7 +302,7 @@ mod tests {
                 .iter()
                 .all(|view| view.scans == 0 && !view.pre_existing)
         );
-        listeners.closed(ip("::"), 80, Timestamp(9));
+        listeners.closed(tcp("::", 80), Timestamp(9));
         assert_eq!(
             ports(&listeners),
             [(81, 1)],
@@ -368,7 +313,7 @@ mod tests {
     #[test]
     fn a_lost_close_heals() {
         let mut listeners = Listeners::default();
-        listeners.opened(ip("0.0.0.0"), 80, Timestamp(1));
+        listeners.opened(tcp("0.0.0.0", 80), Timestamp(1));
         listeners.scanned(Timestamp(10), found(&[]), Reach::Whole { first: false });
         assert_eq!(ports(&listeners), []);
     }
@@ -376,30 +321,71 @@ mod tests {
     #[test]
     fn addresses_of_one_port_are_one_view_with_the_widest_scope() {
         let mut listeners = Listeners::default();
-        listeners.opened(ip("127.0.0.1"), 80, Timestamp(1));
-        listeners.opened(ip("::"), 80, Timestamp(2));
-        listeners.opened(ip("::1"), 81, Timestamp(3));
-        let (views, overflow) = listeners.views(false, &BTreeMap::from([(80, 7)]));
+        listeners.opened(tcp("127.0.0.1", 80), Timestamp(1));
+        listeners.opened(tcp("::", 80), Timestamp(2));
+        listeners.opened(tcp("::1", 81), Timestamp(3));
+        let (views, overflow) =
+            listeners.views(false, &BTreeMap::from([((Transport::Tcp, 80), 7)]));
         assert_eq!(views.len(), 2);
         assert_eq!((views[0].scope, views[0].connections), (BindScope::Any, 7));
         assert_eq!(views[1].scope, BindScope::Loopback);
-        assert_eq!(overflow, 0);
+        assert!(overflow.is_empty());
     }
 
     #[test]
     fn a_flood_of_ports_is_bounded_and_counted() {
         let mut listeners = Listeners::default();
         for port in 1..=30_000 {
-            listeners.opened(ip("0.0.0.0"), port, Timestamp(u64::from(port)));
+            listeners.opened(tcp("0.0.0.0", port), Timestamp(u64::from(port)));
         }
-        assert_eq!(listeners.rows.len(), ROWS_MAX);
+        assert_eq!(listeners.tables[&Transport::Tcp].rows.len(), ROWS_MAX);
         let (views, overflow) = listeners.views(false, &BTreeMap::new());
         assert_eq!(views.len(), PORTS_PER_CONTAINER_MAX);
-        assert_eq!(overflow, 30_000 - PORTS_PER_CONTAINER_MAX as u64);
+        let expected = 30_000 - PORTS_PER_CONTAINER_MAX as u64;
+        assert_eq!(overflow, BTreeMap::from([(Transport::Tcp, expected)]));
         for port in 1..=30_000 {
-            listeners.closed(ip("0.0.0.0"), port, Timestamp(40_000));
+            listeners.closed(tcp("0.0.0.0", port), Timestamp(40_000));
         }
-        assert_eq!(listeners.views(false, &BTreeMap::new()), (vec![], 0));
-        assert!(listeners.closed.len() <= ROWS_MAX);
+        assert_eq!(
+            listeners.views(false, &BTreeMap::new()),
+            (vec![], BTreeMap::new())
+        );
+        assert!(listeners.tables[&Transport::Tcp].closed.len() <= ROWS_MAX);
+    }
+
+    #[test]
+    fn a_flood_of_udp_ports_pushes_out_no_tcp_listener() {
+        let mut listeners = Listeners::default();
+        for port in 1..=30_000 {
+            listeners.opened((Transport::Udp, port, ip("::")), Timestamp(1));
+        }
+        for port in 1..=10 {
+            listeners.opened(tcp("::", 50_000 + port), Timestamp(2));
+        }
+        let (views, overflow) = listeners.views(false, &BTreeMap::new());
+        assert_eq!(views.len(), PORTS_PER_CONTAINER_MAX);
+        let tcp = views.iter().filter(|view| view.transport == Transport::Tcp);
+        assert_eq!(tcp.count(), 10);
+        let expected = 30_000 + 10 - PORTS_PER_CONTAINER_MAX as u64;
+        assert_eq!(overflow, BTreeMap::from([(Transport::Udp, expected)]));
+    }
+
+    #[test]
+    fn the_same_port_of_two_transports_is_two_ports() {
+        let mut listeners = Listeners::default();
+        listeners.opened(tcp("::", 53), Timestamp(1));
+        listeners.opened((Transport::Udp, 53, ip("::")), Timestamp(2));
+        let accepted = BTreeMap::from([((Transport::Udp, 53), 7)]);
+        let (views, _) = listeners.views(false, &accepted);
+        let seen: Vec<_> = views
+            .iter()
+            .map(|view| (view.transport, view.port, view.connections))
+            .collect();
+        assert_eq!(seen, [(Transport::Tcp, 53, 0), (Transport::Udp, 53, 7)]);
+        listeners.closed((Transport::Udp, 53, ip("::")), Timestamp(3));
+        assert!(
+            listeners.contains(tcp("::", 53))
+                && !listeners.contains((Transport::Udp, 53, ip("::")))
+        );
     }
 }

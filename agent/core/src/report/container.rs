@@ -146,9 +146,12 @@ fn settings_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
 fn listeners_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
     let mut points = Vec::new();
     for listener in &container.listeners {
-        let declared_by = declared_by(snapshot, container, listener.port);
+        let declared_by = declared_by(snapshot, container, listener.transport, listener.port);
         let attributes = vec![
-            (attribute::NETWORK_TRANSPORT, AttributeValue::Word("tcp")),
+            (
+                attribute::NETWORK_TRANSPORT,
+                AttributeValue::Word(listener.transport.as_str()),
+            ),
             (
                 attribute::NETWORK_LOCAL_PORT,
                 AttributeValue::Int(listener.port.into()),
@@ -165,17 +168,14 @@ fn listeners_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
         let point = Point::new(&PORT_LISTENING, Number::int(listener.sockets), attributes);
         points.push(point.since(unix(snapshot, listener.first_seen)));
     }
-    if container.listeners_overflow > 0 {
+    for (transport, sockets) in &container.listeners_overflow {
+        let word = AttributeValue::Word(transport.as_str());
         let attributes = vec![
-            (attribute::NETWORK_TRANSPORT, AttributeValue::Word("tcp")),
+            (attribute::NETWORK_TRANSPORT, word),
             (attribute::NETWORK_LOCAL_PORT, AttributeValue::Int(0)),
             (attribute::OVERFLOW, AttributeValue::Bool(true)),
         ];
-        let point = Point::new(
-            &PORT_LISTENING,
-            Number::int(container.listeners_overflow),
-            attributes,
-        );
+        let point = Point::new(&PORT_LISTENING, Number::int(*sockets), attributes);
         points.push(point.since(unix(snapshot, container.first_seen)));
     }
     points

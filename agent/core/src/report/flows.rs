@@ -44,7 +44,8 @@ pub(super) fn points(snapshot: &Snapshot, flow: &FlowView) -> Vec<Point> {
 }
 
 fn peer_attributes(flow: &FlowView) -> Vec<Attribute> {
-    let mut attributes = vec![(attribute::NETWORK_TRANSPORT, AttributeValue::Word("tcp"))];
+    let transport = AttributeValue::Word(flow.transport.as_str());
+    let mut attributes = vec![(attribute::NETWORK_TRANSPORT, transport)];
     if flow.overflow {
         attributes.push((attribute::OVERFLOW, AttributeValue::Bool(true)));
         return attributes;

@@ -103,7 +103,7 @@ fn is_background(container: &ContainerView) -> bool {
     let owner = container.subject.owner.as_ref();
     let job = owner.is_some_and(|owner| matches!(owner.kind.as_str(), "Job" | "CronJob"));
     job || (container.listeners.is_empty()
-        && container.listeners_overflow == 0
+        && container.listeners_overflow.is_empty()
         && container.coverage == Coverage::Full)
 }
 

@@ -1,9 +1,10 @@
-//! P001, undeclared listening port: a container listens on a TCP port that others can reach and nothing declares.
+//! P001, undeclared listening port: a container listens on a TCP port, or serves a UDP port, that others can reach and
+//! nothing declares.
 //!
 //! **Why.** A port that is not in the manifest is in no review, no Service, no NetworkPolicy and no inventory: debug
 //! endpoints, metrics and admin consoles get into production this way.
 //!
-//! **What.** Every listening TCP port of a pod with a network namespace of its own, but for those that listen on
+//! **What.** Every listening TCP port and UDP server of a pod with a network namespace of its own, but for those that listen on
 //! loopback only, against [`crate::rules::ports::declared_by`]. After the grace, so that ports held for a moment and
 //! those of init containers that end in time are not reported. Severity medium; info for ephemeral containers.
 //!

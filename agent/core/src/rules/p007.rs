@@ -1,5 +1,5 @@
-//! P007, undeclared hostNetwork listener: a pod in the node's network namespace listens on a TCP port of the node that
-//! nothing declares.
+//! P007, undeclared hostNetwork listener: a pod in the node's network namespace listens on a TCP or UDP port of the
+//! node that nothing declares.
 //!
 //! **Why.** Such a port is open on the node's own addresses, past every NetworkPolicy, and two pods cannot share it.
 //!

@@ -1,10 +1,11 @@
-//! Whether a listening TCP port was declared, and by what. P001, P007 and the metric `plumbline.port.listening` all ask
+//! Whether a listening TCP port or UDP server was declared, and by what. P001, P007 and the metric `plumbline.port.listening` all ask
 //! here, so that they cannot disagree.
 //!
 //! The containers of a pod share one network namespace, so a port declared by any of them is declared for all (trap 6),
 //! native sidecars among them (trap 5). Probes say that something must answer on a port (trap 8), and a Service with a
 //! numeric `targetPort` that it does, whether or not a container lists it (trap 15). A named `targetPort` is the name of
-//! a container port, so it adds nothing.
+//! a container port, so it adds nothing. Each transport has ports of its own: a declared 53 of UDP says nothing about 53
+//! of TCP. Probes are always TCP.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +13,7 @@ use crate::declared::{Declared, DeclaredPod, DeclaredService, TargetPort, Transp
 use crate::finding::Coverage;
 use crate::snapshot::{ContainerView, Snapshot};
 
-/// What declares a TCP port of a pod. Of several, the first in this order.
+/// What declares a port of a pod. Of several, the first in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum DeclaredBy {
     /// `containerPort` of any container of the pod.
@@ -45,25 +46,26 @@ impl DeclaredBy {
     }
 }
 
-/// What declares a TCP port of the container's pod.
+/// What declares a port of the container's pod.
 #[must_use]
-pub fn declared_by(snapshot: &Snapshot, container: &ContainerView, port: u16) -> DeclaredBy {
+pub fn declared_by(
+    snapshot: &Snapshot,
+    container: &ContainerView,
+    transport: Transport,
+    port: u16,
+) -> DeclaredBy {
     let (Some(declared), Some(pod)) = (&snapshot.declared, &container.pod) else {
         return DeclaredBy::Unknown;
     };
-    let mut tcp = tcp_ports(pod);
-    if tcp.any(|(container_port, _)| container_port == port) {
+    let wanted = (transport, port);
+    if container_ports(pod).any(|port| port == wanted) {
         DeclaredBy::ContainerPort
-    } else if tcp_ports(pod).any(|(_, host_port)| host_port == Some(port)) {
+    } else if host_ports(pod).any(|port| port == wanted) {
         DeclaredBy::HostPort
-    } else if pod
-        .containers
-        .iter()
-        .any(|container| container.probe_ports.contains(&port))
-    {
+    } else if probe_ports(pod).any(|port| port == wanted) {
         DeclaredBy::Probe
-    } else if service_targets(declared, pod).any(|target| target == port)
-        || (pod.host_network && node_ports(declared).any(|node_port| node_port == port))
+    } else if service_targets(declared, pod).any(|target| target == wanted)
+        || (pod.host_network && node_ports(declared).any(|node_port| node_port == wanted))
     {
         DeclaredBy::Service
     } else {
@@ -71,24 +73,13 @@ pub fn declared_by(snapshot: &Snapshot, container: &ContainerView, port: u16) ->
     }
 }
 
-/// Every TCP port declared for a pod. Node ports, which are no pod's own, are not among them.
-pub(super) fn all_declared(declared: &Declared, pod: &DeclaredPod) -> BTreeSet<u16> {
-    let own = tcp_ports(pod).flat_map(|(port, host_port)| std::iter::once(port).chain(host_port));
-    let probes = pod
-        .containers
-        .iter()
-        .flat_map(|container| container.probe_ports.iter().copied());
-    own.chain(probes)
+/// Every port declared for a pod. Node ports, which are no pod's own, are not among them.
+pub(super) fn all_declared(declared: &Declared, pod: &DeclaredPod) -> BTreeSet<(Transport, u16)> {
+    container_ports(pod)
+        .chain(host_ports(pod))
+        .chain(probe_ports(pod))
         .chain(service_targets(declared, pod))
         .collect()
-}
-
-/// Whether a pod declares any port at all, of whatever transport (trap 14).
-pub(super) fn declares_any(declared: &Declared, pod: &DeclaredPod) -> bool {
-    pod.containers
-        .iter()
-        .any(|container| !container.ports.is_empty())
-        || !all_declared(declared, pod).is_empty()
 }
 
 /// How much is seen of a container's ports, its listeners taken into account.
@@ -104,7 +95,7 @@ pub fn coverage(container: &ContainerView) -> Coverage {
                 .any(|listener| listener.held_by_owner == Some(false))
             {
                 Coverage::Partial("passed_socket".into())
-            } else if container.listeners_overflow > 0 {
+            } else if !container.listeners_overflow.is_empty() {
                 Coverage::Partial("too_many_listeners".into())
             } else {
                 container.coverage.clone()
@@ -114,33 +105,44 @@ pub fn coverage(container: &ContainerView) -> Coverage {
     }
 }
 
-/// Container port and host port of each TCP port that a container of the pod lists.
-fn tcp_ports(pod: &DeclaredPod) -> impl Iterator<Item = (u16, Option<u16>)> {
+fn container_ports(pod: &DeclaredPod) -> impl Iterator<Item = (Transport, u16)> {
     let ports = pod.containers.iter().flat_map(|container| &container.ports);
-    ports
-        .filter(|port| port.transport == Transport::Tcp)
-        .map(|port| (port.port, port.host_port))
+    ports.map(|port| (port.transport, port.port))
 }
 
-/// Numeric TCP targets of the Services that select the pod.
-fn service_targets(declared: &Declared, pod: &DeclaredPod) -> impl Iterator<Item = u16> {
+fn host_ports(pod: &DeclaredPod) -> impl Iterator<Item = (Transport, u16)> {
+    let ports = pod.containers.iter().flat_map(|container| &container.ports);
+    ports.filter_map(|port| Some((port.transport, port.host_port?)))
+}
+
+fn probe_ports(pod: &DeclaredPod) -> impl Iterator<Item = (Transport, u16)> {
+    let ports = pod
+        .containers
+        .iter()
+        .flat_map(|container| &container.probe_ports);
+    ports.map(|port| (Transport::Tcp, *port))
+}
+
+/// Numeric targets of the Services that select the pod.
+fn service_targets(
+    declared: &Declared,
+    pod: &DeclaredPod,
+) -> impl Iterator<Item = (Transport, u16)> {
     let selecting = declared
         .services
         .iter()
         .filter(|service| selects(service, pod));
     selecting
         .flat_map(|service| &service.ports)
-        .filter_map(|port| match (port.transport, &port.target) {
-            (Transport::Tcp, TargetPort::Number(number)) => Some(*number),
-            (Transport::Tcp, TargetPort::Name(_)) | (Transport::Udp | Transport::Sctp, _) => None,
+        .filter_map(|port| match &port.target {
+            TargetPort::Number(number) => Some((port.transport, *number)),
+            TargetPort::Name(_) => None,
         })
 }
 
-fn node_ports(declared: &Declared) -> impl Iterator<Item = u16> {
+fn node_ports(declared: &Declared) -> impl Iterator<Item = (Transport, u16)> {
     let ports = declared.services.iter().flat_map(|service| &service.ports);
-    ports
-        .filter(|port| port.transport == Transport::Tcp)
-        .filter_map(|port| port.node_port)
+    ports.filter_map(|port| Some((port.transport, port.node_port?)))
 }
 
 /// An empty selector selects nothing, and an ExternalName Service has no pods whatever its selector says.

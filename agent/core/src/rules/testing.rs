@@ -1,5 +1,6 @@
 //! A small node to test rules and the report on: an hour after boot, ten scans done, everything seen in full.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,7 +126,7 @@ pub(crate) fn view(
         is_self: false,
         coverage: Coverage::Full,
         listeners,
-        listeners_overflow: 0,
+        listeners_overflow: BTreeMap::new(),
         cpu: CpuView::default(),
     }
 }
@@ -142,6 +143,7 @@ pub(crate) fn listener(port: u16, addresses: &[&str]) -> ListenerView {
         _ => BindScope::Pod,
     };
     ListenerView {
+        transport: Transport::Tcp,
         port,
         scope: addresses.iter().map(scope).max().unwrap(),
         sockets: addresses.len() as u64,

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use crate::declared::{ContainerKind, Declared, DeclaredPod, Transport};
 use crate::finding::{Condition, Evidence, Rule, Severity};
 use crate::observation::Holder;
-use crate::rules::ports::{DeclaredBy, all_declared, coverage, declared_by, declares_any};
+use crate::rules::ports::{DeclaredBy, all_declared, coverage, declared_by};
 use crate::rules::{grace, patch};
 use crate::snapshot::{BindScope, ContainerView, ListenerView, Snapshot};
 
@@ -25,9 +25,9 @@ pub(super) struct Wording {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Group {
     /// One port by itself.
-    Port(u16),
-    /// Ports that `bind(0)` may have given: another number after each start (trap 2).
-    Dynamic,
+    Port(Transport, u16),
+    /// Ports of one transport that `bind(0)` may have given: another number after each start (trap 2).
+    Dynamic(Transport),
     /// All ports of a container whose pod declares none: somebody does not declare ports, which is one fact (trap 14).
     NoneDeclared,
     /// All ports of an ephemeral container, which cannot declare any (trap 5).
@@ -55,7 +55,7 @@ pub(super) fn conditions(
         .iter()
         .filter(|listener| about.is_undeclared(listener))
         .collect();
-    undeclared.sort_by_key(|listener| listener.port);
+    undeclared.sort_by_key(|listener| (listener.transport, listener.port));
     if container
         .declared()
         .is_some_and(|container| container.kind == ContainerKind::Ephemeral)
@@ -65,7 +65,7 @@ pub(super) fn conditions(
             .into_iter()
             .collect();
     }
-    if !declares_any(declared, pod) {
+    if all_declared(declared, pod).is_empty() {
         return about
             .condition(Group::NoneDeclared, &undeclared)
             .into_iter()
@@ -75,12 +75,21 @@ pub(super) fn conditions(
     let (dynamic, fixed): (Vec<_>, Vec<_>) = undeclared
         .into_iter()
         .partition(|listener| (first..=last).contains(&listener.port));
-    let fixed = fixed
+    let fixed = fixed.into_iter().filter_map(|listener| {
+        about.condition(Group::Port(listener.transport, listener.port), &[listener])
+    });
+    let dynamic = [Transport::Tcp, Transport::Udp]
         .into_iter()
-        .filter_map(|listener| about.condition(Group::Port(listener.port), &[listener]));
-    fixed
-        .chain(about.condition(Group::Dynamic, &dynamic))
-        .collect()
+        .filter_map(|transport| {
+            let of_transport = dynamic
+                .iter()
+                .filter(|listener| listener.transport == transport);
+            about.condition(
+                Group::Dynamic(transport),
+                &of_transport.copied().collect::<Vec<_>>(),
+            )
+        });
+    fixed.chain(dynamic).collect()
 }
 
 /// One container and what is known about it.
@@ -99,7 +108,8 @@ impl About<'_> {
             && grace::listener_is_over(self.snapshot, listener)
             // Passed on to somebody else: not the creator's doing (trap 11). M001 names the container.
             && listener.held_by_owner != Some(false)
-            && declared_by(self.snapshot, self.container, listener.port) == DeclaredBy::None
+            && declared_by(self.snapshot, self.container, listener.transport, listener.port)
+                == DeclaredBy::None
     }
 
     /// `None` without listeners.
@@ -111,8 +121,10 @@ impl About<'_> {
             Severity::Medium
         };
         let key = match group {
-            Group::Port(port) => format!("tcp/{port}"),
-            Group::Dynamic => "dynamic".into(),
+            Group::Port(transport, port) => named(transport, port),
+            // The first transport that was watched keeps the key that it had alone.
+            Group::Dynamic(Transport::Tcp) => "dynamic".into(),
+            Group::Dynamic(transport) => format!("dynamic/{}", transport.as_str()),
             Group::NoneDeclared => "none-declared".into(),
             Group::Debug => "debug-listener".into(),
         };
@@ -133,7 +145,7 @@ impl About<'_> {
     fn declared_text(&self) -> String {
         let ports = all_declared(self.declared, self.pod);
         if ports.is_empty() {
-            return "the pod declares no TCP port".into();
+            return "the pod declares no port".into();
         }
         format!("the pod declares {}", port_list(ports))
     }
@@ -155,8 +167,8 @@ impl About<'_> {
             .iter()
             .flat_map(|l| l.addresses.iter().copied())
             .collect();
+        let transports: BTreeSet<Transport> = listeners.iter().map(|l| l.transport).collect();
         let mut evidence = BTreeMap::from([
-            ("transport", Evidence::Text("tcp".into())),
             ("bind_scope", Evidence::Text(scope.as_str().into())),
             (
                 "addresses",
@@ -165,13 +177,15 @@ impl About<'_> {
             ("connections", sum(|listener| listener.connections)),
             ("sockets", sum(|listener| listener.sockets)),
         ]);
+        if let (Some(transport), 1) = (transports.first(), transports.len()) {
+            evidence.insert("transport", Evidence::Text(transport.as_str().into()));
+        }
         match group {
-            Group::Port(port) => {
+            Group::Port(_, port) => {
                 evidence.insert("port", Evidence::Count(port.into()));
             }
-            Group::Dynamic | Group::NoneDeclared | Group::Debug => {
-                let ports = listeners.iter().map(|listener| listener.port.to_string());
-                evidence.insert("ports", Evidence::List(ports.collect()));
+            Group::Dynamic(_) | Group::NoneDeclared | Group::Debug => {
+                evidence.insert("ports", Evidence::List(numbers(listeners)));
             }
         }
         if let Some(name) = &self.container.subject.container {
@@ -209,56 +223,75 @@ impl About<'_> {
                              the pod: ephemeral containers stay until then."
                     .into()
             }
-            Group::Dynamic => format!(
+            Group::Dynamic(_) => format!(
                 "The ports are from the range that the kernel gives out by itself. Configure fixed \
                  ports and declare them{on}, or {instead}"
             ),
-            Group::Port(_) | Group::NoneDeclared => {
-                let ports = listeners.iter().map(|listener| listener.port.to_string());
-                let ports = ports.take(NAMED_MAX).collect::<Vec<_>>().join(", ");
-                let unsure = if self.clashes(listeners) {
-                    " The port is declared with another protocol already: add the TCP entry by \
-                     hand, a strategic merge would replace the other."
-                } else {
-                    ""
+            Group::Port(..) | Group::NoneDeclared => {
+                let mut ports = numbers(listeners);
+                ports.truncate(NAMED_MAX);
+                let ports = ports.join(", ");
+                // TCP is what a containerPort is without a protocol.
+                let protocol = match group {
+                    Group::Port(Transport::Udp, _) => " with protocol UDP",
+                    Group::Port(..) | Group::Dynamic(_) | Group::NoneDeclared | Group::Debug => "",
                 };
-                format!("Declare containerPort {ports}{on}, or {instead}{unsure}")
+                let unsure = self.clash(listeners).map_or_else(String::new, |transport| {
+                    let protocol = protocol_of(transport);
+                    format!(
+                        " The port is there with another protocol too: add the {protocol} entry by \
+                         hand, a strategic merge would replace the other."
+                    )
+                });
+                format!("Declare containerPort {ports}{protocol}{on}, or {instead}{unsure}")
             }
         }
     }
 
     fn patch(&self, group: Group, listeners: &[&ListenerView]) -> Option<String> {
         let container = self.container.declared()?;
-        if matches!(group, Group::Dynamic | Group::Debug) || self.clashes(listeners) {
+        if matches!(group, Group::Dynamic(_) | Group::Debug) || self.clash(listeners).is_some() {
             return None;
         }
         let mut body = vec!["ports:".to_owned()];
         for listener in listeners {
             body.push(format!("  - containerPort: {}", listener.port));
-            body.push("    protocol: TCP".into());
+            body.push(format!("    protocol: {}", protocol_of(listener.transport)));
         }
         patch::for_container(self.pod, container, &body)
     }
 
-    /// Whether the container declares one of the ports for UDP or SCTP: `containerPort` alone is the merge key of a
-    /// strategic merge, so a patch would turn that entry into a TCP one.
-    fn clashes(&self, listeners: &[&ListenerView]) -> bool {
-        self.container.declared().is_some_and(|container| {
-            container.ports.iter().any(|declared| {
-                declared.transport != Transport::Tcp
-                    && listeners
-                        .iter()
-                        .any(|listener| listener.port == declared.port)
-            })
-        })
+    /// The transport of one of the ports that the container declares, or listens on, with another transport too:
+    /// `containerPort` alone is the merge key of a strategic merge, so a patch would turn that entry into another.
+    fn clash(&self, listeners: &[&ListenerView]) -> Option<Transport> {
+        let declared = self.container.declared().into_iter();
+        let declared = declared
+            .flat_map(|container| &container.ports)
+            .map(|port| (port.transport, port.port));
+        let seen = self.container.listeners.iter();
+        let seen = seen
+            .filter(|listener| self.is_undeclared(listener))
+            .map(|listener| (listener.transport, listener.port));
+        let others: Vec<(Transport, u16)> = declared.chain(seen).collect();
+        let clashes = |listener: &&&ListenerView| {
+            others
+                .iter()
+                .any(|(transport, port)| *transport != listener.transport && *port == listener.port)
+        };
+        Some(listeners.iter().find(clashes)?.transport)
     }
 }
 
 fn observed_text(group: Group, listeners: &[&ListenerView], scope: BindScope) -> String {
-    let ports = port_list(listeners.iter().map(|listener| listener.port).collect());
+    let ports = port_list(
+        listeners
+            .iter()
+            .map(|listener| (listener.transport, listener.port))
+            .collect(),
+    );
     let what = match group {
-        Group::Port(_) | Group::NoneDeclared => "",
-        Group::Dynamic => " (dynamic)",
+        Group::Port(..) | Group::NoneDeclared => "",
+        Group::Dynamic(_) => " (dynamic)",
         Group::Debug => " (debug listener)",
     };
     let verb = if listeners.len() == 1 {
@@ -275,13 +308,43 @@ fn observed_text(group: Group, listeners: &[&ListenerView], scope: BindScope) ->
     format!("{ports}{what} {verb} on {whence}")
 }
 
-/// `tcp/80, tcp/443`; at most [`NAMED_MAX`] by name.
-fn port_list(ports: BTreeSet<u16>) -> String {
+/// `tcp/80`.
+fn named(transport: Transport, port: u16) -> String {
+    format!("{}/{port}", transport.as_str())
+}
+
+/// The word of a `containerPort`'s `protocol`.
+fn protocol_of(transport: Transport) -> &'static str {
+    match transport {
+        Transport::Tcp => "TCP",
+        Transport::Udp => "UDP",
+        Transport::Sctp => "SCTP",
+    }
+}
+
+/// Plain numbers if all have one transport, else with their transports.
+fn numbers(listeners: &[&ListenerView]) -> Vec<String> {
+    let first = listeners.first().map(|listener| listener.transport);
+    let alike = listeners
+        .iter()
+        .all(|listener| Some(listener.transport) == first);
+    let name = |listener: &&ListenerView| {
+        if alike {
+            listener.port.to_string()
+        } else {
+            named(listener.transport, listener.port)
+        }
+    };
+    listeners.iter().map(name).collect()
+}
+
+/// `tcp/80, udp/53`; at most [`NAMED_MAX`] by name.
+fn port_list(ports: BTreeSet<(Transport, u16)>) -> String {
     let more = ports.len().saturating_sub(NAMED_MAX);
     let mut names: Vec<String> = ports
         .into_iter()
         .take(NAMED_MAX)
-        .map(|port| format!("tcp/{port}"))
+        .map(|(transport, port)| named(transport, port))
         .collect();
     if more > 0 {
         names.push(format!("{more} more"));

@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 
 use aya::maps::{Array, HashMap, MapData, MapError};
+use plumbline_core::declared::Transport;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{FlowCounts, FlowRow, Role};
 use plumbline_ebpf::flow::{self, FlowKey, ROLE_CLIENT, ROLE_SERVER, Side};
@@ -164,6 +165,7 @@ impl Pending {
             };
             let (owner, peer) = (CgroupId(key.owner), key.peer());
             Some(FlowRow {
+                transport: Transport::Tcp,
                 owner,
                 role,
                 peer,

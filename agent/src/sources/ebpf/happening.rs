@@ -1,5 +1,6 @@
 //! What a record of the ring means below the cgroup root (pure).
 
+use plumbline_core::declared::Transport;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{Fact, ListenerEvent};
 use plumbline_core::time::Timestamp;
@@ -36,6 +37,7 @@ impl Happening {
                 let owner = CgroupId(owner);
                 let event = ListenerEvent {
                     owner,
+                    transport: Transport::Tcp,
                     address,
                     port,
                     cookie,

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
+use plumbline_core::declared::Transport;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{HOLDERS_MAX, Holder, ListenerRow};
 use procfs::ProcError;
@@ -116,6 +117,9 @@ pub(super) fn scan(
         }
         scan.rows.push(ListenerRow {
             owner: first.cgroup,
+            transport: Transport::Tcp,
+            v6only: None,
+            cookie: None,
             address: socket.address,
             port: socket.port,
             inode,

@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use expect_test::{Expect, expect};
 
-use crate::declared::ContainerKind;
+use crate::declared::{ContainerKind, Transport};
 use crate::finding::Coverage;
 use crate::observation::Health;
 use crate::rules::testing::{
@@ -162,7 +162,7 @@ fn passed_sockets_and_floods_are_partial() {
         held_by_owner: Some(false),
         ..listener(9999, &["0.0.0.0"])
     }];
-    partial.containers[1].listeners_overflow = 100;
+    partial.containers[1].listeners_overflow = [(Transport::Tcp, 100)].into();
     check(
         &partial,
         &expect![[r#"

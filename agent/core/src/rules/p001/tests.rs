@@ -1,3 +1,5 @@
+mod udp;
+
 use std::time::Duration;
 
 use expect_test::{Expect, expect};
@@ -318,7 +320,7 @@ fn trap_14_a_pod_that_declares_nothing_is_one_condition_a_container() {
     );
     expect![[r#"
         P001 medium web/app none-declared
-        declared: the pod declares no TCP port
+        declared: the pod declares no port
         observed: tcp/9998, tcp/9999, tcp/40000 listen on any address
         evidence: {"addresses":["0.0.0.0","10.0.0.9","::"],"bind_scope":"any","connections":9,"container":"app","executable":"/usr/bin/server","host_netns":"false","pid":42,"ports":["9998","9999","40000"],"sockets":3,"transport":"tcp"}
         coverage: Full
@@ -352,11 +354,11 @@ fn a_port_declared_for_udp_only_is_not_declared_for_tcp() {
     pod.containers[0].ports.push(port_entry(53, Transport::Udp));
     expect![[r#"
         P001 medium web/dns tcp/53
-        declared: the pod declares no TCP port
+        declared: the pod declares udp/53
         observed: tcp/53 listens on any address
         evidence: {"addresses":["0.0.0.0"],"bind_scope":"any","connections":3,"container":"dns","executable":"/usr/bin/server","host_netns":"false","pid":42,"port":53,"sockets":1,"transport":"tcp"}
         coverage: Full
-        remediation: Declare containerPort 53 on container dns, or bind to 127.0.0.1, or disable the endpoint. The port is declared with another protocol already: add the TCP entry by hand, a strategic merge would replace the other.
+        remediation: Declare containerPort 53 on container dns, or bind to 127.0.0.1, or disable the endpoint. The port is there with another protocol too: add the TCP entry by hand, a strategic merge would replace the other.
         no patch"#]].assert_eq(&in_full(&one(&pod, vec![listener(53, &["0.0.0.0"])])));
 }
 
@@ -400,7 +402,7 @@ fn coverage_says_what_may_be_missing() {
         crate::rules::evaluate(&partly)[0].coverage,
         Coverage::PreExisting
     );
-    partly.containers[0].listeners_overflow = 1;
+    partly.containers[0].listeners_overflow = [(Transport::Tcp, 1)].into();
     let coverage = crate::rules::evaluate(&partly).pop().unwrap().coverage;
     assert_eq!(coverage, Coverage::Partial("too_many_listeners".into()));
 }

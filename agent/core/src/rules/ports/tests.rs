@@ -8,11 +8,20 @@ use crate::snapshot::ListenerView;
 
 /// What declares the port of the pod's first container, given these Services.
 fn by(pod: &DeclaredPod, services: Vec<DeclaredService>, port: u16) -> DeclaredBy {
+    of(pod, services, Transport::Tcp, port)
+}
+
+fn of(
+    pod: &DeclaredPod,
+    services: Vec<DeclaredService>,
+    transport: Transport,
+    port: u16,
+) -> DeclaredBy {
     let snapshot = snapshot(
         Some(declared(pod, services)),
         vec![view(pod, Some(0), vec![])],
     );
-    declared_by(&snapshot, &snapshot.containers[0], port)
+    declared_by(&snapshot, &snapshot.containers[0], transport, port)
 }
 
 /// Container port 8080 with host port 18080, and a probe on 8081 in another container.
@@ -46,18 +55,18 @@ fn what_is_not_known_is_unknown() {
         vec![view(&web(), None, vec![])],
     );
     assert_eq!(
-        declared_by(&snapshot, &snapshot.containers[0], 8080),
+        declared_by(&snapshot, &snapshot.containers[0], Transport::Tcp, 8080),
         DeclaredBy::ContainerPort
     );
     snapshot.containers[0].pod = None;
     assert_eq!(
-        declared_by(&snapshot, &snapshot.containers[0], 8080),
+        declared_by(&snapshot, &snapshot.containers[0], Transport::Tcp, 8080),
         DeclaredBy::Unknown
     );
     snapshot.containers[0].pod = Some(web().into());
     snapshot.declared = None;
     assert_eq!(
-        declared_by(&snapshot, &snapshot.containers[0], 8080),
+        declared_by(&snapshot, &snapshot.containers[0], Transport::Tcp, 8080),
         DeclaredBy::Unknown
     );
 }
@@ -105,6 +114,35 @@ fn services_declare_their_targets() {
 }
 
 #[test]
+fn each_transport_has_ports_of_its_own() {
+    let mut host = DeclaredPod {
+        host_network: true,
+        ..web()
+    };
+    host.containers[0].ports[1].host_port = Some(1_053);
+    let services = || {
+        vec![service(
+            TargetPort::Number(9000),
+            Transport::Udp,
+            Some(30_053),
+        )]
+    };
+    for (port, expected) in [
+        (53, DeclaredBy::ContainerPort),
+        (1_053, DeclaredBy::HostPort),
+        (9000, DeclaredBy::Service),
+        (30_053, DeclaredBy::Service),
+    ] {
+        assert_eq!(of(&host, services(), Transport::Udp, port), expected);
+        assert_eq!(by(&host, services(), port), DeclaredBy::None, "tcp/{port}");
+    }
+    for port in [8080, 9100, 18_080, 8081] {
+        let udp = of(&host, services(), Transport::Udp, port);
+        assert_eq!(udp, DeclaredBy::None, "udp/{port}: TCP, or a probe");
+    }
+}
+
+#[test]
 fn node_ports_are_declared_for_host_network_only() {
     let node_port = || {
         vec![service(
@@ -128,7 +166,7 @@ fn listeners_may_lower_the_coverage() {
     assert_eq!(coverage(&view), Coverage::Full);
     view.coverage = Coverage::PreExisting;
     assert_eq!(coverage(&view), Coverage::PreExisting);
-    view.listeners_overflow = 1;
+    view.listeners_overflow = [(Transport::Udp, 1)].into();
     assert_eq!(
         coverage(&view),
         Coverage::Partial("too_many_listeners".into())

@@ -1,0 +1,89 @@
+//! Pods of the same name that come and go, with connections whose number and port tell whose they are.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::thread;
+
+use plumbline_core::id::CgroupId;
+use plumbline_tests::pods::Container;
+use plumbline_tests::scale::scale;
+use plumbline_tests::traffic::{Lanes, Order, Plan, Tally, Worker};
+
+use super::node::Node;
+
+/// Pods that live at the same time.
+const AT_ONCE: u16 = 4;
+
+/// Talks to itself over loopback, on a port that only this pod's number gives, with that many connections.
+fn talk(container: &Container, number: u16) -> Tally {
+    let plan = |address: IpAddr| Lanes {
+        addresses: vec![address],
+        first_port: 20_000 + number,
+        lanes: 1,
+        connections: 20 + u32::from(number % 10),
+        seed: number.into(),
+        framed: false,
+        orders: vec![Order::ClientFirst, Order::ServerFirst],
+        payload_max: Some(4_096),
+        mptcp: false,
+    };
+    let any = plan(Ipv6Addr::UNSPECIFIED.into());
+    let here = plan(Ipv4Addr::LOCALHOST.into());
+    let serving = Worker::ready(container.place(), &Plan::Serve(any)).unwrap();
+    let mut tally: Tally = Worker::start(container.place(), &Plan::Connect(here))
+        .unwrap()
+        .finish()
+        .unwrap();
+    tally.add(&serving.finish().unwrap());
+    tally
+}
+
+#[test]
+fn connections_of_pods_that_come_and_go_are_credited_right() {
+    let Some(mut node) = Node::start() else {
+        return;
+    };
+    let pods = scale().churned_pods;
+    let (talked, quiet) = node.disturb(|node| {
+        let mut talked: Vec<(Container, Tally)> = Vec::new();
+        for first in (0..pods).step_by(AT_ONCE.into()) {
+            // Always the same name, as a workload's pods that crash have.
+            let alive: Vec<_> = (first..first + AT_ONCE)
+                .map(|number| (number, node.sandbox.alone("again").unwrap()))
+                .collect();
+            // Each has a pause container as well.
+            node.covered(2 * u64::from(AT_ONCE));
+            talked.extend(thread::scope(|scope| {
+                let talking: Vec<_> = alive
+                    .iter()
+                    .map(|(number, (_, container))| scope.spawn(|| talk(container, *number)))
+                    .collect();
+                let tallies = talking.into_iter().map(|talk| talk.join().unwrap());
+                let containers = alive.iter().map(|(_, (_, container))| container.clone());
+                containers.zip(tallies).collect::<Vec<_>>()
+            }));
+            for (_, (pod, _)) in alive {
+                pod.delete(&node.sandbox).unwrap();
+            }
+            node.covered(0);
+        }
+        talked
+    });
+    node.calm("churn of pods");
+    let recording = node.end(&quiet);
+    let mut connections = 0;
+    for (container, tally) in &talked {
+        recording.assert_exact(container, tally);
+        connections += tally.total().connections;
+    }
+    let known: Vec<CgroupId> = talked
+        .iter()
+        .map(|(container, _)| CgroupId(container.cgroup_id()))
+        .collect();
+    let owners = recording.owners();
+    let others = owners.iter().filter(|owner| !known.contains(owner)).count();
+    println!(
+        "{connections} connections of {} pods: 0 errors",
+        known.len()
+    );
+    assert_eq!(others, 2, "the victims, and nobody else: {owners:?}");
+}

@@ -1,0 +1,61 @@
+//! More listening ports than anyone declares, opened and closed at once.
+
+use plumbline_core::id::CgroupId;
+use plumbline_core::observation::Fact;
+use plumbline_tests::scale::scale;
+use plumbline_tests::traffic::flood::Ports;
+use plumbline_tests::traffic::{Plan, Worker};
+
+use super::node::Node;
+use super::recording::Recording;
+
+/// Records of a container's listeners that arrived: opened, closed.
+fn arrived(recording: &Recording, owner: CgroupId) -> (u64, u64) {
+    let mut arrived = (0, 0);
+    for observation in &recording.0 {
+        match &observation.fact {
+            Fact::ListenerOpened(event) if event.owner == owner => arrived.0 += 1,
+            Fact::ListenerClosed(event) if event.owner == owner => arrived.1 += 1,
+            _ => {}
+        }
+    }
+    arrived
+}
+
+#[test]
+fn a_flood_of_listening_ports_is_accounted_for_and_forgotten() {
+    let Some(mut node) = Node::start() else {
+        return;
+    };
+    let plan = Ports {
+        first: 10_000,
+        count: scale().listening_ports,
+    };
+    let ((), quiet) = node.disturb(|node| {
+        let mut worker = Worker::ready(node.noisy.place(), &Plan::Ports(plan)).unwrap();
+        worker.command("open").unwrap();
+        node.finds(&node.noisy);
+        worker.command("close").unwrap();
+        worker.end().unwrap();
+    });
+    node.calm("flood of listening ports");
+    let owner = CgroupId(node.noisy.cgroup_id());
+    let lost_on_the_way = node.lost("observations");
+    let recording = node.end(&quiet);
+    let (opened, closed) = arrived(&recording, owner);
+    let dropped: u64 = recording
+        .dropped()
+        .into_iter()
+        .filter(|((place, reason), _)| {
+            // Listeners share their ring with cgroups, of which nothing happens here.
+            (place == "ebpf.events" || place == "ebpf.listener_events") && reason != "decode"
+        })
+        .map(|(_, count)| count)
+        .sum();
+    let generated = 2 * u64::from(plan.count);
+    println!(
+        "{generated} records: {opened} opened and {closed} closed arrived, {dropped} dropped in the kernel, \
+         {lost_on_the_way} on the way to the loop"
+    );
+    assert_eq!(generated, opened + closed + dropped + lost_on_the_way);
+}
