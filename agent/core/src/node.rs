@@ -128,14 +128,7 @@ impl NodeState {
                 self.listeners_scanned(scope, rows, &unreadable, at);
             }
             Fact::Flows { rows } => rows.iter().for_each(|row| self.flow(row, at)),
-            Fact::CpuStat { rows, pods, node } => {
-                self.note_declared_cpu(at);
-                rows.into_iter().for_each(|row| self.cpu_stat(row, at));
-                pods.iter().for_each(|row| self.pod_cpu(row, at));
-                if let Some(node) = node {
-                    self.node_cpu.read(at, node, &self.settings);
-                }
-            }
+            Fact::CpuStat { rows, pods, node } => self.cpu_figures(rows, &pods, node, at),
             Fact::CpuWindows {
                 start,
                 windows,
@@ -143,9 +136,7 @@ impl NodeState {
                 rows,
                 unmeasured,
             } => {
-                if lost > 0 {
-                    self.count("cpu_windows", "overwritten", u64::from(lost));
-                }
+                self.count("cpu_windows", "overwritten", lost.into());
                 self.cpu_windows(start, windows, &rows, &unmeasured);
             }
             Fact::Declared(declared) => self.declared(declared),

@@ -48,6 +48,10 @@ const STEPS: [u64; PER_OCTAVE] = [
 /// Upper bounds of the buckets in whole microseconds of a window, each inclusive.
 static UPPERS: [u64; BUCKETS] = uppers();
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the highest is 2^16 CPUs: 33 bits of microseconds"
+)]
 const fn uppers() -> [u64; BUCKETS] {
     let mut uppers = [0; BUCKETS];
     let mut index = 0;

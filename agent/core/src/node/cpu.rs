@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::finding::Subject;
 use crate::id::{CgroupId, PodUid};
 use crate::node::NodeState;
-use crate::observation::{CPU_WINDOW_NS, CpuStatRow, CpuWindowRow};
+use crate::observation::{CPU_WINDOW_NS, CpuStatRow, CpuWindowRow, NodeCpuRow};
 use crate::snapshot::{ContainerView, PodCpuView};
 use crate::time::Timestamp;
 
@@ -18,7 +18,23 @@ pub(super) struct PodCpu {
 }
 
 impl NodeState {
-    pub(super) fn cpu_stat(&mut self, row: CpuStatRow, at: Timestamp) {
+    /// Figures from the kernel's own files.
+    pub(super) fn cpu_figures(
+        &mut self,
+        rows: Vec<CpuStatRow>,
+        pods: &[CpuStatRow],
+        node: Option<NodeCpuRow>,
+        at: Timestamp,
+    ) {
+        self.note_declared_cpu(at);
+        rows.into_iter().for_each(|row| self.cpu_stat(row, at));
+        pods.iter().for_each(|row| self.pod_cpu(row, at));
+        if let Some(node) = node {
+            self.node_cpu.read(at, node, &self.settings);
+        }
+    }
+
+    fn cpu_stat(&mut self, row: CpuStatRow, at: Timestamp) {
         if let Some(container) = self.containers.get_mut(&row.cgroup) {
             container.cpu.read(at, row, &self.settings);
         }
@@ -26,7 +42,7 @@ impl NodeState {
 
     /// Figures of the directory that holds the containers of a pod. One that holds those of several, or of none, is no
     /// pod's.
-    pub(super) fn pod_cpu(&mut self, row: &CpuStatRow, at: Timestamp) {
+    fn pod_cpu(&mut self, row: &CpuStatRow, at: Timestamp) {
         let Some(pod) = self.pod_at(row.cgroup) else {
             return;
         };
