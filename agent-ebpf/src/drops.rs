@@ -11,10 +11,10 @@ pub struct Reason {
     pub reason: &'static str,
 }
 
-/// A record found no room in the ring. The rescan of cgroups and the scan of listeners make up for it.
-pub const EVENTS_FULL: Reason = Reason {
+/// The record of a listener found no room in the ring. The scan of listeners makes up for it.
+pub const LISTENERS_FULL: Reason = Reason {
     index: 0,
-    place: "events",
+    place: "listener_events",
     reason: "full",
 };
 /// A flow found no room in its table and was counted in the overflow entry of its owner: peer and port are lost.
@@ -62,9 +62,30 @@ pub const FLAGS_MISSING: Reason = Reason {
     reason: "flags_replaced",
 };
 
+/// The record of a cgroup found no room in the ring. The rescan of cgroups makes up for it.
+pub const CGROUPS_FULL: Reason = Reason {
+    index: 8,
+    place: "cgroup_events",
+    reason: "full",
+};
+/// A container told of more listeners than one may in a second: its record was left out, for the sake of the others. The
+/// scan of listeners makes up for it.
+pub const LISTENERS_BUDGET: Reason = Reason {
+    index: 9,
+    place: "listener_events",
+    reason: "budget",
+};
+/// A container had more flows than one may between two readings: this one was counted in its overflow entry, and the room
+/// is left to the others.
+pub const FLOWS_BUDGET: Reason = Reason {
+    index: 10,
+    place: "flows",
+    reason: "budget",
+};
+
 /// Every reason, in the order of the indexes.
-pub const REASONS: [Reason; 8] = [
-    EVENTS_FULL,
+pub const REASONS: [Reason; 11] = [
+    LISTENERS_FULL,
     FLOWS_FULL,
     OVERFLOW_MISSING,
     UNATTRIBUTED,
@@ -72,10 +93,13 @@ pub const REASONS: [Reason; 8] = [
     PATH_UNREADABLE,
     CPU_STALLED,
     FLAGS_MISSING,
+    CGROUPS_FULL,
+    LISTENERS_BUDGET,
+    FLOWS_BUDGET,
 ];
 
 /// Entries of the map of counters.
-pub const CAPACITY: u32 = 8;
+pub const CAPACITY: u32 = 11;
 
 const _: () = assert!(REASONS.len() == CAPACITY as usize);
 

@@ -3,6 +3,7 @@
 //! - [`names`]: programs and maps, spelled once.
 //! - [`event`]: records of the ring: listeners and cgroup directories.
 //! - [`flow`]: keys and counts of the flow tables.
+//! - [`owner`]: what an attachment knows of its container, and what of shared tables that may use.
 //! - [`cpu`]: CPU time in 100 ms windows.
 //! - [`drops`]: why something was not recorded.
 //!
@@ -14,3 +15,4 @@ pub mod drops;
 pub mod event;
 pub mod flow;
 pub mod names;
+pub mod owner;

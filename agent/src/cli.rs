@@ -149,6 +149,9 @@ pub struct NodeArgs {
     /// Time between two scans of the node's sockets, at most 30s [default: 30s]
     #[arg(long, value_name = "SPAN", env = "PLUMBLINE_SCAN_INTERVAL")]
     pub scan_interval: Option<Span>,
+    /// Between two rounds of the canary, which tries out whether probes see [default: 60s]
+    #[arg(long, value_name = "SPAN", env = "PLUMBLINE_CANARY_INTERVAL")]
+    pub canary_interval: Option<Span>,
     /// Probes not to attach
     #[arg(long, value_name = "PROBE", value_enum, value_delimiter = ',')]
     pub disable: Vec<Probe>,
@@ -167,6 +170,8 @@ pub enum Probe {
     Tcp,
     /// CPU time in 100 ms windows, from the scheduler.
     CpuWindows,
+    /// Something that each probe must see once a minute, in a cgroup of the agent's own.
+    Canary,
 }
 
 /// How data is printed.

@@ -27,6 +27,8 @@ pub struct Config {
     pub tcp: bool,
     /// Measure CPU in 100 ms windows.
     pub cpu_windows: bool,
+    /// Time between two rounds of the canary; `None`: it is off.
+    pub canary: Option<Duration>,
     /// Time between two scans of the node's sockets, and two walks of its cgroups.
     pub scan_interval: Duration,
     /// The Unix socket for status; `None`: none.
@@ -114,6 +116,8 @@ pub struct File {
     pub probes: ProbesFile,
     /// Between two scans.
     pub scan_interval: Option<Span>,
+    /// Between two rounds of the canary.
+    pub canary_interval: Option<Span>,
     /// The Unix socket.
     pub socket: Option<PathBuf>,
 }
@@ -136,6 +140,8 @@ pub struct ProbesFile {
     pub tcp: Option<bool>,
     /// 100 ms windows.
     pub cpu_windows: Option<bool>,
+    /// The canary.
+    pub canary: Option<bool>,
 }
 
 /// Reads a configuration file.
@@ -178,6 +184,7 @@ pub fn resolve(
             message,
         });
     }
+    let canary = canary(args, &file, &mut problems);
     let declared = declared_source(args, &file, &mut problems);
     let export = ExportSettings::from_env(get).unwrap_or_else(|found| {
         let problem = |from: crate::export::settings::Problem| Problem {
@@ -209,6 +216,7 @@ pub fn resolve(
         tcp: !args.disable.contains(&Probe::Tcp) && file.probes.tcp.unwrap_or(true),
         cpu_windows: !args.disable.contains(&Probe::CpuWindows)
             && file.probes.cpu_windows.unwrap_or(true),
+        canary,
         scan_interval,
         socket: args.socket.clone().or(file.socket),
         export,
@@ -241,6 +249,23 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
     core
 }
 
+/// The canary's interval, unless it is off.
+fn canary(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> Option<Duration> {
+    let off = args.disable.contains(&Probe::Canary) || file.probes.canary == Some(false);
+    let interval = args
+        .canary_interval
+        .or(file.canary_interval)
+        .map_or(CANARY_INTERVAL, |span| span.0);
+    if interval < Duration::from_secs(1) || interval > CANARY_INTERVAL {
+        let message = format!("must be between 1s and {}s", CANARY_INTERVAL.as_secs());
+        problems.push(Problem {
+            at: "--canary-interval".into(),
+            message,
+        });
+    }
+    (!off).then_some(interval)
+}
+
 /// Where declarations come from. A flag for one source wins over the file's other.
 fn declared_source(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> DeclaredSource {
     let kube = args.kube || (file.kube.unwrap_or(false) && args.declared.is_none());
@@ -264,6 +289,8 @@ fn declared_source(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) ->
     }
 }
 
+/// Default of `--canary-interval`, and its end: a probe that sees nothing must be told of within 90 s.
+const CANARY_INTERVAL: Duration = Duration::from_secs(60);
 /// Default of `--scan-interval`.
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// An event that was lost must heal within this.

@@ -20,6 +20,7 @@ use crate::export::Exporter;
 use crate::export::stats::LaneState;
 use crate::record::{Header, Recorder};
 use crate::sources::cgroups::CgroupRoot;
+use crate::sources::memory::MemoryEvents;
 use crate::sources::sockets::Scanner;
 use crate::sources::{Sink, cpu, ebpf, kube, manifests, sockets};
 use crate::status::{self, Published};
@@ -45,6 +46,7 @@ pub struct Node {
     stop: Arc<AtomicBool>,
     kernel: Option<ebpf::Handle>,
     scanner: Scanner,
+    memory: MemoryEvents,
     files: Option<std::thread::JoinHandle<()>>,
     cpu: cpu::Reader,
     cgroup_root: CgroupRoot,
@@ -76,6 +78,7 @@ impl Node {
         let settings = ebpf::Settings {
             tcp: config.tcp,
             cpu_windows: config.cpu_windows,
+            canary: config.canary,
             flow_interval: TICK,
             rescan_interval: config.scan_interval,
             ..ebpf::Settings::new(cgroup_root.clone())
@@ -87,6 +90,7 @@ impl Node {
             interval: config.scan_interval,
         };
         let scanner = Scanner::spawn(settings, sink.clone(), Arc::clone(&stop))?;
+        let memory = MemoryEvents::spawn(cgroup_root.clone(), sink.clone(), Arc::clone(&stop))?;
         Ok(Self {
             engine,
             receiver,
@@ -94,6 +98,7 @@ impl Node {
             stop,
             kernel: Some(kernel),
             scanner,
+            memory,
             files,
             cpu: cpu::Reader::new(cgroup_root.clone(), config.proc_root.clone()),
             cgroup_root,
@@ -130,6 +135,7 @@ impl Node {
                 fact: Fact::Probe(status),
             });
         }
+        self.memory.watch(self.engine.containers());
         self.ticks += 1;
         self.watch_threads();
         self.count_drops(export);
@@ -158,10 +164,13 @@ impl Node {
             .as_ref()
             .is_some_and(|kernel| !kernel.is_alive())
         {
-            ended.extend(["tcp", "cpu_windows", "cgroups"]);
+            ended.extend(["tcp", "cpu_windows", "cgroups", "canary"]);
         }
         if !self.scanner.is_alive() {
             ended.push("listeners");
+        }
+        if !self.memory.is_alive() {
+            ended.push("oom_kills");
         }
         if self
             .files

@@ -6,6 +6,7 @@ pub mod cpu;
 pub mod ebpf;
 pub mod kube;
 pub mod manifests;
+pub mod memory;
 pub mod objects;
 pub mod processes;
 pub mod sockets;

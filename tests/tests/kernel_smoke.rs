@@ -19,7 +19,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, TcpStream};
 use std::time::Duration;
 
 use plumbline::sources::ebpf::Settings;
+use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{Fact, FlowCounts, Health, Role};
+use plumbline_ebpf::owner::FLOWS_PER_EPOCH;
 use plumbline_tests::scale::scale;
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
@@ -298,6 +300,91 @@ fn a_full_flow_table_keeps_the_counts_and_loses_the_peer() {
     }
     assert!(stopped.dropped("ebpf.flows", "full") > 0);
     assert_eq!(stopped.dropped("ebpf.flows_overflow", "full"), 0);
+}
+
+#[test]
+fn a_noisy_container_spends_its_own_share_and_nothing_goes_uncounted() {
+    const LISTENERS: u64 = 1_000;
+    const CONNECTIONS: u64 = 700;
+    let sandbox = Sandbox::new();
+    let (noisy, quiet) = (sandbox.container(1, 1), sandbox.container(2, 1));
+    let settings = Settings {
+        // One epoch for all: what the noisy one may have in it is all that it gets.
+        flow_interval: Duration::from_secs(600),
+        ..Settings::new(sandbox.root())
+    };
+    let watch = Watch::start(settings);
+    let connect = |times: u64| {
+        for _ in 0..times {
+            let listener = TcpListener::bind((LOOPBACK4, 0)).unwrap();
+            let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            drop((client, listener.accept().unwrap()));
+        }
+    };
+    noisy.inside(|| {
+        for _ in 0..LISTENERS {
+            TcpListener::bind((LOOPBACK4, 0)).unwrap();
+        }
+        connect(CONNECTIONS);
+    });
+    quiet.inside(|| connect(20));
+    let stopped = watch.stop();
+
+    // Listeners: each told of twice, or counted as lost.
+    let told = |owner: CgroupId| {
+        let of = |fact: &&Fact| {
+            matches!(fact, Fact::ListenerOpened(event) | Fact::ListenerClosed(event)
+                if event.owner == owner)
+        };
+        stopped.facts.iter().filter(of).count() as u64
+    };
+    let lost = |reason| stopped.dropped("ebpf.listener_events", reason);
+    assert_eq!(told(quiet.id), 40, "the quiet one is heard in full");
+    assert!(lost("budget") > 0, "the noisy one is not");
+    assert_eq!(
+        told(noisy.id) + lost("budget") + lost("full"),
+        2 * (LISTENERS + CONNECTIONS)
+    );
+    assert_eq!(
+        stopped.delivered("ebpf.listener_events"),
+        told(noisy.id) + told(quiet.id)
+    );
+
+    // Flows: each connection counted once an end, with its peer or without.
+    let flows = stopped.flows();
+    let connections = |owner: CgroupId, named: bool| -> u64 {
+        let rows = flows
+            .iter()
+            .filter(|((id, _, peer, _), _)| *id == owner && peer.is_some() == named);
+        rows.map(|(_, counts)| counts.connections).sum()
+    };
+    assert_eq!(
+        (connections(quiet.id, true), connections(quiet.id, false)),
+        (40, 0)
+    );
+    let (named, unnamed) = (connections(noisy.id, true), connections(noisy.id, false));
+    assert_eq!(named + unnamed, 2 * CONNECTIONS);
+    assert!(named >= FLOWS_PER_EPOCH && unnamed > 0, "{named} {unnamed}");
+    assert!(stopped.dropped("ebpf.flows", "budget") >= unnamed);
+    for (place, reason) in [("ebpf.flows", "full"), ("ebpf.flows_overflow", "full")] {
+        assert_eq!(stopped.dropped(place, reason), 0, "{place} {reason}");
+    }
+    let changes: u64 = flows
+        .values()
+        .map(|counts| counts.connections + counts.failures + counts.closed)
+        .sum();
+    assert_eq!(stopped.delivered("ebpf.flows"), changes);
+    let refused = stopped.facts.iter().rev().find_map(|fact| match fact {
+        Fact::Refused {
+            cgroup,
+            flows,
+            listeners,
+        } => Some((*cgroup, *flows, *listeners)),
+        _ => None,
+    });
+    let (owner, flows, listeners) = refused.expect("told who it was");
+    assert_eq!((owner, listeners), (noisy.id, lost("budget")));
+    assert_eq!(flows, stopped.dropped("ebpf.flows", "budget"));
 }
 
 #[test]

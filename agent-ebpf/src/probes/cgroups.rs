@@ -11,7 +11,7 @@ use aya_ebpf::helpers::bpf_ktime_get_ns;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 use aya_ebpf::macros::raw_tracepoint;
 use aya_ebpf::programs::RawTracePointContext;
-use plumbline_ebpf::drops::PATH_UNREADABLE;
+use plumbline_ebpf::drops::{CGROUPS_FULL, PATH_UNREADABLE};
 use plumbline_ebpf::event::{CGROUP_MADE, CGROUP_REMOVED, CgroupRecord, PATH_CAPACITY};
 
 use super::{drops, events};
@@ -33,7 +33,7 @@ pub(crate) fn plumb_rmdir(ctx: RawTracePointContext) -> i32 {
 #[inline(always)]
 fn record(ctx: &RawTracePointContext, kind: u32) {
     let path: *const u8 = ctx.arg(1);
-    let Some(mut entry) = events::reserve::<CgroupRecord>() else {
+    let Some(mut entry) = events::reserve::<CgroupRecord>(CGROUPS_FULL) else {
         return;
     };
     // In place: the record is larger than the stack.

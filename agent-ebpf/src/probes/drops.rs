@@ -20,7 +20,13 @@ pub(crate) fn count(reason: Reason) {
 /// Counts several.
 #[inline(always)]
 pub(crate) fn count_many(reason: Reason, many: u64) {
-    if let Some(counter) = PLUMB_DROPS.get_ptr_mut(reason.index) {
+    count_at(reason.index, many);
+}
+
+/// Counts several, by the index of the reason.
+#[inline(always)]
+pub(crate) fn count_at(index: u32, many: u64) {
+    if let Some(counter) = PLUMB_DROPS.get_ptr_mut(index) {
         // SAFETY: the map's value is one aligned u64. Atomic, since a softirq may interrupt a program on the same CPU.
         unsafe { assembly::add_atomic(counter, many) };
     }

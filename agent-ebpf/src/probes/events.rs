@@ -5,7 +5,7 @@
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::RingBuf;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use plumbline_ebpf::drops::EVENTS_FULL;
+use plumbline_ebpf::drops::Reason;
 use plumbline_ebpf::event::RING_BYTES;
 
 use super::drops;
@@ -13,12 +13,12 @@ use super::drops;
 #[map]
 static PLUMB_EVENTS: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
 
-/// Room for a record, or a count of what found none.
+/// Room for a record, or a count of what found none, for the given reason.
 #[inline(always)]
-pub(crate) fn reserve<T: 'static>() -> Option<RingBufEntry<T>> {
+pub(crate) fn reserve<T: 'static>(full: Reason) -> Option<RingBufEntry<T>> {
     let entry = PLUMB_EVENTS.reserve(0);
     if entry.is_none() {
-        drops::count(EVENTS_FULL);
+        drops::count(full);
     }
     entry
 }

@@ -25,12 +25,16 @@ use aya_ebpf::macros::{btf_map, map, sock_ops};
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::SockOpsContext;
 use plumbline_ebpf::drops::{
-    FLAGS_MISSING, FLOWS_FULL, OVERFLOW_MISSING, SOCKET_UNKNOWN, UNATTRIBUTED,
+    FLAGS_MISSING, FLOWS_BUDGET, FLOWS_FULL, LISTENERS_BUDGET, LISTENERS_FULL, OVERFLOW_MISSING,
+    SOCKET_UNKNOWN, UNATTRIBUTED,
 };
 use plumbline_ebpf::event::{LISTENER_CLOSED, LISTENER_OPENED, ListenerRecord};
 use plumbline_ebpf::flow::{
     Closing, FAMILY_V4, FAMILY_V6, FIN_WAIT_SLOTS, FLOWS_MAX, FinWait, FlowCounts, FlowKey,
     OVERFLOW_MAX, ROLE_CLIENT, ROLE_SERVER, state,
+};
+use plumbline_ebpf::owner::{
+    Budget, FLOWS_PER_EPOCH, LISTENER_PERIOD_SHIFT, LISTENERS_PER_PERIOD, Owner,
 };
 
 use super::{assembly, drops, events};
@@ -40,7 +44,7 @@ use super::{assembly, drops, events};
     deprecated,
     reason = "its successor came with Linux 6.2, and we load on 5.10"
 )]
-static PLUMB_OWNER: CgroupStorage<u64> = CgroupStorage::new();
+static PLUMB_OWNER: CgroupStorage<Owner> = CgroupStorage::new();
 
 #[map]
 static PLUMB_FLOWS: HashMap<FlowKey, FlowCounts> = HashMap::with_max_entries(FLOWS_MAX, 0);
@@ -148,13 +152,43 @@ struct Change {
 /// The container, or `None` (counted) while the agent has not filled in the attachment.
 #[inline(always)]
 fn owner() -> Option<u64> {
-    // SAFETY: the storage of an attachment is there as long as its program runs; the agent writes it in one word.
-    let owner = unsafe { read_volatile(PLUMB_OWNER.get_ptr_mut()) };
+    // SAFETY: the storage of an attachment is there as long as its program runs.
+    let cgroup = unsafe { addr_of!((*PLUMB_OWNER.get_ptr_mut()).cgroup) };
+    // SAFETY: as above; the agent exchanges the whole storage at once.
+    let owner = unsafe { read_volatile(cgroup) };
     if owner == 0 {
         drops::count(UNATTRIBUTED);
         return None;
     }
     Some(owner)
+}
+
+/// Whether the container may do this once more in this period, and that it does. CPUs that begin a period at once may lose
+/// each other's first counts, which makes the budget larger by as many.
+#[inline(always)]
+fn spend(budget: *mut Budget, period: u64, most: u64) -> bool {
+    // SAFETY: callers pass a budget in the attachment's storage.
+    let began = unsafe { addr_of_mut!((*budget).period) };
+    // SAFETY: as above.
+    let spent = unsafe { addr_of_mut!((*budget).spent) };
+    // SAFETY: as above, an aligned word.
+    if unsafe { read_volatile(began) } != period {
+        // SAFETY: as above.
+        unsafe { spent.write_volatile(0) };
+        // SAFETY: as above.
+        unsafe { began.write_volatile(period) };
+    }
+    // SAFETY: as above.
+    if unsafe { read_volatile(spent) } < most {
+        // SAFETY: as above.
+        unsafe { assembly::add_atomic(spent, 1) };
+        return true;
+    }
+    // SAFETY: as above.
+    let refused = unsafe { addr_of_mut!((*budget).refused) };
+    // SAFETY: as above.
+    unsafe { assembly::add_atomic(refused, 1) };
+    false
 }
 
 /// Asks for callbacks, on top of what other programs asked for: the helper replaces all flags.
@@ -202,7 +236,15 @@ fn listener(ctx: &SockOpsContext, kind: u32, owner: u64) {
         drops::count(SOCKET_UNKNOWN);
         return;
     };
-    let Some(mut entry) = events::reserve::<ListenerRecord>() else {
+    // SAFETY: no arguments, no state.
+    let at_ns = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: the storage of the attachment.
+    let budget = unsafe { addr_of_mut!((*PLUMB_OWNER.get_ptr_mut()).listeners) };
+    if !spend(budget, at_ns >> LISTENER_PERIOD_SHIFT, LISTENERS_PER_PERIOD) {
+        drops::count(LISTENERS_BUDGET);
+        return;
+    }
+    let Some(mut entry) = events::reserve::<ListenerRecord>(LISTENERS_FULL) else {
         return;
     };
     entry.write(ListenerRecord {
@@ -213,8 +255,7 @@ fn listener(ctx: &SockOpsContext, kind: u32, owner: u64) {
         address: words,
         owner,
         cookie: cookie(ctx),
-        // SAFETY: no arguments, no state.
-        at_ns: unsafe { bpf_ktime_get_ns() },
+        at_ns,
     });
     entry.submit(0);
 }
@@ -332,18 +373,25 @@ fn record(ctx: &SockOpsContext, owner: u64, change: &Change) {
         add(counts, &change.counts);
         return;
     }
-    if PLUMB_FLOWS
-        .insert(key, change.counts, u64::from(BPF_NOEXIST))
-        .is_ok()
-    {
-        return;
-    }
-    // Another CPU was quicker, or the table is full.
-    if let Some(counts) = PLUMB_FLOWS.get_ptr_mut(key) {
-        add(counts, &change.counts);
-        return;
-    }
-    drops::count(FLOWS_FULL);
+    // SAFETY: the storage of the attachment.
+    let budget = unsafe { addr_of_mut!((*PLUMB_OWNER.get_ptr_mut()).flows) };
+    let reason = if spend(budget, u64::from(epoch), FLOWS_PER_EPOCH) {
+        if PLUMB_FLOWS
+            .insert(key, change.counts, u64::from(BPF_NOEXIST))
+            .is_ok()
+        {
+            return;
+        }
+        // Another CPU was quicker, or the table is full.
+        if let Some(counts) = PLUMB_FLOWS.get_ptr_mut(key) {
+            add(counts, &change.counts);
+            return;
+        }
+        FLOWS_FULL.index
+    } else {
+        FLOWS_BUDGET.index
+    };
+    drops::count_at(reason, 1);
     match PLUMB_OVERFLOW.get_ptr_mut(FlowKey {
         peer: [assembly::zero(); 4],
         ..FlowKey::overflow(owner, role)

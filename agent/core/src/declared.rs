@@ -149,6 +149,8 @@ pub struct DeclaredContainer {
     pub container_id: Option<ContainerId>,
     /// `status.*.state.running.startedAt` in nanoseconds since 1970.
     pub started_unix_ns: Option<u64>,
+    /// `status.*ContainerStatuses[].restartCount`.
+    pub restart_count: Option<u64>,
 }
 
 /// Which list of the spec a container stands in.

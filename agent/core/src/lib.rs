@@ -11,6 +11,7 @@
 //! - [`peers`]: an address -> a name that may leave.
 //! - [`sketch`]: a distribution of CPU use.
 //! - [`observed`]: bounded tables of what the kernel did.
+//! - [`ledger`]: which bounded things there are, and what becomes of what they have no room for.
 //! - [`node`]: [`node::NodeState`], the one writer, and the [`snapshot::Snapshot`] it gives.
 //! - [`rules`]: pure functions from a snapshot to conditions.
 //! - [`findings`]: the life of a finding over time.
@@ -21,6 +22,7 @@ pub mod declared;
 pub mod finding;
 pub mod findings;
 pub mod id;
+pub mod ledger;
 pub mod metric;
 pub mod node;
 pub mod observation;

@@ -1,5 +1,7 @@
 //! The catalogue: each metric's name, unit, kind and meaning, once.
 
+pub mod attribute;
+
 use serde::{Serialize, Serializer};
 
 /// How a metric's points behave.
@@ -144,6 +146,15 @@ pub static K8S_POD_CPU_TIME: Metric = Metric {
     attributes: &[],
 };
 
+/// `k8s.container.restart.count`.
+pub static K8S_RESTART_COUNT: Metric = Metric {
+    name: "k8s.container.restart.count",
+    unit: "{restart}",
+    instrument: Instrument::UpDownCounter,
+    description: "Restarts of the container, as the kubelet counts them. It may forget some.",
+    attributes: &[],
+};
+
 /// `plumbline.container.cpu.limit.effective`.
 pub static CPU_LIMIT_EFFECTIVE: Metric = Metric {
     name: "plumbline.container.cpu.limit.effective",
@@ -207,6 +218,24 @@ pub static CPU_WEIGHT: Metric = Metric {
     attributes: &[],
 };
 
+/// `plumbline.container.oom.kills`.
+pub static OOM_KILLS: Metric = Metric {
+    name: "plumbline.container.oom.kills",
+    unit: "{process}",
+    instrument: Instrument::Counter,
+    description: "Processes of the container that the kernel killed because memory ran out.",
+    attributes: &[],
+};
+
+/// `plumbline.container.restarts`.
+pub static RESTARTS: Metric = Metric {
+    name: "plumbline.container.restarts",
+    unit: "{restart}",
+    instrument: Instrument::Counter,
+    description: "Containers that took the place of one of the same pod and name while the agent ran.",
+    attributes: &[],
+};
+
 /// `plumbline.coverage.containers`.
 pub static COVERAGE_CONTAINERS: Metric = Metric {
     name: "plumbline.coverage.containers",
@@ -214,6 +243,15 @@ pub static COVERAGE_CONTAINERS: Metric = Metric {
     instrument: Instrument::Gauge,
     description: "Running containers by how much of their network activity is seen.",
     attributes: &[attribute::COVERAGE_STATE, attribute::REASON],
+};
+
+/// `plumbline.ebpf.events`.
+pub static EBPF_EVENTS: Metric = Metric {
+    name: "plumbline.ebpf.events",
+    unit: "{event}",
+    instrument: Instrument::Counter,
+    description: "What came through a bounded map, ring, queue or table.",
+    attributes: &[attribute::MAP],
 };
 
 /// `plumbline.ebpf.events.lost`.
@@ -360,6 +398,15 @@ pub static PORT_LISTENING: Metric = Metric {
     ],
 };
 
+/// `plumbline.probe.health`.
+pub static PROBE_HEALTH: Metric = Metric {
+    name: "plumbline.probe.health",
+    unit: "1",
+    instrument: Instrument::Gauge,
+    description: "1 for the state that the probe is in, 0 for the others.",
+    attributes: &[attribute::PROBE, attribute::PROBE_STATE],
+};
+
 /// `plumbline.report.points.cut`.
 pub static REPORT_POINTS_CUT: Metric = Metric {
     name: "plumbline.report.points.cut",
@@ -379,6 +426,7 @@ pub const CATALOGUE: &[&Metric] = &[
     &K8S_CPU_REQUEST_CURRENT,
     &K8S_CPU_REQUEST_DESIRED,
     &K8S_CPU_REQUEST_UTILIZATION,
+    &K8S_RESTART_COUNT,
     &K8S_NODE_CPU_ALLOCATABLE,
     &K8S_NODE_CPU_TIME,
     &K8S_NODE_CPU_USAGE,
@@ -390,7 +438,10 @@ pub const CATALOGUE: &[&Metric] = &[
     &CPU_USAGE_PEAK,
     &CPU_USAGE_WINDOW,
     &CPU_WEIGHT,
+    &OOM_KILLS,
+    &RESTARTS,
     &COVERAGE_CONTAINERS,
+    &EBPF_EVENTS,
     &EBPF_EVENTS_LOST,
     &EBPF_MAP_CAPACITY,
     &EBPF_MAP_ENTRIES,
@@ -403,54 +454,9 @@ pub const CATALOGUE: &[&Metric] = &[
     &NODE_CPU_REQUESTS,
     &NODE_CPU_STEAL_TIME,
     &PORT_LISTENING,
+    &PROBE_HEALTH,
     &REPORT_POINTS_CUT,
 ];
-
-/// Names of the attributes of points.
-pub mod attribute {
-    /// Why a connection attempt failed: `timeout` or `_OTHER`.
-    pub const ERROR_TYPE: &str = "error.type";
-    /// Namespace of a finding's subject.
-    pub const K8S_NAMESPACE_NAME: &str = "k8s.namespace.name";
-    /// Listening port; 0 for those beyond the limit.
-    pub const NETWORK_LOCAL_PORT: &str = "network.local.port";
-    /// `tcp` or `udp`.
-    pub const NETWORK_TRANSPORT: &str = "network.transport";
-    /// `true` on a point that takes what found no place of its own.
-    pub const OVERFLOW: &str = "otel.metric.overflow";
-    /// `loopback`, `pod`, `node` or `any`.
-    pub const BIND_SCOPE: &str = "plumbline.bind.scope";
-    /// `full`, `pre_existing`, `partial` or `blind`.
-    pub const COVERAGE_STATE: &str = "plumbline.coverage.state";
-    /// Whether the period was throttled.
-    pub const CPU_THROTTLED: &str = "plumbline.cpu.throttled";
-    /// What declares a port: the words of [`crate::rules::ports::DeclaredBy`].
-    pub const DECLARED_BY: &str = "plumbline.declared.by";
-    /// `sent` or `received`.
-    pub const FLOW_IO: &str = "plumbline.flow.io";
-    /// `client` or `server`.
-    pub const FLOW_ROLE: &str = "plumbline.flow.role";
-    /// Name of a map, ring, queue or table.
-    pub const MAP: &str = "plumbline.map";
-    /// The words of [`crate::snapshot::PeerKind`].
-    pub const PEER_KIND: &str = "plumbline.peer.kind";
-    /// Workload or Service, or the class of an external peer.
-    pub const PEER_NAME: &str = "plumbline.peer.name";
-    /// Namespace of a workload or Service.
-    pub const PEER_NAMESPACE: &str = "plumbline.peer.namespace";
-    /// `some` or `full`, as in the kernel's pressure files.
-    pub const PRESSURE_KIND: &str = "plumbline.pressure.kind";
-    /// Why something was lost or is not seen.
-    pub const REASON: &str = "plumbline.reason";
-    /// `info`, `low`, `medium` or `high`.
-    pub const SEVERITY: &str = "plumbline.severity";
-    /// Length of a CPU window.
-    pub const WINDOW: &str = "plumbline.window";
-    /// Id of a rule.
-    pub const SECURITY_RULE_NAME: &str = "security_rule.name";
-    /// The server's port.
-    pub const SERVER_PORT: &str = "server.port";
-}
 
 #[cfg(test)]
 mod tests {

@@ -6,6 +6,7 @@ mod cpu;
 mod flows;
 mod joined;
 mod listeners;
+mod restarts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,12 +17,14 @@ use crate::id::{CgroupId, PodUid};
 use crate::node::containers::Container;
 use crate::node::cpu::PodCpu;
 use crate::node::joined::DeclaredIndex;
-use crate::observation::{Fact, Observation, ProbeStatus};
+use crate::node::restarts::Restarts;
+use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus};
 use crate::observed::flows::Flows;
+use crate::observed::ledger::Ledger;
 use crate::observed::node_cpu::NodeCpu;
 use crate::peers::PeerTable;
 use crate::settings::{CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, NodeIdentity};
-use crate::snapshot::{ContainerView, Dropped, Occupancy, Snapshot};
+use crate::snapshot::{ContainerView, Dropped, Occupancy, RefusedView, Snapshot};
 use crate::time::{ClockAnchor, Timestamp};
 
 /// How long a container whose cgroup is gone stays, so that its last counts leave (Hubble's rule for series).
@@ -55,7 +58,8 @@ pub struct NodeState {
     peers: PeerTable,
     self_cgroup: Option<CgroupId>,
     probes: BTreeMap<String, ProbeStatus>,
-    dropped: BTreeMap<(String, String), u64>,
+    ledger: Ledger,
+    restarts: Restarts,
     occupancy: BTreeMap<String, (u64, u64)>,
     scans: u32,
 }
@@ -83,7 +87,8 @@ impl NodeState {
             peers: PeerTable::default(),
             self_cgroup: None,
             probes: BTreeMap::new(),
-            dropped: BTreeMap::new(),
+            ledger: Ledger::default(),
+            restarts: Restarts::default(),
             occupancy: BTreeMap::new(),
             scans: 0,
         }
@@ -92,15 +97,9 @@ impl NodeState {
     /// Takes one observation in. Total: nothing that comes in can fail.
     pub fn apply(&mut self, observation: Observation) {
         let at = observation.at;
+        self.ledger.deliver("observations", 1);
         match observation.fact {
-            Fact::Clock { unix_ns } => {
-                let anchor = ClockAnchor {
-                    monotonic: at,
-                    unix_ns,
-                };
-                self.clock = anchor;
-                self.origin.get_or_insert(anchor);
-            }
+            Fact::Clock { unix_ns } => self.clock(unix_ns, at),
             Fact::CgroupSeen(row) => self.cgroup_seen(row, at),
             Fact::CgroupGone { cgroup } => self.cgroup_gone(cgroup, at),
             Fact::CgroupTree { rows } => self.cgroup_tree(rows, at),
@@ -108,12 +107,7 @@ impl NodeState {
                 cgroup,
                 error,
                 pre_existing,
-            } => {
-                if let Some(container) = self.containers.get_mut(&cgroup) {
-                    container.attached = Some(error.map_or(Ok(()), Err));
-                    container.pre_existing = pre_existing;
-                }
-            }
+            } => self.attached(cgroup, error, pre_existing),
             Fact::ListenerOpened(event) => self.listener(&event, at, true),
             Fact::ListenerClosed(event) => self.listener(&event, at, false),
             Fact::Listeners {
@@ -128,6 +122,7 @@ impl NodeState {
                 self.listeners_scanned(scope, rows, &unreadable, at);
             }
             Fact::Flows { rows } => rows.iter().for_each(|row| self.flow(row, at)),
+            Fact::MemoryEvents { rows } => self.memory_events(&rows),
             Fact::CpuStat { rows, pods, node } => self.cpu_figures(rows, &pods, node, at),
             Fact::CpuWindows {
                 start,
@@ -147,9 +142,13 @@ impl NodeState {
                 place,
                 reason,
                 count,
-            } => {
-                self.dropped.insert((place, reason), count);
-            }
+            } => self.ledger.dropped(place, reason, count),
+            Fact::Delivered { place, count } => self.ledger.delivered(place, count),
+            Fact::Refused {
+                cgroup,
+                flows,
+                listeners,
+            } => self.refused(cgroup, flows, listeners, at),
             Fact::Occupancy {
                 place,
                 entries,
@@ -158,6 +157,31 @@ impl NodeState {
                 self.occupancy.insert(place, (entries, capacity));
             }
             Fact::SelfCgroup { cgroup } => self.self_cgroup = Some(cgroup),
+        }
+    }
+
+    fn clock(&mut self, unix_ns: u64, at: Timestamp) {
+        let anchor = ClockAnchor {
+            monotonic: at,
+            unix_ns,
+        };
+        self.clock = anchor;
+        self.origin.get_or_insert(anchor);
+        self.ledger.sample(at);
+    }
+
+    fn attached(&mut self, cgroup: CgroupId, error: Option<String>, pre_existing: bool) {
+        if let Some(container) = self.containers.get_mut(&cgroup) {
+            container.attached = Some(error.map_or(Ok(()), Err));
+            container.pre_existing = pre_existing;
+        }
+    }
+
+    fn memory_events(&mut self, rows: &[MemoryEventsRow]) {
+        for row in rows {
+            if let Some(container) = self.containers.get_mut(&row.cgroup) {
+                container.oom_kills = Some(row.oom_kills);
+            }
         }
     }
 
@@ -203,23 +227,22 @@ impl NodeState {
             scans: self.scans,
             probes: self.probes.values().cloned().collect(),
             dropped: self.dropped_views(),
+            delivered: self.ledger.deliveries(),
+            losses: self.ledger.losses(now),
             occupancy: self.occupancy_views(),
         }
     }
 
     fn dropped_views(&self) -> Vec<Dropped> {
-        let mut counts = self.dropped.clone();
-        counts.insert(("flows".into(), "overflow".into()), self.flows.overflowed());
-        let view = |((place, reason), count)| Dropped {
-            place,
-            reason,
-            count,
+        let mut drops = self.ledger.drops();
+        let overflowed = Dropped {
+            place: "flows".into(),
+            reason: "overflow".into(),
+            count: self.flows.overflowed(),
         };
-        counts
-            .into_iter()
-            .filter(|(_, count)| *count > 0)
-            .map(view)
-            .collect()
+        drops.extend((overflowed.count > 0).then_some(overflowed));
+        drops.sort_by(|a, b| (&a.place, &a.reason).cmp(&(&b.place, &b.reason)));
+        drops
     }
 
     fn occupancy_views(&self) -> Vec<Occupancy> {
@@ -246,17 +269,30 @@ impl NodeState {
     }
 
     fn count(&mut self, place: &str, reason: &str, more: u64) {
-        let count = self
-            .dropped
-            .entry((place.to_owned(), reason.to_owned()))
-            .or_default();
-        *count = count.saturating_add(more);
+        self.ledger.drop(place, reason, more);
+    }
+
+    /// A container was refused something. What is told again is not news.
+    fn refused(&mut self, cgroup: CgroupId, flows: u64, listeners: u64, at: Timestamp) {
+        if let Some(container) = self.containers.get_mut(&cgroup)
+            && container
+                .refused
+                .as_ref()
+                .is_none_or(|known| (known.flows, known.listeners) != (flows, listeners))
+        {
+            container.refused = Some(RefusedView {
+                flows,
+                listeners,
+                last: at,
+            });
+        }
     }
 
     fn declared(&mut self, declared: Declared) {
         self.index = DeclaredIndex::new(&declared);
         self.peers = PeerTable::new(&declared);
         self.declared = Some(Arc::new(declared));
+        self.note_restarts();
     }
 }
 

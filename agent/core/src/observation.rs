@@ -84,6 +84,11 @@ pub enum Fact {
         #[serde(default)]
         node: Option<NodeCpuRow>,
     },
+    /// Counts of `memory.events` of cgroups.
+    MemoryEvents {
+        /// One row a container's cgroup that has the memory controller.
+        rows: Vec<MemoryEventsRow>,
+    },
     /// CPU time of consecutive 100 ms windows, from the scheduler probe.
     CpuWindows {
         /// Start of the first window: a multiple of 100 ms of the monotonic clock.
@@ -110,6 +115,23 @@ pub enum Fact {
         reason: String,
         /// How many in all.
         count: u64,
+    },
+    /// How much came through one bounded thing since the agent began; cumulative.
+    Delivered {
+        /// The map, ring, queue or table.
+        place: String,
+        /// How many in all.
+        count: u64,
+    },
+    /// How often a container was refused something because it had used up its share of a shared table or ring, since it
+    /// has its network program; cumulative.
+    Refused {
+        /// The container's cgroup.
+        cgroup: CgroupId,
+        /// New flows, which were counted without their peer.
+        flows: u64,
+        /// Records of listeners, which scans find.
+        listeners: u64,
     },
     /// How full a bounded thing is.
     Occupancy {
@@ -334,6 +356,15 @@ pub struct CpuMax {
     pub period_us: u64,
     /// What may be saved up and spent on top of the quota, in microseconds.
     pub burst_us: u64,
+}
+
+/// Figures of one cgroup from `memory.events`: since the cgroup was made, children included.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryEventsRow {
+    /// The container's cgroup.
+    pub cgroup: CgroupId,
+    /// `oom_kill`: processes that the kernel killed because memory ran out.
+    pub oom_kills: u64,
 }
 
 /// CPU time of one cgroup in consecutive 100 ms windows.

@@ -14,6 +14,7 @@ pub mod c006;
 pub mod c007;
 mod grace;
 pub mod m001;
+pub mod m002;
 pub mod p001;
 pub mod p007;
 mod patch;
@@ -38,6 +39,7 @@ pub const ALL: &[&Rule] = &[
     &c006::RULE,
     &c007::RULE,
     &m001::RULE,
+    &m002::RULE,
     &p001::RULE,
     &p007::RULE,
 ];
@@ -46,6 +48,7 @@ pub const ALL: &[&Rule] = &[
 #[must_use]
 pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
     let mut conditions = m001::conditions(snapshot);
+    conditions.extend(m002::conditions(snapshot));
     for container in snapshot
         .containers
         .iter()
@@ -146,6 +149,22 @@ fn none_works(snapshot: &Snapshot, probes: &[&str]) -> Option<String> {
     Some(reasons.join("; "))
 }
 
+/// `shop/web-1/app`, as far as it is known, else the id.
+#[must_use]
+pub fn label(container: &ContainerView) -> String {
+    let subject = &container.subject;
+    match (&subject.namespace, &subject.pod) {
+        (Some(namespace), Some(pod)) => {
+            let container = subject
+                .container
+                .as_deref()
+                .unwrap_or(container.container_id.as_str());
+            format!("{namespace}/{pod}/{container}")
+        }
+        _ => format!("{}/{}", container.pod_uid, container.container_id),
+    }
+}
+
 fn probe<'a>(snapshot: &'a Snapshot, name: &str) -> Option<&'a ProbeStatus> {
     snapshot.probes.iter().find(|status| status.probe == name)
 }
@@ -160,7 +179,7 @@ fn status_text(status: &ProbeStatus) -> String {
     )
 }
 
-fn health_word(health: Health) -> &'static str {
+pub(crate) fn health_word(health: Health) -> &'static str {
     match health {
         Health::Ok => "ok",
         Health::Unsupported => "unsupported",

@@ -54,6 +54,9 @@ impl Default for CoreSettings {
     }
 }
 
+/// What bounded things lose is held against what came through them over this long (M002).
+pub const LOSS_WINDOW: Duration = Duration::from_secs(300);
+
 /// Listening ports kept for one container; further ones are counted, not stored.
 pub const PORTS_PER_CONTAINER_MAX: usize = 64;
 /// Flow series of the node; further ones go into one overflow series per container.

@@ -46,8 +46,47 @@ pub struct Snapshot {
     pub probes: Vec<ProbeStatus>,
     /// What bounded things lost, sorted by place and reason; cumulative.
     pub dropped: Vec<Dropped>,
+    /// What came through bounded things, sorted by place; cumulative.
+    pub delivered: Vec<Delivered>,
+    /// What bounded things lost lately, sorted by place and reason, where it is known how much there was.
+    pub losses: Vec<Loss>,
     /// How full bounded things are, sorted by place.
     pub occupancy: Vec<Occupancy>,
+}
+
+/// What came through one bounded thing since the agent began.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Delivered {
+    /// The map, ring, queue or table.
+    pub place: String,
+    /// How many.
+    pub count: u64,
+}
+
+/// What one bounded thing lost lately.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The map, ring, queue or table.
+    pub place: String,
+    /// Why.
+    pub reason: String,
+    /// How many in the span.
+    pub lost: u64,
+    /// How many came through in the span.
+    pub delivered: u64,
+    /// Time for which it was watched: [`crate::settings::LOSS_WINDOW`], or less after a start.
+    pub span: Duration,
+}
+
+/// What a container was refused because it had used up its share of shared tables, since it has its network program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RefusedView {
+    /// New flows: counted without their peer.
+    pub flows: u64,
+    /// Records of listeners: found by scans.
+    pub listeners: u64,
+    /// When it was last told of more.
+    pub last: Timestamp,
 }
 
 /// What one bounded thing lost since the agent began.
@@ -103,6 +142,12 @@ pub struct ContainerView {
     pub listeners: Vec<ListenerView>,
     /// Sockets of ports beyond that number, by transport; no zeros.
     pub listeners_overflow: BTreeMap<Transport, u64>,
+    /// Processes of it that the kernel killed because memory ran out, since it began; `None` without the memory controller.
+    pub oom_kills: Option<u64>,
+    /// Containers of this pod and name that came after another since the agent began; `None` while its name is unknown.
+    pub restarts: Option<u64>,
+    /// What it was refused; `None` when nothing.
+    pub refused: Option<RefusedView>,
     /// CPU.
     pub cpu: CpuView,
 }

@@ -5,8 +5,10 @@
 //! - `probes`: from the plan to attached programs. `happening`: records, placed.
 //! - `tree`, `containers`: which cgroups there are, which have a program.
 //! - `flows`, `windows`: deltas of the kernel's tables. `flags`: whether others take our callbacks.
+//! - `canary`: something that each probe must see, once a minute.
 //! - `report`: states, told when they change. `worker`: the thread.
 
+mod canary;
 mod containers;
 mod flags;
 mod flows;
@@ -51,6 +53,8 @@ pub struct Settings {
     pub rescan_interval: Duration,
     /// Entries of the flow table.
     pub flows_max: u32,
+    /// Between two rounds of the canary; `None`: there is none.
+    pub canary: Option<Duration>,
 }
 
 impl Settings {
@@ -64,6 +68,7 @@ impl Settings {
             flow_interval: Duration::from_secs(1),
             rescan_interval: Duration::from_secs(30),
             flows_max: plumbline_ebpf::flow::FLOWS_MAX,
+            canary: None,
         }
     }
 }

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeMap;
 
+use plumbline_core::ledger::when_full;
 use plumbline_core::observation::ProbeStatus;
 use plumbline_core::rules;
-use plumbline_core::snapshot::{Dropped, Occupancy};
+use plumbline_core::snapshot::{ContainerView, Dropped, Occupancy, Snapshot};
 use serde::{Deserialize, Serialize};
 
 use super::Published;
 use crate::present::{columns, plain};
 
+/// Containers shown that were killed or restarted.
+const ENDED_SHOWN: usize = 50;
 /// Problems of declarations shown; their number is told in full.
 const PROBLEMS_SHOWN: usize = 20;
 
@@ -24,6 +27,9 @@ pub(super) struct Status {
     containers: u64,
     /// Containers by coverage and reason.
     coverage: Vec<CoverageRow>,
+    /// Containers that were killed for want of memory or restarted, as many as are shown.
+    #[serde(default)]
+    ended: Vec<EndedRow>,
     scans: u32,
     /// Open findings by severity.
     findings: BTreeMap<String, u64>,
@@ -32,6 +38,9 @@ pub(super) struct Status {
     probes: Vec<ProbeStatus>,
     tables: Vec<Table>,
     dropped: Vec<Loss>,
+    /// Every bounded thing: what came through, what was lost, and what becomes of what finds no room.
+    #[serde(default)]
+    ledger: Vec<LedgerRow>,
     export: serde_json::Value,
 }
 
@@ -64,6 +73,28 @@ struct Loss {
     place: String,
     reason: String,
     count: u64,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+struct EndedRow {
+    container: String,
+    /// Absent without the memory controller in cgroup v2.
+    oom_kills: Option<u64>,
+    /// As far as the agent saw them.
+    restarts: Option<u64>,
+    /// As the kubelet counts them.
+    restart_count: Option<u64>,
+}
+
+#[derive(Debug, Default, Deserialize, Serialize)]
+struct LedgerRow {
+    place: String,
+    /// Absent where it is not counted, as in what follows.
+    entries: Option<u64>,
+    capacity: Option<u64>,
+    delivered: Option<u64>,
+    lost: u64,
+    when_full: Option<String>,
 }
 
 impl Status {
@@ -117,6 +148,7 @@ impl Status {
                 .filter(|container| !container.gone)
                 .count() as u64,
             coverage: coverage(published),
+            ended: ended(snapshot),
             scans: snapshot.scans,
             findings,
             unknown_rules: rules::unknown_rules(snapshot)
@@ -126,9 +158,49 @@ impl Status {
             probes: snapshot.probes.clone(),
             tables: snapshot.occupancy.iter().map(table).collect(),
             dropped: snapshot.dropped.iter().map(loss).collect(),
+            ledger: ledger(snapshot),
             export: serde_json::to_value(&published.lanes).unwrap_or_default(),
         }
     }
+}
+
+fn ended(snapshot: &Snapshot) -> Vec<EndedRow> {
+    let row = |container: &ContainerView| EndedRow {
+        container: rules::label(container),
+        oom_kills: container.oom_kills,
+        restarts: container.restarts,
+        restart_count: container
+            .declared()
+            .and_then(|declared| declared.restart_count),
+    };
+    let rows = snapshot.containers.iter().map(row);
+    let any = |row: &EndedRow| {
+        [row.oom_kills, row.restarts, row.restart_count]
+            .into_iter()
+            .any(|count| count.is_some_and(|count| count > 0))
+    };
+    rows.filter(any).take(ENDED_SHOWN).collect()
+}
+
+fn ledger(snapshot: &Snapshot) -> Vec<LedgerRow> {
+    let mut rows: BTreeMap<&str, LedgerRow> = BTreeMap::new();
+    for table in &snapshot.occupancy {
+        let row = rows.entry(&table.place).or_default();
+        (row.entries, row.capacity) = (Some(table.entries), Some(table.capacity));
+    }
+    for delivered in &snapshot.delivered {
+        rows.entry(&delivered.place).or_default().delivered = Some(delivered.count);
+    }
+    for dropped in &snapshot.dropped {
+        let row = rows.entry(&dropped.place).or_default();
+        row.lost = row.lost.saturating_add(dropped.count);
+    }
+    let row = |(place, row): (&str, LedgerRow)| LedgerRow {
+        place: place.to_owned(),
+        when_full: when_full(place).map(str::to_owned),
+        ..row
+    };
+    rows.into_iter().map(row).collect()
 }
 
 fn coverage(published: &Published) -> Vec<CoverageRow> {
@@ -161,18 +233,33 @@ pub(super) fn table(status: &Status) -> String {
     let unknown = status.unknown_rules.iter();
     let unknown = unknown.map(|(rule, why)| vec![plain(rule), "Unknown".into(), plain(why)]);
     section(&mut text, ["RULE", "VERDICT", "REASON"], unknown);
-    let tables = status.tables.iter();
-    let table = |row: &Table| {
+    let count = |count: Option<u64>| count.map_or_else(|| "-".into(), |count| count.to_string());
+    let ended = status.ended.iter();
+    let row = |row: &EndedRow| {
         vec![
-            plain(&row.place),
-            row.entries.to_string(),
-            row.capacity.to_string(),
+            plain(&row.container),
+            count(row.oom_kills),
+            count(row.restarts),
+            count(row.restart_count),
         ]
     };
     section(
         &mut text,
-        ["TABLE", "ENTRIES", "CAPACITY"],
-        tables.map(table),
+        ["CONTAINER", "OOM KILLS", "RESTARTS SEEN", "RESTART COUNT"],
+        ended.map(row),
+    );
+    let ledger = status.ledger.iter();
+    section(
+        &mut text,
+        [
+            "PLACE",
+            "ENTRIES",
+            "CAPACITY",
+            "DELIVERED",
+            "LOST",
+            "WHEN FULL",
+        ],
+        ledger.map(ledger_row),
     );
     let dropped = status.dropped.iter();
     let loss = |row: &Loss| vec![plain(&row.place), plain(&row.reason), row.count.to_string()];
@@ -210,8 +297,24 @@ pub(super) fn table(status: &Status) -> String {
     text
 }
 
+fn ledger_row(row: &LedgerRow) -> Vec<String> {
+    let count = |count: Option<u64>| count.map_or_else(|| "-".into(), |count| count.to_string());
+    vec![
+        plain(&row.place),
+        count(row.entries),
+        count(row.capacity),
+        count(row.delivered),
+        row.lost.to_string(),
+        or_none(row.when_full.as_ref()),
+    ]
+}
+
 /// A titled table; nothing without rows.
-fn section(text: &mut String, title: [&str; 3], rows: impl Iterator<Item = Vec<String>>) {
+fn section<const N: usize>(
+    text: &mut String,
+    title: [&str; N],
+    rows: impl Iterator<Item = Vec<String>>,
+) {
     let header = std::iter::once(title.map(str::to_owned).to_vec());
     let rows: Vec<Vec<String>> = header.chain(rows).collect();
     if rows.len() > 1 {

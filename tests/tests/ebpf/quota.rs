@@ -18,7 +18,7 @@ use plumbline_core::time::Timestamp;
 use plumbline_tests::cgroup::{enable_cpu, mount};
 use plumbline_tests::pods::Container;
 use plumbline_tests::skip::skipped;
-use plumbline_tests::traffic::burn::{Burn, Shape};
+use plumbline_tests::traffic::burn::{Burn, Burnt, Shape};
 use plumbline_tests::traffic::{Plan, Worker};
 
 use super::observer::sandbox;
@@ -141,7 +141,8 @@ fn a_quota_throttles_and_the_agent_says_what_the_kernel_says() {
     let workers = [(&limited, 2), (&free, 1)]
         .map(|(container, threads)| Worker::ready(container.place(), &plan(threads)).unwrap());
     for worker in workers {
-        worker.finish().unwrap();
+        let burnt: Burnt = worker.finish().unwrap();
+        println!("{burnt:?}");
     }
     let at_least = kernel(&limited, "nr_throttled");
     agent.read();

@@ -129,6 +129,17 @@ impl Stopped {
         flows(&self.facts)
     }
 
+    /// The last count of what came through there.
+    pub(crate) fn delivered(&self, at: &str) -> u64 {
+        let mut facts = self.facts.iter().rev();
+        facts
+            .find_map(|fact| match fact {
+                Fact::Delivered { place, count } if place == at => Some(*count),
+                _ => None,
+            })
+            .unwrap_or_else(|| panic!("{at} was never told"))
+    }
+
     /// The last count of what was lost there.
     pub(crate) fn dropped(&self, at: &str, why: &str) -> u64 {
         let mut facts = self.facts.iter().rev();

@@ -30,6 +30,7 @@ impl NodeState {
             let container = Container::new(found.pod_uid, found.container_id, at);
             self.containers.entry(cgroup).or_insert(container);
             self.container_paths.insert(path.clone(), cgroup);
+            self.note_restart(cgroup);
         }
         self.cgroups.insert(cgroup, Cgroup { path, seen: at });
     }

@@ -9,7 +9,7 @@ use crate::node::NodeState;
 use crate::observation::{CgroupRow, Health};
 use crate::observed::cpu::Cpu;
 use crate::observed::listeners::{Listeners, ROWS_MAX};
-use crate::snapshot::{ContainerView, FlowView};
+use crate::snapshot::{ContainerView, FlowView, RefusedView};
 use crate::time::Timestamp;
 
 /// One container.
@@ -27,6 +27,8 @@ pub(super) struct Container {
     pub(super) unreadable: bool,
     /// Connections accepted per port; at most [`ROWS_MAX`] ports of each transport.
     accepted: BTreeMap<(Transport, u16), u64>,
+    pub(super) refused: Option<RefusedView>,
+    pub(super) oom_kills: Option<u64>,
     pub(super) cpu: Cpu,
     /// What is declared of its CPU, and since when.
     declared_cpu: Option<(DeclaredCpu, Timestamp)>,
@@ -47,6 +49,8 @@ impl Container {
             listeners: Listeners::default(),
             unreadable: false,
             accepted: BTreeMap::new(),
+            refused: None,
+            oom_kills: None,
             cpu: Cpu::default(),
             declared_cpu: None,
         }
@@ -116,6 +120,10 @@ impl NodeState {
                 .map(|declared| declared.image.clone())
                 .filter(|image| !image.is_empty()),
         };
+        let restarts = declared.and_then(|declared| {
+            self.restarts
+                .of(&container.pod_uid, &declared.name, &container.container_id)
+        });
         ContainerView {
             cgroup: id,
             pod_uid: container.pod_uid.clone(),
@@ -133,6 +141,9 @@ impl NodeState {
             coverage: self.coverage(container),
             listeners,
             listeners_overflow,
+            refused: container.refused.clone(),
+            oom_kills: container.oom_kills,
+            restarts,
             cpu: container.cpu.view(judged_from),
         }
     }

@@ -6,8 +6,8 @@ use crate::metric::{
     CONTAINER_CPU_TIME, CONTAINER_CPU_USAGE, CPU_LIMIT_EFFECTIVE, CPU_PERIODS, CPU_PRESSURE_TIME,
     CPU_THROTTLED_TIME, CPU_USAGE_PEAK, CPU_USAGE_WINDOW, CPU_WEIGHT, Instrument,
     K8S_CPU_LIMIT_CURRENT, K8S_CPU_LIMIT_DESIRED, K8S_CPU_LIMIT_UTILIZATION,
-    K8S_CPU_REQUEST_CURRENT, K8S_CPU_REQUEST_DESIRED, K8S_CPU_REQUEST_UTILIZATION, PORT_LISTENING,
-    attribute,
+    K8S_CPU_REQUEST_CURRENT, K8S_CPU_REQUEST_DESIRED, K8S_CPU_REQUEST_UTILIZATION,
+    K8S_RESTART_COUNT, OOM_KILLS, PORT_LISTENING, RESTARTS, attribute,
 };
 use crate::report::{AttributeValue, Number, Point, unix};
 use crate::rules::c007::{quota_cores, ratio};
@@ -19,6 +19,7 @@ pub(super) fn points(snapshot: &Snapshot, container: &ContainerView) -> Vec<Poin
     let mut points = use_of(snapshot, container);
     points.extend(settings_of(snapshot, container));
     points.extend(listeners_of(snapshot, container));
+    points.extend(ends_of(snapshot, container));
     if container.gone {
         points.retain(|point| {
             matches!(
@@ -141,6 +142,24 @@ fn settings_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
         points.push(Point::new(&CPU_WEIGHT, Number::int(weight), vec![]));
     }
     points
+}
+
+/// What ended before its time.
+fn ends_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
+    let began = unix(snapshot, container.started.unwrap_or(container.first_seen));
+    let agent = unix(snapshot, snapshot.origin.monotonic);
+    let counted = container
+        .declared()
+        .and_then(|declared| declared.restart_count);
+    let values = [
+        (&K8S_RESTART_COUNT, counted, began),
+        (&OOM_KILLS, container.oom_kills, began),
+        (&RESTARTS, container.restarts, agent),
+    ];
+    let point = |(metric, value, start): (_, Option<u64>, _)| {
+        Some(Point::new(metric, Number::int(value?), vec![]).since(start))
+    };
+    values.into_iter().filter_map(point).collect()
 }
 
 fn listeners_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {

@@ -6,18 +6,22 @@ use std::collections::BTreeMap;
 use crate::finding::{Coverage, Finding, FindingState, Severity};
 use crate::id::PodUid;
 use crate::metric::{
-    COVERAGE_CONTAINERS, EBPF_EVENTS_LOST, EBPF_MAP_CAPACITY, EBPF_MAP_ENTRIES, FINDINGS_OPEN,
-    K8S_NODE_CPU_ALLOCATABLE, K8S_NODE_CPU_TIME, K8S_NODE_CPU_USAGE, NODE_CPU_COUNT,
-    NODE_CPU_PRESSURE, NODE_CPU_REQUESTS, NODE_CPU_STEAL_TIME, attribute,
+    COVERAGE_CONTAINERS, EBPF_EVENTS, EBPF_EVENTS_LOST, EBPF_MAP_CAPACITY, EBPF_MAP_ENTRIES,
+    FINDINGS_OPEN, K8S_NODE_CPU_ALLOCATABLE, K8S_NODE_CPU_TIME, K8S_NODE_CPU_USAGE, NODE_CPU_COUNT,
+    NODE_CPU_PRESSURE, NODE_CPU_REQUESTS, NODE_CPU_STEAL_TIME, PROBE_HEALTH, attribute,
 };
+use crate::observation::{Health, ProbeStatus};
 use crate::report::{Attribute, AttributeValue, Number, Point};
 use crate::rules::c007::ratio;
+use crate::rules::health_word;
 use crate::rules::ports::coverage;
 use crate::snapshot::Snapshot;
 use crate::time::Timestamp;
 
 /// Series of open findings; further ones go into one overflow series.
 const FINDING_SERIES_MAX: usize = 1_000;
+/// Probes of which the health leaves; there are some ten.
+const PROBES_MAX: usize = 32;
 /// Reasons told apart in coverage, by number of containers; further ones are `other`.
 const REASONS_MAX: usize = 16;
 
@@ -25,6 +29,7 @@ const REASONS_MAX: usize = 16;
 pub(super) fn points(snapshot: &Snapshot, findings: &[Finding]) -> Vec<Point> {
     let mut points = findings_of(findings);
     points.extend(coverage_of(snapshot));
+    points.extend(probes_of(snapshot));
     points.extend(tables_of(snapshot));
     points.extend(cpu_of(snapshot));
     points
@@ -162,6 +167,25 @@ fn coverage_of(snapshot: &Snapshot) -> Vec<Point> {
     series.into_iter().map(point).collect()
 }
 
+/// Each probe in each state: 1 for the one that it is in.
+fn probes_of(snapshot: &Snapshot) -> Vec<Point> {
+    let states = [Health::Ok, Health::Unsupported, Health::Broken, Health::Off];
+    let point = |status: &ProbeStatus, state: Health| {
+        let attributes = vec![
+            (attribute::PROBE, text(&status.probe)),
+            (
+                attribute::PROBE_STATE,
+                AttributeValue::Word(health_word(state)),
+            ),
+        ];
+        let is = u64::from(status.health == state);
+        Point::new(&PROBE_HEALTH, Number::int(is), attributes)
+    };
+    let told = snapshot.probes.iter().take(PROBES_MAX);
+    told.flat_map(|status| states.map(|state| point(status, state)))
+        .collect()
+}
+
 /// Bounded things: how full they are, and what they lost. The counter began with the agent, whose start the core does
 /// not know: the exporter fills it in.
 fn tables_of(snapshot: &Snapshot) -> Vec<Point> {
@@ -181,6 +205,11 @@ fn tables_of(snapshot: &Snapshot) -> Vec<Point> {
     }
     // Counted since the agent began, which is when it first read the clocks.
     let begun = super::unix(snapshot, snapshot.origin.monotonic);
+    for delivered in &snapshot.delivered {
+        let attributes = vec![(attribute::MAP, text(&delivered.place))];
+        let point = Point::new(&EBPF_EVENTS, Number::int(delivered.count), attributes);
+        points.push(point.since(begun));
+    }
     for lost in &snapshot.dropped {
         let attributes = vec![
             (attribute::MAP, text(&lost.place)),

@@ -89,6 +89,7 @@ fn points_of_a_container() {
         k8s.container.cpu.request.current [] 0.09 since 1800 s
         k8s.container.cpu.request.desired [] 0.1 since 1800 s
         k8s.container.cpu.request.utilization [] 2.5
+        k8s.container.restart.count [] 4 since 1800 s
         plumbline.container.cpu.limit.effective [] 0.5
         plumbline.container.cpu.periods [[plumbline.cpu.throttled,false]] 480 since 1800 s
         plumbline.container.cpu.periods [[plumbline.cpu.throttled,true]] 120 since 1800 s
@@ -98,6 +99,8 @@ fn points_of_a_container() {
         plumbline.container.cpu.usage.peak [[plumbline.window,100ms]] 0.49
         plumbline.container.cpu.usage.window [[plumbline.window,100ms]] {"zero":1,"low":143,"counts":[1,1],"count":3,"sum_us":101000,"max_us":52000} since 1800 s
         plumbline.container.cpu.weight [] 39
+        plumbline.container.oom.kills [] 2 since 1800 s
+        plumbline.container.restarts [] 1 since 0 s
         plumbline.network.connect.failures [[error.type,_OTHER],[network.transport,tcp],[otel.metric.overflow,true]] 2 since 60 s
         plumbline.network.connect.failures [[error.type,_OTHER],[network.transport,tcp],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 2 since 60 s
         plumbline.network.connect.failures [[error.type,timeout],[network.transport,tcp],[otel.metric.overflow,true]] 1 since 60 s
@@ -126,6 +129,7 @@ fn points_of_the_node() {
         k8s.node.cpu.usage [] 1.5
         plumbline.coverage.containers [[plumbline.coverage.state,blind],[plumbline.reason,not attached: EPERM]] 1
         plumbline.coverage.containers [[plumbline.coverage.state,partial],[plumbline.reason,too_many_listeners]] 1
+        plumbline.ebpf.events [[plumbline.map,flows]] 40 since 0 s
         plumbline.ebpf.events.lost [[plumbline.map,flows],[plumbline.reason,full]] 3 since 0 s
         plumbline.ebpf.map.capacity [[plumbline.map,flows]] 2000
         plumbline.ebpf.map.entries [[plumbline.map,flows]] 10
@@ -135,6 +139,10 @@ fn points_of_the_node() {
         plumbline.node.cpu.pressure [] 0.25
         plumbline.node.cpu.requests [] 0.2
         plumbline.node.cpu.steal.time [] 0.1 since 3600 s
+        plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,broken]] 0
+        plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,off]] 0
+        plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,ok]] 1
+        plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,unsupported]] 0
     "#]].assert_eq(&lines(&node, &build(&node, &findings(&node)).resources[0]));
 }
 
@@ -187,6 +195,7 @@ fn what_was_not_measured_is_absent() {
         period_us: 100_000,
         burst_us: 0,
     });
+    node.probes.clear();
     let report = build(&node, &[]);
     assert_eq!(
         report.resources.len(),
@@ -210,7 +219,7 @@ fn a_container_that_is_gone_has_its_last_counts_only() {
         .iter()
         .map(|point| point.metric.name)
         .collect();
-    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.pressure.time plumbline.container.cpu.throttled.time plumbline.container.cpu.usage.window plumbline.network.connect.failures plumbline.network.connections plumbline.network.io"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
+    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.pressure.time plumbline.container.cpu.throttled.time plumbline.container.cpu.usage.window plumbline.container.oom.kills plumbline.container.restarts plumbline.network.connect.failures plumbline.network.connections plumbline.network.io"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::finding::{Condition, Coverage, Evidence, Rule, Severity, Subject};
 use crate::observation::{Health, ProbeStatus};
-use crate::rules::{grace, no_declared, ports, probe, status_text, unknown_rules};
+use crate::rules::{grace, label, no_declared, ports, probe, status_text, unknown_rules};
 use crate::snapshot::{ContainerView, Snapshot};
 
 /// M001.
@@ -196,21 +196,6 @@ fn name(condition: &mut Condition, containers: &[&ContainerView]) {
         "names",
         Evidence::List(names.into_iter().take(NAMED_MAX).collect()),
     );
-}
-
-/// `shop/web-1/app`, as far as it is known, else the id.
-fn label(container: &ContainerView) -> String {
-    let subject = &container.subject;
-    match (&subject.namespace, &subject.pod) {
-        (Some(namespace), Some(pod)) => {
-            let container = subject
-                .container
-                .as_deref()
-                .unwrap_or(container.container_id.as_str());
-            format!("{namespace}/{pod}/{container}")
-        }
-        _ => format!("{}/{}", container.pod_uid, container.container_id),
-    }
 }
 
 fn count(containers: usize) -> String {

@@ -127,6 +127,9 @@ pub(crate) fn view(
         coverage: Coverage::Full,
         listeners,
         listeners_overflow: BTreeMap::new(),
+        refused: None,
+        oom_kills: None,
+        restarts: None,
         cpu: CpuView::default(),
     }
 }
@@ -247,6 +250,8 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
             .map(|probe| status(probe, Health::Ok, None))
             .collect(),
         dropped: Vec::new(),
+        delivered: Vec::new(),
+        losses: Vec::new(),
         occupancy: Vec::new(),
     }
 }

@@ -44,6 +44,13 @@ impl Containers {
         self.lingering.retain(|(_, gone)| *gone != cgroup);
     }
 
+    /// The program of a container was detached by someone else. Returns the container's path; `None` when it is gone anyway.
+    pub(super) fn detached(&mut self, cgroup: CgroupId) -> Option<String> {
+        let container = self.known.get_mut(&cgroup)?;
+        (container.attached, container.told) = (false, false);
+        Some(container.path.clone())
+    }
+
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.known.is_empty()

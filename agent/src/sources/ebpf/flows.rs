@@ -28,6 +28,7 @@ pub(super) struct Flows {
     entries: u64,
     admitted: BTreeMap<FlowKey, flow::FlowCounts>,
     pending: Pending,
+    delivered: u64,
 }
 
 impl Flows {
@@ -42,6 +43,7 @@ impl Flows {
             entries: 0,
             admitted: BTreeMap::new(),
             pending: Pending::default(),
+            delivered: 0,
         })
     }
 
@@ -103,6 +105,16 @@ impl Flows {
         Ok(())
     }
 
+    /// Whose flows are kept apart and never told.
+    pub(super) const fn set_canary(&mut self, canary: CgroupId) {
+        self.pending.canary = Some(canary);
+    }
+
+    /// What the canary did as client and as server since this was asked last.
+    pub(super) fn take_canary(&mut self) -> [FlowCounts; 2] {
+        std::mem::take(&mut self.pending.of_canary)
+    }
+
     /// What is to be handed on.
     pub(super) fn rows(&self) -> Vec<FlowRow> {
         self.pending.rows()
@@ -110,7 +122,15 @@ impl Flows {
 
     /// The rows were handed on.
     pub(super) fn sent(&mut self) {
+        let changes = |counts: &FlowCounts| counts.connections + counts.failures + counts.closed;
+        self.delivered += self.pending.rows.values().map(changes).sum::<u64>();
         self.pending.rows.clear();
+    }
+
+    /// Changes of connections that were handed on: established, failed, closed. Each is one run of the program that
+    /// recorded something.
+    pub(super) const fn delivered(&self) -> u64 {
+        self.delivered
     }
 
     /// Entries in use at the last reading, and how many there can be.
@@ -138,6 +158,9 @@ struct Pending {
     rows: BTreeMap<FlowKey, FlowCounts>,
     undecodable: u64,
     folded: u64,
+    /// The cgroup of the canary.
+    canary: Option<CgroupId>,
+    of_canary: [FlowCounts; 2],
 }
 
 impl Pending {
@@ -145,9 +168,12 @@ impl Pending {
         if *counts == flow::FlowCounts::default() {
             return;
         }
-        if key.side().is_none() {
+        let Some(side) = key.side() else {
             self.undecodable += 1;
             return;
+        };
+        if self.canary == Some(CgroupId(key.owner)) {
+            return self.of_canary[usize::from(side == Side::Server)].add(&convert(counts));
         }
         let mut key = FlowKey { epoch: 0, ..key };
         if self.rows.len() >= PENDING_MAX && !self.rows.contains_key(&key) {

@@ -15,13 +15,14 @@ use aya::Ebpf;
 use aya::maps::CgroupStorage;
 use aya::maps::cgroup_storage::CgroupStorageKey;
 use aya::maps::{Map, MapData, MapError};
+use aya::programs::links::FdLink;
 use aya::programs::perf_event::{
     PerfEvent, PerfEventConfig, PerfEventLink, PerfEventScope, SamplePolicy, SoftwareEvent,
 };
-use aya::programs::sock_ops::SockOpsLink;
 use aya::programs::{CgroupAttachMode, Program, ProgramError, RawTracePoint, SockOps};
 use plumbline_core::id::CgroupId;
 use plumbline_ebpf::names;
+use plumbline_ebpf::owner::Owner;
 use rustix::fs::{Mode, OFlags};
 
 use super::{ProgramStats, object};
@@ -44,8 +45,8 @@ pub(super) struct Keeper {
         deprecated,
         reason = "its successor came with Linux 6.2, and we load on 5.10"
     )]
-    owners: Option<CgroupStorage<MapData, u64>>,
-    links: BTreeMap<CgroupId, SockOpsLink>,
+    owners: Option<CgroupStorage<MapData, Owner>>,
+    links: BTreeMap<CgroupId, FdLink>,
     ticking: BTreeMap<u32, PerfEventLink>,
     flows_max: u32,
 }
@@ -108,13 +109,18 @@ impl Keeper {
             .attach(directory, CgroupAttachMode::Single)
             .map_err(AttachError::from)?;
         let link = program.take_link(link).map_err(AttachError::from)?;
+        let link = FdLink::try_from(link).map_err(|error| AttachError::from(&anyhow!(error)))?;
         let owners = self
             .owners
             .as_mut()
             .ok_or_else(|| AttachError::Refused("the program is not loaded".into()))?;
         let key = CgroupStorageKey::new(cgroup.0, names::OWNER_ATTACH_TYPE);
+        let owner = Owner {
+            cgroup: cgroup.0,
+            ..Owner::default()
+        };
         owners
-            .insert(key, cgroup.0, 0)
+            .insert(key, owner, 0)
             .map_err(|error| AttachError::from(&anyhow!(error)))?;
         self.links.insert(cgroup, link);
         Ok(())
@@ -123,6 +129,32 @@ impl Keeper {
     /// Takes the network program off a container's cgroup.
     pub(super) fn detach(&mut self, cgroup: CgroupId) {
         self.links.remove(&cgroup);
+    }
+
+    /// Containers whose program was detached by someone else: the link is there and leads nowhere. So is that of a cgroup that
+    /// is gone.
+    pub(super) fn detached(&self) -> Vec<CgroupId> {
+        let idle = idle_links(Path::new("/proc/self/fdinfo"));
+        let of_nobody = |link: &FdLink| link.info().is_ok_and(|info| idle.contains(&info.id()));
+        let detached = self.links.iter().filter(|(_, link)| of_nobody(link));
+        detached.map(|(cgroup, _)| *cgroup).collect()
+    }
+
+    /// Containers that were refused something because they had used up their share, with how often: new flows, and records
+    /// of listeners. Reads every attachment's storage, so that it is worth calling only when a counter has moved.
+    pub(super) fn refusals(&self) -> Vec<(CgroupId, u64, u64)> {
+        let Some(owners) = &self.owners else {
+            return Vec::new();
+        };
+        let of = |cgroup: &CgroupId| {
+            let key = CgroupStorageKey::new(cgroup.0, names::OWNER_ATTACH_TYPE);
+            // The container is gone, and its storage with it.
+            let owner = owners.get(key, 0).ok()?;
+            Some((*cgroup, owner.flows.refused, owner.listeners.refused))
+        };
+        let all = self.links.keys().filter_map(of);
+        all.filter(|(_, flows, listeners)| flows + listeners > 0)
+            .collect()
     }
 
     /// Containers with a network program.
@@ -219,6 +251,23 @@ impl Keeper {
             .ok_or_else(|| anyhow!("the object has no program {name}"))?;
         <&'a mut T>::try_from(program).with_context(|| format!("use the program {name}"))
     }
+}
+
+/// Ids of this process's cgroup links that are attached to no cgroup: the kernel then tells 0
+/// (<https://github.com/torvalds/linux/blob/v5.10/kernel/bpf/cgroup.c#L849>). What cannot be read is not among them.
+fn idle_links(fdinfo: &Path) -> BTreeSet<u32> {
+    let mut idle = BTreeSet::new();
+    for entry in std::fs::read_dir(fdinfo).into_iter().flatten().flatten() {
+        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
+        let field = |name: &str| {
+            let value = text.lines().find_map(|line| line.strip_prefix(name));
+            value.and_then(|value| value.trim().parse::<u64>().ok())
+        };
+        if let (Some(link), Some(0)) = (field("link_id:"), field("cgroup_id:")) {
+            idle.extend(u32::try_from(link));
+        }
+    }
+    idle
 }
 
 /// Opens the directory, if it is still the cgroup that is meant.

@@ -11,6 +11,8 @@ pub const TCP: &str = "tcp";
 pub const CPU_WINDOWS: &str = "cpu_windows";
 /// Name of the probe for cgroups that come and go.
 pub const CGROUPS: &str = "cgroups";
+/// Name of the probe that tries the others out.
+pub const CANARY: &str = "canary";
 
 /// What the operator asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

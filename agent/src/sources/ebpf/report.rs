@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{Fact, ProbeStatus};
 
 use crate::clock;
@@ -41,6 +42,25 @@ impl Reporter {
             count,
         };
         self.tell(format!("dropped {place} {reason}"), fact);
+    }
+
+    /// How much of one thing arrived in all.
+    pub(super) fn delivered(&mut self, place: &str, count: u64) {
+        let fact = Fact::Delivered {
+            place: format!("{PREFIX}{place}"),
+            count,
+        };
+        self.tell(format!("delivered {place}"), fact);
+    }
+
+    /// How often a container was refused something because it had used up its share.
+    pub(super) fn refused(&mut self, cgroup: CgroupId, flows: u64, listeners: u64) {
+        let fact = Fact::Refused {
+            cgroup,
+            flows,
+            listeners,
+        };
+        self.tell(format!("refused {}", cgroup.0), fact);
     }
 
     /// How full one thing is.

@@ -1,7 +1,8 @@
 //! The thread of the source: waits for the ring, for retries and for its ticks, and sends what it finds.
 //!
-//! `walks`: of the cgroup tree. `readings`: of the kernel's tables and counters.
+//! `canary`: what it tries out, and programs that others detached. `walks`: of the cgroup tree. `readings`: of the kernel's tables and counters.
 
+mod canary;
 mod readings;
 mod walks;
 
@@ -13,13 +14,14 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use plumbline_core::id::CgroupId;
-use plumbline_core::observation::{CgroupRow, Fact, Health};
+use plumbline_core::observation::{CgroupRow, Fact, Health, ProbeStatus};
 use plumbline_core::time::Timestamp;
 use plumbline_ebpf::drops::REASONS;
 use plumbline_ebpf::event::Event;
 use plumbline_ebpf::flow::CONTAINERS_MAX;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::canary::Canary;
 use super::containers::Containers;
 use super::flags::Flags;
 use super::happening::Happening;
@@ -67,10 +69,27 @@ struct Worker {
     retries: Retries,
     counters: [u64; REASONS.len()],
     undecodable: u64,
+    delivered: Delivered,
     flags: Flags,
+    canary: Option<Canary>,
+    /// Why there is no canary.
+    no_canary: Option<ProbeStatus>,
+    /// When programs were last found detached by someone else, and how many.
+    detached: Option<(Timestamp, usize)>,
     /// Walks of the tree that could not read all of it.
     incomplete: u64,
     next: Deadlines,
+}
+
+/// What arrived, by what it is.
+#[derive(Debug, Default)]
+struct Delivered {
+    /// Records of listeners.
+    listeners: u64,
+    /// Records of cgroups.
+    cgroups: u64,
+    /// Windows of CPU time.
+    windows: u64,
 }
 
 /// When things are due next.
@@ -98,7 +117,7 @@ impl Worker {
             }
         }
         let now = clock::monotonic();
-        Self {
+        let mut worker = Self {
             next: Deadlines {
                 tick: now,
                 flows: now,
@@ -114,9 +133,15 @@ impl Worker {
             retries: Retries::default(),
             counters: [0; REASONS.len()],
             undecodable: 0,
+            delivered: Delivered::default(),
             flags: Flags::default(),
+            canary: None,
+            no_canary: None,
+            detached: None,
             incomplete: 0,
-        }
+        };
+        worker.make_canary(now);
+        worker
     }
 
     /// Sleeps until there is something to do. `false` when it is time to stop.
@@ -178,11 +203,17 @@ impl Worker {
             else {
                 return;
             };
-            let happening = Event::decode(&record)
-                .map(|event| Happening::from(event, &self.settings.cgroup_root));
+            let event = Event::decode(&record);
+            let is_listener = matches!(event, Some(Event::Listener { .. }));
+            let happening = event.map(|event| Happening::from(event, &self.settings.cgroup_root));
             drop(record);
             match happening {
-                Some(happening) => self.happened(happening),
+                Some(happening) if self.is_of_canary(&happening) => {}
+                Some(happening) => {
+                    self.delivered.listeners += u64::from(is_listener);
+                    self.delivered.cgroups += u64::from(!is_listener);
+                    self.happened(happening);
+                }
                 None => self.undecodable += 1,
             }
         }
@@ -302,8 +333,13 @@ impl Worker {
         self.release_expired(now);
         self.read_windows();
         *stats.lock().unwrap_or_else(PoisonError::into_inner) = self.probes.stats();
+        self.tend_canary(now);
         for status in self.probes.statuses() {
-            self.reporter.probe(status);
+            self.reporter.probe(&self.judged(status));
+        }
+        let canary = self.canary.as_ref().map(Canary::status);
+        if let Some(status) = canary.or_else(|| self.no_canary.clone()) {
+            self.reporter.probe(&status);
         }
     }
 

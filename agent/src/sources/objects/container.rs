@@ -232,6 +232,7 @@ fn add_status(container: &mut DeclaredContainer, status: &PodStatus) {
     };
     container.container_id = status.container_id.as_deref().and_then(bare_id);
     container.started_unix_ns = started(status);
+    container.restart_count = u64::try_from(status.restart_count).ok();
     // What a status says wrongly is not known; the pod itself stands.
     let (request, limit) = cpu(status.resources.as_ref()).unwrap_or_default();
     container.cpu_request_current_millis = request;

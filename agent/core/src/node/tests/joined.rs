@@ -94,3 +94,57 @@ fn the_declared_start_becomes_monotonic_time() {
     assert_eq!(only(&snapshot).started, Some(Timestamp(7_000_000_000)));
     assert_eq!(snapshot.wall.0, 7_000_000_000);
 }
+
+/// The pod with another container of the same name.
+fn pod_after_restart(container: u64) -> DeclaredPod {
+    let mut pod = pod();
+    pod.containers[0].container_id = Some(ContainerId::new(container_id(container)));
+    pod
+}
+
+#[test]
+fn a_container_that_takes_the_place_of_another_is_a_restart() {
+    let mut node = node();
+    let restarts = |node: &crate::node::NodeState| {
+        let snapshot = node.snapshot(Timestamp(50));
+        let of = |container: &crate::snapshot::ContainerView| container.restarts;
+        snapshot.containers.iter().map(of).collect::<Vec<_>>()
+    };
+    seen(&mut node, 1, 10, path(1));
+    assert_eq!(restarts(&node), [None], "its name is not known yet");
+    apply(&mut node, 2, declared(pod()));
+    assert_eq!(restarts(&node), [Some(0)]);
+    // The next one is there before the declared side names it.
+    seen(&mut node, 3, 20, path(2));
+    apply(
+        &mut node,
+        4,
+        Fact::CgroupGone {
+            cgroup: crate::id::CgroupId(10),
+        },
+    );
+    assert_eq!(restarts(&node), [None, Some(0)]);
+    for at in [5, 6] {
+        apply(&mut node, at, declared(pod_after_restart(2)));
+        assert_eq!(restarts(&node), [None, Some(1)], "once");
+    }
+    // The third one comes when the declared side knows it already; a late word of the second is no restart.
+    apply(&mut node, 7, declared(pod_after_restart(3)));
+    seen(&mut node, 8, 30, path(3));
+    apply(&mut node, 9, declared(pod_after_restart(2)));
+    apply(&mut node, 10, declared(pod_after_restart(3)));
+    assert_eq!(restarts(&node), [None, None, Some(2)]);
+}
+
+#[test]
+fn kills_are_those_of_the_cgroup_and_unknown_without_the_controller() {
+    let mut node = node();
+    seen(&mut node, 1, 10, path(1));
+    assert_eq!(only(&node.snapshot(Timestamp(2))).oom_kills, None);
+    let row = crate::observation::MemoryEventsRow {
+        cgroup: crate::id::CgroupId(10),
+        oom_kills: 3,
+    };
+    apply(&mut node, 3, Fact::MemoryEvents { rows: vec![row] });
+    assert_eq!(only(&node.snapshot(Timestamp(4))).oom_kills, Some(3));
+}

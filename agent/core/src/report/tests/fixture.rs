@@ -9,7 +9,8 @@ use crate::observation::{CpuMax, CpuPressure, FlowCounts, Role};
 use crate::rules::testing::{NOW, container, declared, listener, pod, snapshot, view, windows};
 use crate::sketch::Sketch;
 use crate::snapshot::{
-    CpuView, Dropped, FlowView, NodeCpuView, Occupancy, Peer, PeerKind, PodCpuView, Snapshot,
+    CpuView, Delivered, Dropped, FlowView, NodeCpuView, Occupancy, Peer, PeerKind, PodCpuView,
+    Snapshot,
 };
 
 pub(super) fn flow(container: usize, role: Role, name: &str, port: u16) -> FlowView {
@@ -54,6 +55,7 @@ fn overflow(container: usize) -> FlowView {
 pub(super) fn node() -> Snapshot {
     let app = DeclaredContainer {
         cpu_limit_millis: Some(500),
+        restart_count: Some(4),
         cpu_limit_current_millis: Some(400),
         cpu_request_current_millis: Some(90),
         ..container("app", ContainerKind::Regular, &[8080])
@@ -77,6 +79,7 @@ pub(super) fn node() -> Snapshot {
         ],
     );
     for container in &mut node.containers {
+        (container.oom_kills, container.restarts) = (Some(2), Some(1));
         let mut all = Sketch::default();
         for busy_us in [0, 49_000, 52_000] {
             all.add(busy_us);
@@ -133,6 +136,11 @@ pub(super) fn node() -> Snapshot {
         overflow(0),
         overflow(1),
     ];
+    node.probes.retain(|status| status.probe == "tcp");
+    node.delivered = vec![Delivered {
+        place: "flows".into(),
+        count: 40,
+    }];
     node.dropped = vec![Dropped {
         place: "flows".into(),
         reason: "full".into(),

@@ -1,7 +1,10 @@
 //! The worker's readings of the kernel's tables and counters.
 
 use plumbline_core::observation::{Fact, Health};
-use plumbline_ebpf::drops::{EVENTS_FULL, FLAGS_MISSING, FLOWS_FULL, REASONS, Reason};
+use plumbline_ebpf::drops::{
+    CGROUPS_FULL, FLAGS_MISSING, FLOWS_BUDGET, FLOWS_FULL, LISTENERS_BUDGET, LISTENERS_FULL,
+    REASONS, Reason,
+};
 use rustix::thread::{MembarrierCommand, membarrier};
 
 use super::super::flags;
@@ -27,7 +30,18 @@ impl Worker {
             Ok((reading, silent)) => {
                 if let Some(reading) = reading {
                     let count = reading.windows;
-                    let (start, lost, rows) = (reading.start, reading.lost, reading.rows);
+                    let (start, lost, mut rows) = (reading.start, reading.lost, reading.rows);
+                    if let Some(canary) = &mut self.canary {
+                        let id = canary.cgroup();
+                        let own = rows.iter().filter(|row| row.cgroup == id);
+                        let own = own.flat_map(|row| &row.busy_us);
+                        let own: u64 = own.map(|us| u64::from(*us)).sum();
+                        canary
+                            .seen()
+                            .into_iter()
+                            .for_each(|seen| seen.cpu_us += own);
+                        rows.retain(|row| row.cgroup != id);
+                    }
                     let unmeasured = reading.unmeasured;
                     let fact = Fact::CpuWindows {
                         start,
@@ -36,7 +50,9 @@ impl Worker {
                         rows,
                         unmeasured,
                     };
-                    windows.sent(count, self.sink.send(clock::monotonic(), fact));
+                    let handed_on = self.sink.send(clock::monotonic(), fact);
+                    windows.sent(count, handed_on);
+                    self.delivered.windows += if handed_on { u64::from(count) } else { 0 };
                 }
                 if !silent.is_empty() {
                     silent.iter().for_each(|cpu| keeper.stop_tick(*cpu));
@@ -66,6 +82,11 @@ impl Worker {
         if let Err(error) = read {
             self.probes.tcp = plan::broken(TCP, &format!("read the flow tables: {error}"));
         }
+        if let Some(seen) = self.canary.as_mut().and_then(|canary| canary.seen()) {
+            let [client, server] = flows.take_canary();
+            seen.client.add(&client);
+            seen.server.add(&server);
+        }
         let rows = flows.rows();
         if !rows.is_empty() && self.sink.send(clock::monotonic(), Fact::Flows { rows }) {
             flows.sent();
@@ -73,6 +94,7 @@ impl Worker {
         let (undecodable, folded) = flows.dropped();
         self.reporter.dropped("flows", "decode", undecodable);
         self.reporter.dropped("flows_pending", "full", folded);
+        self.reporter.delivered("flows", flows.delivered());
         self.reporter.occupancy("flows", flows.occupancy());
         self.reporter.occupancy("containers", flows.containers());
     }
@@ -91,6 +113,7 @@ impl Worker {
             self.reporter.dropped(reason.place, reason.reason, *counter);
         }
         self.reporter.dropped("events", "decode", self.undecodable);
+        self.tell_delivered();
         let after = self.counters;
         let moved = |reason: Reason| {
             REASONS
@@ -98,15 +121,30 @@ impl Worker {
                 .position(|r| *r == reason)
                 .is_some_and(|i| before[i] != after[i])
         };
-        if moved(EVENTS_FULL) {
+        if moved(CGROUPS_FULL) || moved(LISTENERS_FULL) {
             self.hasten_rescan();
+        }
+        if moved(FLOWS_BUDGET) || moved(LISTENERS_BUDGET) {
+            let keeper = self.probes.keeper.as_ref();
+            for (cgroup, flows, listeners) in keeper.map(Keeper::refusals).unwrap_or_default() {
+                self.reporter.refused(cgroup, flows, listeners);
+            }
         }
         let replaced = self.flags.read(moved(FLAGS_MISSING), clock::monotonic());
         flags::judge(&mut self.probes.tcp, replaced, || {
             let keeper = self.probes.keeper.as_ref();
             keeper.map(Keeper::other_sock_ops).unwrap_or_default()
         });
-        moved(FLOWS_FULL)
+        moved(FLOWS_FULL) || moved(FLOWS_BUDGET)
+    }
+
+    /// Tells how much arrived of what comes through the ring and of windows.
+    fn tell_delivered(&mut self) {
+        let delivered = &self.delivered;
+        self.reporter
+            .delivered("listener_events", delivered.listeners);
+        self.reporter.delivered("cgroup_events", delivered.cgroups);
+        self.reporter.delivered("cpu_windows", delivered.windows);
     }
 
     /// The last readings. What is written after them is nobody's any more.

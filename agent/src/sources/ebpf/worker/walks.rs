@@ -30,6 +30,7 @@ impl Worker {
             self.gone(cgroup);
         }
         self.admit_all(&changes.seen);
+        self.find_detached();
         for (cgroup, path) in self.containers.unattached() {
             self.attach(cgroup, &path, true);
         }
@@ -46,7 +47,7 @@ impl Worker {
         self.reporter.forget();
         self.reporter
             .dropped("cgroup_walk", "incomplete", self.incomplete);
-        let events = self.probes.cgroups.health == Health::Ok;
+        let events = self.judged(&self.probes.cgroups).health == Health::Ok;
         let interval = self.settings.rescan_interval;
         let interval = if events {
             interval
