@@ -34,10 +34,14 @@ pub struct Scale {
     pub flood_connections: u32,
     /// Ports that one container listens on.
     pub listening_ports: u16,
+    /// Datagrams from new ports each second.
+    pub datagrams_per_second: u32,
     /// Cgroups made and removed each second.
     pub cgroups_per_second: u32,
     /// Pods of one name that come and go with connections of their own: a multiple of 4.
     pub churned_pods: u16,
+    /// Connections of each of them, and up to nine more.
+    pub churned_connections: u32,
 }
 
 impl Scale {
@@ -51,8 +55,10 @@ impl Scale {
         load_ms: 10_000,
         flood_connections: 192,
         listening_ports: 100,
+        datagrams_per_second: 20,
         cgroups_per_second: 5,
-        churned_pods: 8,
+        churned_pods: 32,
+        churned_connections: 10,
     };
     const CI: Self = Self {
         tier: Tier::Ci,
@@ -64,15 +70,19 @@ impl Scale {
         load_ms: 10_000,
         flood_connections: 2_496,
         listening_ports: 1_500,
+        datagrams_per_second: 1_000,
         cgroups_per_second: 50,
-        churned_pods: 40,
+        churned_pods: 24,
+        churned_connections: 100,
     };
     const FULL: Self = Self {
         tier: Tier::Full,
         flood_connections: 50_016,
         listening_ports: 30_000,
+        datagrams_per_second: 20_000,
         cgroups_per_second: 1_000,
-        churned_pods: 800,
+        churned_pods: 200,
+        churned_connections: 1_000,
         ..Self::CI
     };
 

@@ -48,6 +48,8 @@ pub enum Plan {
     },
     /// Makes many short connections to itself, then prints [`flood::Flooded`].
     Flood(flood::Flood),
+    /// Sends datagrams from many ports, prints [`flood::Sprayed`], and keeps the server until stdin closes.
+    Spray(flood::Spray),
     /// Opens and closes many listening ports as told by lines on stdin: `open`, `close`, `exit`.
     Ports(flood::Ports),
     /// Uses CPU, then prints [`burn::Burnt`].
@@ -353,6 +355,7 @@ pub fn act(plan: Plan) -> Result<()> {
         } => pool::pass(endpoint, &through, then_close),
         Plan::Listen { endpoints } => listen::obey(&endpoints),
         Plan::Flood(plan) => worker::print(&flood::flood(&plan)?),
+        Plan::Spray(plan) => flood::spray(&plan),
         Plan::Ports(plan) => flood::ports(&plan),
         Plan::Burn(plan) => worker::print(&burn::burn(&plan)?),
     }

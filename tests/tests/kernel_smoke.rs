@@ -27,7 +27,7 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
 use kernel::sandbox::{Sandbox, burn, usage_us};
 use kernel::traffic::{CLOSINGS, Expected, exchange, refused, timed_out};
-use kernel::watch::Watch;
+use kernel::watch::{Stopped, Watch};
 
 const LOOPBACK4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const LOOPBACK6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -302,6 +302,29 @@ fn a_full_flow_table_keeps_the_counts_and_loses_the_peer() {
     assert_eq!(stopped.dropped("ebpf.flows_overflow", "full"), 0);
 }
 
+/// Records of a container's listeners that arrived.
+fn told(stopped: &Stopped, owner: CgroupId) -> u64 {
+    let of = |fact: &&Fact| {
+        matches!(fact, Fact::ListenerOpened(event) | Fact::ListenerClosed(event)
+            if event.owner == owner)
+    };
+    stopped.facts.iter().filter(of).count() as u64
+}
+
+/// Connections of a container with a peer, and those without.
+fn connections(stopped: &Stopped, owner: CgroupId) -> (u64, u64) {
+    let (mut named, mut unnamed) = (0, 0);
+    for ((id, _, peer, _), counts) in stopped.flows() {
+        let sum = if peer.is_some() {
+            &mut named
+        } else {
+            &mut unnamed
+        };
+        *sum += if id == owner { counts.connections } else { 0 };
+    }
+    (named, unnamed)
+}
+
 #[test]
 fn a_noisy_container_spends_its_own_share_and_nothing_goes_uncounted() {
     const LISTENERS: u64 = 1_000;
@@ -331,44 +354,28 @@ fn a_noisy_container_spends_its_own_share_and_nothing_goes_uncounted() {
     let stopped = watch.stop();
 
     // Listeners: each told of twice, or counted as lost.
-    let told = |owner: CgroupId| {
-        let of = |fact: &&Fact| {
-            matches!(fact, Fact::ListenerOpened(event) | Fact::ListenerClosed(event)
-                if event.owner == owner)
-        };
-        stopped.facts.iter().filter(of).count() as u64
-    };
     let lost = |reason| stopped.dropped("ebpf.listener_events", reason);
-    assert_eq!(told(quiet.id), 40, "the quiet one is heard in full");
+    let (of_noisy, of_quiet) = (told(&stopped, noisy.id), told(&stopped, quiet.id));
+    assert_eq!(of_quiet, 40, "the quiet one is heard in full");
     assert!(lost("budget") > 0, "the noisy one is not");
-    assert_eq!(
-        told(noisy.id) + lost("budget") + lost("full"),
-        2 * (LISTENERS + CONNECTIONS)
-    );
+    let generated = 2 * (LISTENERS + CONNECTIONS);
+    assert_eq!(of_noisy + lost("budget") + lost("full"), generated);
     assert_eq!(
         stopped.delivered("ebpf.listener_events"),
-        told(noisy.id) + told(quiet.id)
+        of_noisy + of_quiet
     );
 
     // Flows: each connection counted once an end, with its peer or without.
-    let flows = stopped.flows();
-    let connections = |owner: CgroupId, named: bool| -> u64 {
-        let rows = flows
-            .iter()
-            .filter(|((id, _, peer, _), _)| *id == owner && peer.is_some() == named);
-        rows.map(|(_, counts)| counts.connections).sum()
-    };
-    assert_eq!(
-        (connections(quiet.id, true), connections(quiet.id, false)),
-        (40, 0)
-    );
-    let (named, unnamed) = (connections(noisy.id, true), connections(noisy.id, false));
+    let beyond = stopped.dropped("ebpf.flows", "budget");
+    assert_eq!(connections(&stopped, quiet.id), (40, 0));
+    let (named, unnamed) = connections(&stopped, noisy.id);
     assert_eq!(named + unnamed, 2 * CONNECTIONS);
     assert!(named >= FLOWS_PER_EPOCH && unnamed > 0, "{named} {unnamed}");
-    assert!(stopped.dropped("ebpf.flows", "budget") >= unnamed);
+    assert!(beyond >= unnamed, "{beyond} {unnamed}");
     for (place, reason) in [("ebpf.flows", "full"), ("ebpf.flows_overflow", "full")] {
         assert_eq!(stopped.dropped(place, reason), 0, "{place} {reason}");
     }
+    let flows = stopped.flows();
     let changes: u64 = flows
         .values()
         .map(|counts| counts.connections + counts.failures + counts.closed)
@@ -382,9 +389,7 @@ fn a_noisy_container_spends_its_own_share_and_nothing_goes_uncounted() {
         } => Some((*cgroup, *flows, *listeners)),
         _ => None,
     });
-    let (owner, flows, listeners) = refused.expect("told who it was");
-    assert_eq!((owner, listeners), (noisy.id, lost("budget")));
-    assert_eq!(flows, stopped.dropped("ebpf.flows", "budget"));
+    assert_eq!(refused, Some((noisy.id, beyond, lost("budget"))));
 }
 
 #[test]

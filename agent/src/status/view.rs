@@ -233,20 +233,10 @@ pub(super) fn table(status: &Status) -> String {
     let unknown = status.unknown_rules.iter();
     let unknown = unknown.map(|(rule, why)| vec![plain(rule), "Unknown".into(), plain(why)]);
     section(&mut text, ["RULE", "VERDICT", "REASON"], unknown);
-    let count = |count: Option<u64>| count.map_or_else(|| "-".into(), |count| count.to_string());
-    let ended = status.ended.iter();
-    let row = |row: &EndedRow| {
-        vec![
-            plain(&row.container),
-            count(row.oom_kills),
-            count(row.restarts),
-            count(row.restart_count),
-        ]
-    };
     section(
         &mut text,
         ["CONTAINER", "OOM KILLS", "RESTARTS SEEN", "RESTART COUNT"],
-        ended.map(row),
+        status.ended.iter().map(ended_row),
     );
     let ledger = status.ledger.iter();
     section(
@@ -297,8 +287,16 @@ pub(super) fn table(status: &Status) -> String {
     text
 }
 
+fn ended_row(row: &EndedRow) -> Vec<String> {
+    vec![
+        plain(&row.container),
+        count(row.oom_kills),
+        count(row.restarts),
+        count(row.restart_count),
+    ]
+}
+
 fn ledger_row(row: &LedgerRow) -> Vec<String> {
-    let count = |count: Option<u64>| count.map_or_else(|| "-".into(), |count| count.to_string());
     vec![
         plain(&row.place),
         count(row.entries),
@@ -307,6 +305,11 @@ fn ledger_row(row: &LedgerRow) -> Vec<String> {
         row.lost.to_string(),
         or_none(row.when_full.as_ref()),
     ]
+}
+
+/// A dash for what is not counted.
+fn count(count: Option<u64>) -> String {
+    count.map_or_else(|| "-".into(), |count| count.to_string())
 }
 
 /// A titled table; nothing without rows.

@@ -1,8 +1,8 @@
 //! More of everything than an agent has room for, from inside one container: short connections to ever new peers, thousands
-//! of listening ports.
+//! of listening ports, datagrams from ever new ports.
 
 use std::io::{Read, Write, stdin};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
 use std::time::Duration;
 
@@ -42,6 +42,29 @@ pub struct Flooded {
     pub client: Counts,
     /// The side that accepted.
     pub server: Counts,
+    /// How long it took, in milliseconds.
+    pub wall_ms: u64,
+}
+
+/// Datagrams over loopback to one server, each from a new socket and so from another port, and to another address of
+/// 127.0.0.0/8.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Spray {
+    /// Datagrams each second: a pace, which a busy machine does not hold.
+    pub per_second: u32,
+    /// How many seconds' worth are sent.
+    pub seconds: u32,
+    /// The server's port.
+    pub port: u16,
+}
+
+/// What was sprayed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sprayed {
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams that the server received; its buffer holds only so many.
+    pub received: u64,
     /// How long it took, in milliseconds.
     pub wall_ms: u64,
 }
@@ -139,6 +162,42 @@ fn connect(plan: &Flood, client: u32, begun: u64) -> Result<Counts> {
     Ok(counts)
 }
 
+/// Sprays, tells the count, and keeps the server until stdin is closed.
+pub(super) fn spray(plan: &Spray) -> Result<()> {
+    let server = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, plan.port)).context("bind the server")?;
+    server.set_nonblocking(true).context("set O_NONBLOCK")?;
+    worker::say("ready");
+    let begun = monotonic_ns();
+    let mut sprayed = Sprayed {
+        sent: 0,
+        received: 0,
+        wall_ms: 0,
+    };
+    let mut buffer = [0; 64];
+    for n in 0..plan.per_second * plan.seconds {
+        let due = begun + u64::from(n) * 1_000_000_000 / u64::from(plan.per_second);
+        // The pace of a millisecond: a sleep for each datagram would take longer than sending it.
+        if due > monotonic_ns() + 1_000_000 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        let [_, a, b, c] = (n + 2).to_be_bytes();
+        let target = SocketAddr::new(Ipv4Addr::new(127, a, b, c).into(), plan.port);
+        let client = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("make a client")?;
+        client.send_to(&[1; 16], target).context("send")?;
+        sprayed.sent += 1;
+        while server.recv_from(&mut buffer).is_ok() {
+            sprayed.received += 1;
+        }
+    }
+    sprayed.wall_ms = (monotonic_ns() - begun) / 1_000_000;
+    worker::print(&sprayed)?;
+    stdin()
+        .read_to_end(&mut Vec::new())
+        .context("wait for the end of stdin")?;
+    drop(server);
+    Ok(())
+}
+
 fn one(sent: usize, received: usize) -> Counts {
     let bytes = |bytes| u64::try_from(bytes).unwrap_or(u64::MAX);
     Counts {
@@ -174,21 +233,21 @@ pub(super) fn ports(plan: &Ports) -> Result<()> {
     Ok(())
 }
 
-/// Makes room for so many descriptors; root may go beyond the hard limit.
+/// Makes room for so many descriptors, if the hard limit has it.
 fn raise_open_files(wanted: u64) -> Result<()> {
     let limit = getrlimit(Resource::Nofile);
     let enough = |bound: Option<u64>| bound.is_none_or(|bound| bound >= wanted);
+    ensure!(
+        enough(limit.maximum),
+        "{wanted} open files are needed, and the hard limit is {:?}",
+        limit.maximum
+    );
     if enough(limit.current) {
         return Ok(());
     }
-    let maximum = if enough(limit.maximum) {
-        limit.maximum
-    } else {
-        Some(wanted)
-    };
     let raised = Rlimit {
-        current: Some(wanted),
-        maximum,
+        current: limit.maximum,
+        maximum: limit.maximum,
     };
-    setrlimit(Resource::Nofile, raised).with_context(|| format!("allow {wanted} open files"))
+    setrlimit(Resource::Nofile, raised).context("raise the limit of open files")
 }

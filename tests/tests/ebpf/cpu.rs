@@ -243,7 +243,7 @@ fn bursts_that_an_average_hides_are_in_the_windows() {
         "sum of the windows",
         sum,
         (used.saturating_sub(unknown), used),
-        0,
+        after_the_end(),
         steal,
     );
     // Pulses of 50 ms twice a second: a mean of a tenth of a CPU. The windows show what the mean hides.

@@ -133,21 +133,14 @@ impl Node {
         );
     }
 
-    /// Waits until there is a finding about the container's ports.
-    pub(crate) fn finds(&self, container: &Container) {
+    /// Waits until there is a finding about the container's ports, and tells it.
+    pub(crate) fn finds(&self, container: &Container) -> String {
         let name = format!("\"{}\"", container.name());
         let found = poll(CALM, || {
             let findings = self.port_findings();
-            findings
-                .iter()
-                .any(|finding| finding.contains(&name))
-                .then_some(())
+            findings.into_iter().find(|finding| finding.contains(&name))
         });
-        assert!(
-            found.is_some(),
-            "nothing about {name}: {:?}",
-            self.port_findings()
-        );
+        found.unwrap_or_else(|| panic!("nothing about {name}: {:?}", self.port_findings()))
     }
 
     /// How many were lost in a place, for any reason.

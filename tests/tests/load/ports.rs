@@ -9,6 +9,12 @@ use plumbline_tests::traffic::{Plan, Worker};
 use super::node::Node;
 use super::recording::Recording;
 
+/// The first port that is opened.
+const FIRST: u16 = 10_000;
+
+/// Ports of one process: some machines let nobody have many more open files.
+const PER_PROCESS: u16 = 3_000;
+
 /// Records of a container's listeners that arrived: opened, closed.
 fn arrived(recording: &Recording, owner: CgroupId) -> (u64, u64) {
     let mut arrived = (0, 0);
@@ -27,16 +33,24 @@ fn a_flood_of_listening_ports_is_accounted_for_and_forgotten() {
     let Some(mut node) = Node::start() else {
         return;
     };
-    let plan = Ports {
-        first: 10_000,
-        count: scale().listening_ports,
-    };
+    let count = scale().listening_ports;
     let ((), quiet) = node.disturb(|node| {
-        let mut worker = Worker::ready(node.noisy.place(), &Plan::Ports(plan)).unwrap();
-        worker.command("open").unwrap();
+        let mut workers: Vec<Worker> = (0..count)
+            .step_by(PER_PROCESS.into())
+            .map(|first| Ports {
+                first: FIRST + first,
+                count: PER_PROCESS.min(count - first),
+            })
+            .map(|plan| Worker::ready(node.noisy.place(), &Plan::Ports(plan)).unwrap())
+            .collect();
+        for worker in &mut workers {
+            worker.command("open").unwrap();
+        }
         node.finds(&node.noisy);
-        worker.command("close").unwrap();
-        worker.end().unwrap();
+        for mut worker in workers {
+            worker.command("close").unwrap();
+            worker.end().unwrap();
+        }
     });
     node.calm("flood of listening ports");
     let owner = CgroupId(node.noisy.cgroup_id());
@@ -52,7 +66,7 @@ fn a_flood_of_listening_ports_is_accounted_for_and_forgotten() {
         })
         .map(|(_, count)| count)
         .sum();
-    let generated = 2 * u64::from(plan.count);
+    let generated = 2 * u64::from(count);
     println!(
         "{generated} records: {opened} opened and {closed} closed arrived, {dropped} dropped in the kernel, \
          {lost_on_the_way} on the way to the loop"

@@ -49,6 +49,12 @@ impl Suite {
             Self::new("ebpf", true, &filters),
             Self::new("kernel_smoke", false, &filters),
             Self::new("agent", true, &filters),
+            // Floods prove nothing on an emulated machine.
+            Self::new(
+                "load",
+                true,
+                filter.map_or(&["churn::"][..], |_| &filters[..]),
+            ),
         ]
     }
 

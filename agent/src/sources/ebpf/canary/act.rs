@@ -25,9 +25,10 @@ use rustix::time::{ClockId, clock_gettime};
 /// CPU time that it burns: a thousandth of a tenth of a core in a minute.
 pub(in super::super) const BURN: Duration = Duration::from_millis(10);
 
+/// What is sent each way.
+const TEXT: &[u8; 7] = b"canary\n";
 /// Bytes of payload each way.
-pub(in super::super) const PAYLOAD: u64 = 7;
-const TEXT: &[u8; PAYLOAD as usize] = b"canary\n";
+pub(in super::super) const PAYLOAD: u64 = TEXT.len() as u64;
 
 /// Each call on a socket may take this long.
 const PATIENCE: Duration = Duration::from_secs(2);

@@ -1,0 +1,217 @@
+//! Which containers and files there are: by hints early, by scans in any case.
+
+use std::time::Duration;
+
+use crate::batch::SourceId;
+use crate::container::{Container, Scan};
+use crate::file::Handle as FileHandle;
+use crate::guard::{self, Refused, Root};
+use crate::source::{PodName, Source};
+
+use super::Tailer;
+
+/// Containers that are followed; beyond it new ones wait for old ones to end.
+const CONTAINERS_MAX: usize = 10_000;
+
+impl Tailer {
+    pub(super) fn follow_hints(&mut self, now: Duration) {
+        let hints = self.watches.read();
+        if hints.all {
+            self.scanned = None;
+            return;
+        }
+        for directory in &hints.written {
+            self.activate(directory);
+        }
+        for directory in hints.changed {
+            match directory.split_once('/') {
+                None => self.scanned = None,
+                Some(_) => self.scan_one(&directory, now),
+            }
+            self.activate(&directory);
+        }
+    }
+
+    fn activate(&mut self, directory: &str) {
+        let source = directory
+            .split_once('/')
+            .and_then(|(pod, container)| Source::parse(pod.as_bytes(), container.as_bytes()));
+        if let Some(id) = source.and_then(|source| self.by_source.get(&source)) {
+            self.robin.activate(*id);
+        }
+    }
+
+    /// The truth: all directories, whatever was hinted.
+    pub(super) fn scan(&mut self, now: Duration) {
+        self.scanned = Some(now);
+        self.stats.refused.clear();
+        if self.root.is_none() {
+            self.watches.add("");
+        }
+        // Opened anew each time: the directory may have been replaced, by a mount or by hand.
+        match Root::open(&self.settings.root) {
+            Ok(root) => {
+                self.root = Some(root);
+                self.stats.root_error = None;
+            }
+            Err(errno) => self.stats.root_error = Some(errno.to_string()),
+        }
+        for source in self.sources() {
+            self.add(source);
+        }
+        let ids: Vec<SourceId> = self.containers.keys().copied().collect();
+        for id in ids {
+            self.scan_container(id, now);
+        }
+        self.enforce_held(now);
+        self.forget(now);
+        self.publish();
+    }
+
+    /// The containers that have a directory.
+    fn sources(&mut self) -> Vec<Source> {
+        let Some(root) = &self.root else {
+            return Vec::new();
+        };
+        let mut sources = Vec::new();
+        let list = |path: &str| guard::names(root.directory(path)?).map_err(Refused::from);
+        let mut refuse = |reason| *self.stats.refused.entry(reason).or_default() += 1;
+        for pod in list(".").unwrap_or_default() {
+            let Some(pod) = PodName::parse(&pod) else {
+                refuse("name");
+                continue;
+            };
+            if self.settings.exclude_uids.contains(&pod.uid) {
+                continue;
+            }
+            let containers = match list(&pod.directory()) {
+                Ok(containers) => containers,
+                Err(Refused::Gone) => continue,
+                Err(Refused::Trick(reason)) => {
+                    refuse(reason);
+                    continue;
+                }
+                Err(Refused::Error(_)) => {
+                    refuse("error");
+                    continue;
+                }
+            };
+            for container in containers {
+                match crate::source::container_name(&container) {
+                    Some(container) => sources.push(Source {
+                        pod: pod.clone(),
+                        container,
+                    }),
+                    None => refuse("name"),
+                }
+            }
+        }
+        sources
+    }
+
+    fn add(&mut self, source: Source) {
+        if self.by_source.contains_key(&source) {
+            return;
+        }
+        if self.containers.len() >= CONTAINERS_MAX {
+            *self.stats.refused.entry("too_many_containers").or_default() += 1;
+            return;
+        }
+        self.watches.add(&source.pod.directory());
+        self.watches.add(&source.directory());
+        self.next_source += 1;
+        let id = SourceId(self.next_source);
+        let pending = self.pending.remove(&source).unwrap_or_default();
+        self.by_source.insert(source.clone(), id);
+        self.containers
+            .insert(id, Box::new(Container::new(id, source, pending)));
+    }
+
+    fn scan_one(&mut self, directory: &str, now: Duration) {
+        let source = directory
+            .split_once('/')
+            .and_then(|(pod, container)| Source::parse(pod.as_bytes(), container.as_bytes()));
+        if let Some(id) = source.and_then(|source| self.by_source.get(&source).copied()) {
+            self.scan_container(id, now);
+        }
+    }
+
+    fn scan_container(&mut self, id: SourceId, now: Duration) {
+        let (Some(root), Some(container)) = (&self.root, self.containers.get_mut(&id)) else {
+            return;
+        };
+        let mut scan = Scan {
+            root,
+            now,
+            refused: &mut self.stats.refused,
+        };
+        container.scan(&mut scan);
+        let due = container.merger.is_open() || container.next_finished(now).is_some();
+        if due
+            || container
+                .files
+                .iter()
+                .any(crate::file::LogFile::is_readable)
+        {
+            self.robin.activate(id);
+        }
+    }
+
+    /// Deleted files that take more room or time than they may are given up, the oldest first.
+    fn enforce_held(&mut self, now: Duration) {
+        let mut held = Vec::new();
+        for (id, container) in &self.containers {
+            for file in &container.files {
+                if let (Some(since), FileHandle::Plain(_)) = (file.missing, &file.handle) {
+                    held.push((since, *id, file.id, file.stamp.size));
+                }
+            }
+        }
+        held.sort();
+        let mut bytes: u64 = held.iter().map(|(.., size)| size).sum();
+        for (since, id, file, size) in held {
+            let late = now >= since + self.settings.held_time_max;
+            if !late && bytes <= self.settings.held_bytes_max {
+                break;
+            }
+            bytes -= size;
+            let Some(container) = self.containers.get_mut(&id) else {
+                continue;
+            };
+            if let Some(file) = container.files.iter_mut().find(|known| known.id == file) {
+                container.counts.lose("deleted", 0, file.unread());
+                file.handle = FileHandle::Closed;
+            }
+        }
+    }
+
+    fn forget(&mut self, now: Duration) {
+        let over = now >= self.pending_until;
+        for container in self.containers.values_mut() {
+            container.forget(now);
+            if over {
+                for entry in container.pending.drain(..) {
+                    container
+                        .counts
+                        .lose("deleted", 0, entry.size.saturating_sub(entry.offset));
+                }
+            }
+        }
+        // With the root not readable, nothing is known to be gone.
+        if over && self.root.is_some() && self.stats.root_error.is_none() {
+            for entry in self.pending.drain().flat_map(|(_, entries)| entries) {
+                let lost = self.stats.lost.entry("deleted").or_default();
+                lost.bytes += entry.size.saturating_sub(entry.offset);
+            }
+        }
+        let by_source = &mut self.by_source;
+        self.containers.retain(|_, container| {
+            let ended =
+                !container.present && container.files.is_empty() && container.pending.is_empty();
+            if ended {
+                by_source.remove(&container.source);
+            }
+            !ended
+        });
+    }
+}
