@@ -10,7 +10,7 @@
 //!
 //! **Traps (23).** Waiting that the container's own limit causes is C004's. Threads that queue behind each other on an
 //! idle node do not make the node wait. A pod-level request is shared: a container without its own is not judged. A
-//! container without any is C001's. The percentile is taken at the lower bound of its bucket. Start-up is left out. Use
+//! container without any is C001's. One whose limit equals its request gets no more by a request: C004 and C007 speak of it. The percentile is taken at the lower bound of its bucket. Start-up is left out. Use
 //! under contention is less than what is wanted, so the proposed request is the least that would do.
 
 use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
@@ -31,6 +31,12 @@ pub(super) fn condition(snapshot: &Snapshot, container: &ContainerView) -> Optio
     snapshot.declared.as_ref()?;
     let (pod, declared) = (container.pod.as_ref()?, container.declared()?);
     let request = declared.cpu_request_millis.filter(|millis| *millis > 0)?;
+    if declared
+        .cpu_limit_millis
+        .is_some_and(|limit| limit <= request)
+    {
+        return None;
+    }
     let day = container.cpu.day.as_ref()?;
     let usual = Usual::of(day)?;
     let p95_us = day.sketch.quantile_us(950)?.low;

@@ -121,3 +121,16 @@ fn no_request_of_its_own_is_another_matter() {
     };
     check(&of(&shared), &expect![[""]]);
 }
+
+#[test]
+fn a_request_that_equals_the_limit_cannot_be_raised_alone() {
+    let with = |limit| DeclaredContainer {
+        cpu_limit_millis: Some(limit),
+        ..container("app", ContainerKind::Regular, &[])
+    };
+    check(&of(&pod(vec![with(100)])), &expect![[""]]);
+    check(
+        &of(&pod(vec![with(110)])),
+        &expect!["C002 medium web/app requests.cpu"],
+    );
+}
