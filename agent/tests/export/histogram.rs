@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use crate::common::data::{AT, report, subject};
-use expect_test::expect;
 use opentelemetry_proto::tonic::metrics::v1::{
     AggregationTemporality, ExponentialHistogramDataPoint, metric,
 };
@@ -56,80 +55,22 @@ fn a_distribution_is_an_exponential_histogram() {
     let report = report(vec![distributions()]);
     let points = histograms(&encode_metrics(&report, &[], REQUEST_BYTES_MAX));
     assert_eq!(points.len(), 2);
-    expect![[r#"
-        ExponentialHistogramDataPoint {
-            attributes: [
-                KeyValue {
-                    key: "plumbline.window",
-                    value: Some(
-                        AnyValue {
-                            value: Some(
-                                StringValue(
-                                    "100ms",
-                                ),
-                            ),
-                        },
-                    ),
-                    key_strindex: 0,
-                },
-            ],
-            start_time_unix_nano: 1795339998000000000,
-            time_unix_nano: 1795340058000000000,
-            count: 600,
-            sum: Some(
-                151.2,
-            ),
-            scale: 4,
-            zero_count: 300,
-            positive: Some(
-                Buckets {
-                    offset: -17,
-                    bucket_counts: [
-                        299,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        0,
-                        1,
-                    ],
-                },
-            ),
-            negative: None,
-            flags: 0,
-            exemplars: [],
-            min: None,
-            max: Some(
-                1.7,
-            ),
-            zero_threshold: 0.0009765625,
-        }"#]]
-    .assert_eq(&format!("{:#?}", points[0]));
-    // A bucket i is from 2^(i / 2^scale) to 2^((i + 1) / 2^scale): half a CPU is the upper bound of -17.
-    assert_eq!(points[0].positive.as_ref().unwrap().offset, -17);
+    let point = &points[0];
+    assert_eq!(point.attributes[0].key, "plumbline.window");
+    assert_eq!(point.time_unix_nano, AT.0);
+    assert_eq!(point.start_time_unix_nano, AT.0 - 60_000_000_000);
+    assert_eq!((point.count, point.zero_count, point.scale), (600, 300, 4));
+    assert_eq!(point.zero_threshold, 1.0 / 1_024.0);
+    assert!((point.sum.unwrap() - 151.2).abs() < 1e-9);
+    assert_eq!((point.min, point.max), (None, Some(1.7)));
+    assert_eq!((point.flags, &point.negative), (0, &None));
+    // A bucket i is from 2^(i / 2^scale) to 2^((i + 1) / 2^scale): half a CPU is the upper bound of -17, and 1.7 lies
+    // between 2^(12/16) and 2^(13/16).
+    let buckets = point.positive.as_ref().unwrap();
+    assert_eq!(buckets.offset, -17);
+    let mut expected = vec![0; 30];
+    (expected[0], expected[29]) = (299, 1);
+    assert_eq!(buckets.bucket_counts, expected);
 }
 
 #[test]
