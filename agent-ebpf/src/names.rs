@@ -30,13 +30,15 @@ pub const OVERFLOW: &str = "PLUMB_OVERFLOW";
 pub const EPOCH: &str = "PLUMB_EPOCH";
 /// Bytes received by sockets in FIN_WAIT2.
 pub const FIN_WAIT: &str = "PLUMB_FIN_WAIT";
+/// Connections whose bytes are followed, by cookie.
+pub const FOLLOWED: &str = "PLUMB_FOLLOWED";
 /// CPU time per leaf cgroup and CPU.
 pub const CPU: &str = "PLUMB_CPU";
 /// The last scheduler event of each CPU.
 pub const CPU_CLOCK: &str = "PLUMB_CPU_CLOCK";
 /// Every map.
-pub const MAPS: [&str; 9] = [
-    EVENTS, DROPS, OWNER, FLOWS, OVERFLOW, EPOCH, FIN_WAIT, CPU, CPU_CLOCK,
+pub const MAPS: [&str; 10] = [
+    EVENTS, DROPS, OWNER, FLOWS, OVERFLOW, EPOCH, FIN_WAIT, FOLLOWED, CPU, CPU_CLOCK,
 ];
 
 /// Attach type under which the kernel keeps the storage of a `sock_ops` attachment: `BPF_CGROUP_SOCK_OPS` of

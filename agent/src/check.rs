@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use plumbline_core::finding::Finding;
-use plumbline_core::observation::{Health, ProbeStatus};
+use plumbline_core::observation::{Health, OPTIONAL_PROBES, ProbeStatus};
 use plumbline_core::settings::Grace;
 use plumbline_core::snapshot::Snapshot;
 
@@ -164,7 +164,11 @@ fn unused(snapshot: &Snapshot) -> Vec<String> {
         .collect()
 }
 
-/// A probe that was asked for and does not measure. `Off` was not asked for.
+/// A probe that was asked for and does not measure. `Off` was not asked for; the canary measures nothing itself.
 fn matters(probe: &ProbeStatus) -> bool {
-    matches!(probe.health, Health::Unsupported | Health::Broken)
+    match probe.health {
+        Health::Unsupported => !OPTIONAL_PROBES.contains(&probe.probe.as_str()),
+        Health::Broken => probe.probe != "canary",
+        Health::Ok | Health::Off => false,
+    }
 }

@@ -149,6 +149,9 @@ pub struct NodeArgs {
     /// Time between two scans of the node's sockets, at most 30s [default: 30s]
     #[arg(long, value_name = "SPAN", env = "PLUMBLINE_SCAN_INTERVAL")]
     pub scan_interval: Option<Span>,
+    /// Time between two readings of open connections' bytes [default: 10s]
+    #[arg(long, value_name = "SPAN", env = "PLUMBLINE_CONNECTION_INTERVAL")]
+    pub connection_interval: Option<Span>,
     /// Between two rounds of the canary, which tries out whether probes see [default: 60s]
     #[arg(long, value_name = "SPAN", env = "PLUMBLINE_CANARY_INTERVAL")]
     pub canary_interval: Option<Span>,
@@ -170,6 +173,8 @@ pub enum Probe {
     Tcp,
     /// CPU time in 100 ms windows, from the scheduler.
     CpuWindows,
+    /// Bytes of connections while they are open, from sock_diag.
+    Connections,
     /// Something that each probe must see once a minute, in a cgroup of the agent's own.
     Canary,
 }

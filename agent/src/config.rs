@@ -27,6 +27,8 @@ pub struct Config {
     pub tcp: bool,
     /// Measure CPU in 100 ms windows.
     pub cpu_windows: bool,
+    /// Time between two readings of open connections' bytes; `None`: they are counted when a connection closes.
+    pub connection_interval: Option<Duration>,
     /// Time between two rounds of the canary; `None`: it is off.
     pub canary: Option<Duration>,
     /// Time between two scans of the node's sockets, and two walks of its cgroups.
@@ -116,6 +118,8 @@ pub struct File {
     pub probes: ProbesFile,
     /// Between two scans.
     pub scan_interval: Option<Span>,
+    /// Between two readings of open connections.
+    pub connection_interval: Option<Span>,
     /// Between two rounds of the canary.
     pub canary_interval: Option<Span>,
     /// The Unix socket.
@@ -140,6 +144,8 @@ pub struct ProbesFile {
     pub tcp: Option<bool>,
     /// 100 ms windows.
     pub cpu_windows: Option<bool>,
+    /// Bytes of connections while they are open.
+    pub connections: Option<bool>,
     /// The canary.
     pub canary: Option<bool>,
 }
@@ -184,6 +190,7 @@ pub fn resolve(
             message,
         });
     }
+    let connection_interval = connection_interval(args, &file, &mut problems);
     let canary = canary(args, &file, &mut problems);
     let declared = declared_source(args, &file, &mut problems);
     let export = ExportSettings::from_env(get).unwrap_or_else(|found| {
@@ -216,12 +223,37 @@ pub fn resolve(
         tcp: !args.disable.contains(&Probe::Tcp) && file.probes.tcp.unwrap_or(true),
         cpu_windows: !args.disable.contains(&Probe::CpuWindows)
             && file.probes.cpu_windows.unwrap_or(true),
+        connection_interval,
         canary,
         scan_interval,
         socket: args.socket.clone().or(file.socket),
         export,
         log_format: args.log_format,
     })
+}
+
+/// How often bytes of open connections are read, if at all.
+fn connection_interval(
+    args: &NodeArgs,
+    file: &File,
+    problems: &mut Vec<Problem>,
+) -> Option<Duration> {
+    let wanted =
+        !args.disable.contains(&Probe::Connections) && file.probes.connections.unwrap_or(true);
+    let interval = args
+        .connection_interval
+        .or(file.connection_interval)
+        .map_or(CONNECTION_INTERVAL, |span| span.0);
+    if interval < Duration::from_secs(1) || interval > CONNECTION_INTERVAL_MAX {
+        problems.push(Problem {
+            at: "--connection-interval".into(),
+            message: format!(
+                "must be between 1s and {}s",
+                CONNECTION_INTERVAL_MAX.as_secs()
+            ),
+        });
+    }
+    wanted.then_some(interval)
 }
 
 /// Windows and limits of the rules.
@@ -295,6 +327,11 @@ const CANARY_INTERVAL: Duration = Duration::from_secs(60);
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// An event that was lost must heal within this.
 const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(30);
+
+/// Rates over a minute then have six steps.
+const CONNECTION_INTERVAL: Duration = Duration::from_secs(10);
+/// A connection that moves bytes is to be seen to in every interval of ordinary rules.
+const CONNECTION_INTERVAL_MAX: Duration = Duration::from_secs(300);
 
 /// The node's name for itself, for want of a better one.
 fn hostname() -> Option<String> {

@@ -78,6 +78,8 @@ impl Node {
         let settings = ebpf::Settings {
             tcp: config.tcp,
             cpu_windows: config.cpu_windows,
+            connection_interval: config.connection_interval,
+            proc_root: config.proc_root.clone(),
             canary: config.canary,
             flow_interval: TICK,
             rescan_interval: config.scan_interval,
@@ -88,6 +90,7 @@ impl Node {
             proc_root: config.proc_root.clone(),
             cgroup_root: cgroup_root.clone(),
             interval: config.scan_interval,
+            sock_diag: true,
         };
         let scanner = Scanner::spawn(settings, sink.clone(), Arc::clone(&stop))?;
         let memory = MemoryEvents::spawn(cgroup_root.clone(), sink.clone(), Arc::clone(&stop))?;

@@ -9,6 +9,7 @@ pub mod manifests;
 pub mod memory;
 pub mod objects;
 pub mod processes;
+pub(crate) mod sock_diag;
 pub mod sockets;
 
 use std::sync::Arc;

@@ -154,6 +154,13 @@ fn tree(path: &Path) -> Vec<PathBuf> {
 /// hosts keep it in the v1 hierarchy.
 #[must_use]
 pub fn enable_cpu(top: &Path, leaf: &Path) -> bool {
+    enable("cpu", top, leaf)
+}
+
+/// Turns a controller on from `top` down to the parent of `leaf`. `false` when it is not to be had in this hierarchy.
+#[must_use]
+pub fn enable(controller: &str, top: &Path, leaf: &Path) -> bool {
+    let on = format!("+{controller}");
     let mut between: Vec<&Path> = leaf
         .ancestors()
         .skip(1)
@@ -162,5 +169,5 @@ pub fn enable_cpu(top: &Path, leaf: &Path) -> bool {
     between.reverse();
     between
         .iter()
-        .all(|path| fs::write(path.join("cgroup.subtree_control"), "+cpu").is_ok())
+        .all(|path| fs::write(path.join("cgroup.subtree_control"), &on).is_ok())
 }

@@ -36,6 +36,10 @@ pub struct Scale {
     pub listening_ports: u16,
     /// Datagrams from new ports each second.
     pub datagrams_per_second: u32,
+    /// Ports that one container opens and closes while the agent stands still: more than its share of the ring.
+    pub stalled_ports: u16,
+    /// How often the agent is killed.
+    pub kills: u32,
     /// Cgroups made and removed each second.
     pub cgroups_per_second: u32,
     /// Pods of one name that come and go with connections of their own: a multiple of 4.
@@ -56,6 +60,8 @@ impl Scale {
         flood_connections: 192,
         listening_ports: 100,
         datagrams_per_second: 20,
+        stalled_ports: 600,
+        kills: 2,
         cgroups_per_second: 5,
         churned_pods: 32,
         churned_connections: 10,
@@ -71,6 +77,8 @@ impl Scale {
         flood_connections: 2_496,
         listening_ports: 1_500,
         datagrams_per_second: 1_000,
+        stalled_ports: 2_000,
+        kills: 5,
         cgroups_per_second: 50,
         churned_pods: 24,
         churned_connections: 100,
@@ -80,6 +88,8 @@ impl Scale {
         flood_connections: 50_016,
         listening_ports: 30_000,
         datagrams_per_second: 20_000,
+        stalled_ports: 20_000,
+        kills: 100,
         cgroups_per_second: 1_000,
         churned_pods: 200,
         churned_connections: 1_000,

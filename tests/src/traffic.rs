@@ -6,6 +6,7 @@ mod exchange;
 pub mod flood;
 mod lanes;
 mod listen;
+mod long;
 mod pool;
 mod worker;
 
@@ -46,6 +47,15 @@ pub enum Plan {
         /// Opened and closed together.
         endpoints: Vec<Endpoint>,
     },
+    /// Opens and closes listeners at random; see [`RandomListeners`].
+    RandomListeners(RandomListeners),
+    /// Answers on any number of connections until stdin closes; for [`Plan::Long`].
+    Answer {
+        /// Where to listen.
+        endpoint: Endpoint,
+    },
+    /// Holds connections open, and obeys `move`, `churn` and `close` on stdin, each answered with the [`Tally`] so far.
+    Long(Long),
     /// Makes many short connections to itself, then prints [`flood::Flooded`].
     Flood(flood::Flood),
     /// Sends datagrams from many ports, prints [`flood::Sprayed`], and keeps the server until stdin closes.
@@ -119,6 +129,30 @@ pub struct Fail {
     pub targets: Vec<SocketAddr>,
     /// How many attempts.
     pub attempts: u32,
+}
+
+/// Listeners that come and go: a number on stdin makes so many changes, answered with `done`. All end with stdin.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct RandomListeners {
+    /// Addresses to bind.
+    pub addresses: Vec<IpAddr>,
+    /// Ports to bind; about half of them at a time.
+    pub ports: Vec<u16>,
+    /// Seed of the changes.
+    pub seed: u64,
+}
+
+/// Connections that live long, and short ones beside them.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Long {
+    /// Whom to connect to in turn.
+    pub targets: Vec<SocketAddr>,
+    /// Long connections.
+    pub connections: usize,
+    /// Short connections that each of eight threads makes by one `churn`.
+    pub short: usize,
+    /// Seed of the sizes.
+    pub seed: u64,
 }
 
 /// A server of several processes.
@@ -353,6 +387,9 @@ pub fn act(plan: Plan) -> Result<()> {
             through,
             then_close,
         } => pool::pass(endpoint, &through, then_close),
+        Plan::RandomListeners(plan) => listen::obey_at_random(&plan),
+        Plan::Answer { endpoint } => long::answer(&endpoint),
+        Plan::Long(plan) => long::obey(&plan),
         Plan::Listen { endpoints } => listen::obey(&endpoints),
         Plan::Flood(plan) => worker::print(&flood::flood(&plan)?),
         Plan::Spray(plan) => flood::spray(&plan),

@@ -6,14 +6,15 @@
 //! connections over loopback, the kernel's run-time statistics on). Kernel: 5.8 (ring), all else older. Fallback: the scans of listeners; no flows.
 //!
 //! Maps: `PLUMB_OWNER` (storage of the attachment; the agent fills it in right after each attach), `PLUMB_FLOWS` (full:
-//! counted in `PLUMB_OVERFLOW`, which the agent fills in before each attach), `PLUMB_FIN_WAIT`, and the ring.
+//! counted in `PLUMB_OVERFLOW`, which the agent fills in before each attach), `PLUMB_FIN_WAIT`, `PLUMB_FOLLOWED` (the agent
+//! makes the entries and counts what finds no place), and the ring.
 
 use core::ptr::{addr_of, addr_of_mut, read_volatile};
 
 use aya_ebpf::bindings::{
-    BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB, BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB,
-    BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB, BPF_SOCK_OPS_STATE_CB_FLAG,
-    BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
+    BPF_F_NO_PREALLOC, BPF_NOEXIST, BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB,
+    BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB, BPF_SOCK_OPS_RTO_CB_FLAG, BPF_SOCK_OPS_STATE_CB,
+    BPF_SOCK_OPS_STATE_CB_FLAG, BPF_SOCK_OPS_TCP_CONNECT_CB, BPF_SOCK_OPS_TCP_LISTEN_CB,
 };
 #[expect(
     deprecated,
@@ -24,6 +25,7 @@ use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_ktime_get_ns, bpf_sock_ops_cb
 use aya_ebpf::macros::{btf_map, map, sock_ops};
 use aya_ebpf::maps::{Array, HashMap};
 use aya_ebpf::programs::SockOpsContext;
+use plumbline_ebpf::connection::{CONNECTIONS_MAX, Connection};
 use plumbline_ebpf::drops::{
     FLAGS_MISSING, FLOWS_BUDGET, FLOWS_FULL, LISTENERS_BUDGET, LISTENERS_FULL, OVERFLOW_MISSING,
     SOCKET_UNKNOWN, UNATTRIBUTED,
@@ -57,6 +59,10 @@ static PLUMB_EPOCH: Array<u32> = Array::with_max_entries(1, 0);
 
 #[map]
 static PLUMB_FIN_WAIT: Array<FinWait> = Array::with_max_entries(FIN_WAIT_SLOTS, 0);
+
+#[map]
+static PLUMB_FOLLOWED: HashMap<u64, Connection> =
+    HashMap::with_max_entries(CONNECTIONS_MAX, BPF_F_NO_PREALLOC);
 
 const AF_INET: u32 = 2;
 const AF_INET6: u32 = 10;
@@ -301,19 +307,38 @@ fn closed(ctx: &SockOpsContext, old_state: u32) -> Change {
             None
         },
     };
+    let role = if client { ROLE_CLIENT } else { ROLE_SERVER };
+    let (sent_bytes, received_bytes) = left(ctx, role, closing.sent(), closing.received());
     let counts = FlowCounts {
         closed: 1,
-        sent_bytes: closing.sent(),
-        received_bytes: closing.received(),
+        sent_bytes,
+        received_bytes,
         retransmits: u64::from(field!(ctx, total_retrans)),
         // The kernel keeps eight times the smoothed round-trip time.
         srtt_us_sum: u64::from(field!(ctx, srtt_us) >> 3),
         ..FlowCounts::ZERO
     };
-    Change {
-        role: if client { ROLE_CLIENT } else { ROLE_SERVER },
-        counts,
-    }
+    Change { role, counts }
+}
+
+/// What of the bytes is left for the flow: nothing when the agent follows the connection, and then the bytes are the entry's.
+#[inline(always)]
+fn left(ctx: &SockOpsContext, role: u8, sent_bytes: u64, received_bytes: u64) -> (u64, u64) {
+    let Some(entry) = PLUMB_FOLLOWED.get_ptr_mut(cookie(ctx)) else {
+        return (sent_bytes, received_bytes);
+    };
+    let counts = Connection {
+        sent_bytes,
+        received_bytes,
+        closed_as: 0,
+    };
+    // SAFETY: the map's value. A connection closes once, and the agent only makes and removes entries.
+    unsafe { entry.write_volatile(counts) };
+    // SAFETY: the map's value.
+    let closed_as = unsafe { addr_of_mut!((*entry).closed_as) };
+    // SAFETY: an aligned u64 in a map's value. The reader looks again once it sees the role.
+    unsafe { assembly::add_atomic(closed_as, u64::from(role)) };
+    (0, 0)
 }
 
 /// Keeps what was received when the peer acknowledged our FIN, to tell later whether its own FIN came.

@@ -187,8 +187,12 @@ pub enum ScanScope {
 /// One listening socket found by a scan.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerRow {
-    /// Leaf cgroup of the process that holds the socket (of the one with the lowest pid, when several do).
+    /// Leaf cgroup of the process that holds the socket (of the one with the lowest pid, when several do); of its creator when
+    /// no process is known to.
     pub owner: CgroupId,
+    /// Leaf cgroup of the socket's creator, to whom it belongs whoever holds it; `None`: not known (procfs does not tell).
+    #[serde(default)]
+    pub creator: Option<CgroupId>,
     /// TCP; or UDP: a socket without a peer. Whether its program chose the port is not known to a scan.
     #[serde(default)]
     pub transport: Transport,
@@ -267,9 +271,10 @@ pub struct FlowCounts {
     pub timeouts: u64,
     /// Connections closed.
     pub closed: u64,
-    /// Payload bytes of closed connections that the peer acknowledged.
+    /// Payload bytes that the peer acknowledged: of closed connections, and where the probe `connections` works of open ones as
+    /// of its last reading.
     pub sent_bytes: u64,
-    /// Payload bytes of closed connections that were received.
+    /// Payload bytes received, of the same connections.
     pub received_bytes: u64,
     /// Segments that closed connections sent again.
     pub retransmits: u64,
@@ -383,13 +388,17 @@ pub const CPU_WINDOW_NS: u64 = 100_000_000;
 /// Health of one probe.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProbeStatus {
-    /// `tcp`, `cpu_windows`, `cgroups`, `listeners`, `cpu_stat`, `declared`.
+    /// `tcp`, `cpu_windows`, `cgroups`, `listeners`, `connections`, `cpu_stat`, `declared`.
     pub probe: String,
     /// How it is.
     pub health: Health,
-    /// Why, when it is not `ok`; what still works.
+    /// Why, when it is not `ok`, and what still works. When it is: by what means, where there are several.
     pub reason: Option<String>,
 }
+
+/// Probes that no rule needs, and that ask for rights beyond those of the shipped manifests: without them figures come later
+/// or are coarser, and nothing is blind.
+pub const OPTIONAL_PROBES: [&str; 1] = ["connections"];
 
 /// The four words for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -212,6 +212,8 @@ pub struct ListenerView {
     pub held_by_owner: Option<bool>,
     /// In the network namespace of process 1; `None` until a scan has met it.
     pub host_netns: Option<bool>,
+    /// Whether its socket on `[::]` takes IPv4 too; `None`: it has none, or that is not known (procfs does not tell).
+    pub dual_stack: Option<bool>,
     /// Connections accepted on it since the agent began.
     pub connections: u64,
 }

@@ -4,11 +4,13 @@
 //! - `object`: the embedded object and its maps. `keeper`: attach and detach, the seam to a process of its own.
 //! - `probes`: from the plan to attached programs. `happening`: records, placed.
 //! - `tree`, `containers`: which cgroups there are, which have a program.
+//! - `connections`: bytes of connections while they are open.
 //! - `flows`, `windows`: deltas of the kernel's tables. `flags`: whether others take our callbacks.
 //! - `canary`: something that each probe must see, once a minute.
 //! - `report`: states, told when they change. `worker`: the thread.
 
 mod canary;
+mod connections;
 mod containers;
 mod flags;
 mod flows;
@@ -25,6 +27,7 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -47,6 +50,10 @@ pub struct Settings {
     pub tcp: bool,
     /// CPU time in 100 ms windows.
     pub cpu_windows: bool,
+    /// Between readings of open connections; `None`: their bytes are counted when they close.
+    pub connection_interval: Option<Duration>,
+    /// Where procfs of the node is mounted; open connections are found by it.
+    pub proc_root: PathBuf,
     /// Between readings of the flow tables.
     pub flow_interval: Duration,
     /// Between walks of the cgroup tree, which find what events missed.
@@ -65,6 +72,8 @@ impl Settings {
             cgroup_root,
             tcp: true,
             cpu_windows: true,
+            connection_interval: Some(Duration::from_secs(10)),
+            proc_root: "/proc".into(),
             flow_interval: Duration::from_secs(1),
             rescan_interval: Duration::from_secs(30),
             flows_max: plumbline_ebpf::flow::FLOWS_MAX,

@@ -1,9 +1,11 @@
-//! Listening sockets and who holds them, read from procfs: at start, every interval, and for one container right after the
-//! kernel told of a new listener in it (events carry no process).
+//! Listening sockets and who holds them: at start, every interval, and for one container right after the kernel told of a
+//! new listener in it (events carry no process).
 //!
-//! Needs `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH` for processes of other users, and never enters a foreign namespace.
+//! The sockets come from `sock_diag` where foreign network namespaces may be entered (`CAP_SYS_ADMIN`), else from procfs; who
+//! holds them always from procfs, for which processes of other users need `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`.
 
 mod scan;
+mod tables;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -21,8 +23,10 @@ use crate::clock;
 use crate::sources::Sink;
 use crate::sources::cgroups::CgroupRoot;
 use crate::sources::processes::CgroupResolver;
+use crate::sources::sock_diag::netns;
 use rustix::thread::{CapabilitySet, capabilities};
 use scan::{Errors, Scan};
+use tables::Method;
 
 /// Containers waiting for a scan of their own. A request that finds the queue full is dropped: the next scan of the node
 /// covers it.
@@ -46,6 +50,8 @@ pub struct Settings {
     pub cgroup_root: CgroupRoot,
     /// Time between two scans of the whole node.
     pub interval: Duration,
+    /// Whether to ask `sock_diag` where the rights allow it, or procfs alone.
+    pub sock_diag: bool,
 }
 
 /// The running scanner.
@@ -68,7 +74,13 @@ impl Scanner {
             .name("sockets".into())
             .spawn(move || {
                 let resolver = CgroupResolver::new(settings.cgroup_root.clone());
+                let method = if settings.sock_diag && netns::may_enter().is_ok() {
+                    Method::SockDiag
+                } else {
+                    Method::Procfs
+                };
                 let mut work = Work {
+                    method,
                     settings,
                     sink,
                     resolver,
@@ -114,6 +126,7 @@ impl Scanner {
 
 /// The thread's own state.
 struct Work {
+    method: Method,
     settings: Settings,
     sink: Sink,
     resolver: CgroupResolver,
@@ -160,9 +173,14 @@ impl Work {
         if let Some(cgroup) = self.resolver.own() {
             self.sink.send(at, Fact::SelfCgroup { cgroup });
         }
-        match scan::scan(&self.settings.proc_root, &mut self.resolver, None) {
+        match scan::scan(
+            &self.settings.proc_root,
+            &mut self.resolver,
+            None,
+            self.method,
+        ) {
             Ok(Scan { rows, errors }) => {
-                let (health, reason) = verdict(&errors);
+                let (health, reason) = verdict(&errors, self.method);
                 let fact = Fact::Listeners {
                     scope: ScanScope::Node,
                     rows,
@@ -185,8 +203,8 @@ impl Work {
         let at = clock::monotonic();
         let paths: Vec<&str> = asked.values().map(|row| row.path.as_str()).collect();
         let proc_root = &self.settings.proc_root;
-        let Ok(Scan { rows, errors }) = scan::scan(proc_root, &mut self.resolver, Some(&paths))
-        else {
+        let scan = scan::scan(proc_root, &mut self.resolver, Some(&paths), self.method);
+        let Ok(Scan { rows, errors }) = scan else {
             // The next scan of the node says so.
             return;
         };
@@ -201,6 +219,7 @@ impl Work {
 
     fn report(&mut self, health: Health, reason: Option<String>) {
         if self.health.replace(health) != Some(health)
+            && health != Health::Ok
             && let Some(reason) = &reason
         {
             tracing::warn!(
@@ -220,7 +239,7 @@ impl Work {
 
 /// How the probe is. That a process of the host could not be read is counted, and no reason to call the probe broken; one
 /// of a container is.
-fn verdict(errors: &Errors) -> (Health, Option<String>) {
+fn verdict(errors: &Errors, method: Method) -> (Health, Option<String>) {
     let missing = missing_rights();
     if errors.denied > 0 && (!missing.is_empty() || !errors.unreadable.is_empty()) {
         let why = if missing.is_empty() {
@@ -241,7 +260,13 @@ fn verdict(errors: &Errors) -> (Health, Option<String>) {
         );
         return (Health::Broken, Some(reason));
     }
-    (Health::Ok, None)
+    let source = match method {
+        Method::SockDiag => "read by sock_diag",
+        Method::Procfs => {
+            "read from procfs, which tells neither V6ONLY nor a socket's creator; sock_diag would, with CAP_SYS_ADMIN"
+        }
+    };
+    (Health::Ok, Some(source.into()))
 }
 
 /// Rights that reading other users' processes takes and that we do not have. With all of them, a process is denied only

@@ -4,9 +4,11 @@ use std::io::stdin;
 use std::net::{SocketAddr, TcpListener};
 
 use anyhow::{Context, Result, bail};
+use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
 
-use super::{Endpoint, worker};
+use super::{Endpoint, RandomListeners, worker};
+use crate::pods::text::mixed;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 1_024;
@@ -60,6 +62,54 @@ pub(super) fn obey(endpoints: &[Endpoint]) -> Result<()> {
         } else {
             "open"
         });
+    }
+    Ok(())
+}
+
+/// Opens and closes listeners at random: `<n>` on stdin makes so many changes, answered with `done`.
+pub(super) fn obey_at_random(plan: &RandomListeners) -> Result<()> {
+    let mut state = mixed(plan.seed);
+    let mut listening = Vec::new();
+    worker::say("ready");
+    for line in stdin().lines() {
+        let changes: u32 = line
+            .context("read a command")?
+            .parse()
+            .context("how many changes")?;
+        for _ in 0..changes {
+            change(plan, &mut state, &mut listening)?;
+        }
+        worker::say("done");
+    }
+    Ok(())
+}
+
+/// Closes one, more often the more there are, or opens one.
+fn change(plan: &RandomListeners, state: &mut u64, listening: &mut Vec<TcpListener>) -> Result<()> {
+    let mut draw = |limit: usize| -> Result<usize> {
+        *state = mixed(*state);
+        let drawn = *state >> 16;
+        Ok(usize::try_from(drawn % u64::try_from(limit)?)?)
+    };
+    if draw(plan.ports.len())? < listening.len() {
+        let closed = draw(listening.len())?;
+        drop(listening.swap_remove(closed));
+        return Ok(());
+    }
+    let address = plan.addresses[draw(plan.addresses.len())?];
+    let endpoint = Endpoint {
+        reuse_port: draw(2)? == 0,
+        v6only: draw(2)? == 0,
+        ..Endpoint::tcp(SocketAddr::new(
+            address,
+            plan.ports[draw(plan.ports.len())?],
+        ))
+    };
+    match open(&endpoint) {
+        Ok(listener) => listening.push(listener),
+        // Another of them has it.
+        Err(error) if error.downcast_ref() == Some(&Errno::ADDRINUSE) => {}
+        Err(error) => return Err(error),
     }
     Ok(())
 }

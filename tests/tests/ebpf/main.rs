@@ -9,6 +9,7 @@
 )]
 
 mod attribution;
+mod connections;
 mod cpu;
 mod flows;
 mod listeners;

@@ -24,6 +24,9 @@ use plumbline_tests::wait::{PATIENCE, poll};
 /// How long a probe may take to see something. Sources read every second; machines stall.
 const SIGHT: Duration = Duration::from_secs(20);
 
+/// Between two readings of open connections: so short that many connections close between two.
+const READING: Duration = Duration::from_millis(50);
+
 /// What a flow is counted by: role, peer and server port.
 pub(crate) type Flow = (Role, Option<IpAddr>, u16);
 
@@ -50,16 +53,22 @@ impl Observer {
 
     /// As [`Observer::start`], with the scan of sockets every `interval`.
     pub(crate) fn scanning(sandbox: &Sandbox, interval: Duration) -> Option<Self> {
-        let observer = Self::launch(sandbox, interval);
+        let observer = Self::launch(sandbox, interval, true);
+        observer.usable().then_some(observer)
+    }
+
+    /// As [`Observer::start`], with scans that read procfs alone.
+    pub(crate) fn by_procfs(sandbox: &Sandbox) -> Option<Self> {
+        let observer = Self::launch(sandbox, Duration::from_secs(1), false);
         observer.usable().then_some(observer)
     }
 
     /// As [`Observer::start`], whatever the probes say about themselves.
     pub(crate) fn unjudged(sandbox: &Sandbox) -> Self {
-        Self::launch(sandbox, Duration::from_secs(1))
+        Self::launch(sandbox, Duration::from_secs(1), true)
     }
 
-    fn launch(sandbox: &Sandbox, interval: Duration) -> Self {
+    fn launch(sandbox: &Sandbox, interval: Duration, sock_diag: bool) -> Self {
         let cgroup_root =
             CgroupRoot::find(Some(sandbox.root())).expect("the sandbox is in cgroup2");
         let (sink, mut receiver) = Sink::new();
@@ -81,13 +90,17 @@ impl Observer {
                 unix_ns: clock::unix_ns(),
             },
         );
-        let kernel =
-            ebpf::spawn(ebpf::Settings::new(cgroup_root.clone()), sink.clone()).expect("a thread");
+        let settings = ebpf::Settings {
+            connection_interval: Some(READING),
+            ..ebpf::Settings::new(cgroup_root.clone())
+        };
+        let kernel = ebpf::spawn(settings, sink.clone()).expect("a thread");
         let stop = Arc::new(AtomicBool::new(false));
         let settings = sockets::Settings {
             proc_root: "/proc".into(),
             cgroup_root,
             interval,
+            sock_diag,
         };
         let scanner = Scanner::spawn(settings, sink, Arc::clone(&stop)).expect("a thread");
         Self {
@@ -218,14 +231,9 @@ impl Observer {
                 .map(|(key, flow)| (key, counts(flow)))
                 .collect()
         };
-        // Orphans close after the process that left them: wait for the sums, then compare everything.
-        let connections = |rows: &BTreeMap<_, Counts>| -> u64 {
-            rows.values()
-                .map(|counts| counts.connections + counts.failures)
-                .sum()
-        };
-        let enough = connections(&wanted);
-        poll(PATIENCE, || (connections(&told()) >= enough).then_some(()));
+        // Orphans close after the process that left them, and the bytes of a connection that was followed come with the
+        // next reading.
+        poll(PATIENCE, || (told() == wanted).then_some(()));
         let told = told();
         let name = container.name();
         for (key, wanted) in &wanted {

@@ -33,6 +33,11 @@ pub(crate) struct Stopped {
 impl Watch {
     pub(crate) fn start(settings: Settings) -> Self {
         let (sink, receiver) = Sink::new();
+        // Bytes are to be counted by the program alone, at close.
+        let settings = Settings {
+            connection_interval: None,
+            ..settings
+        };
         let handle = spawn(settings, sink).unwrap();
         Self {
             handle,

@@ -17,3 +17,4 @@ mod memory;
 mod node;
 mod ports;
 mod recording;
+mod stall;

@@ -153,6 +153,11 @@ impl Node {
             .sum()
     }
 
+    /// Sends the agent a signal.
+    pub(crate) fn signal(&self, signal: Signal) {
+        self.agent.signal(signal).unwrap();
+    }
+
     /// Runs a load while the victims work, and tells what they did.
     pub(crate) fn disturb<T>(&mut self, load: impl FnOnce(&Self) -> T) -> (T, Quiet) {
         let plan = |addresses| Lanes {

@@ -16,7 +16,7 @@ const FIRST: u16 = 10_000;
 const PER_PROCESS: u16 = 3_000;
 
 /// Records of a container's listeners that arrived: opened, closed.
-fn arrived(recording: &Recording, owner: CgroupId) -> (u64, u64) {
+pub(crate) fn arrived(recording: &Recording, owner: CgroupId) -> (u64, u64) {
     let mut arrived = (0, 0);
     for observation in &recording.0 {
         match &observation.fact {

@@ -46,3 +46,5 @@ pub const WINDOW: &str = "plumbline.window";
 pub const SECURITY_RULE_NAME: &str = "security_rule.name";
 /// The server's port.
 pub const SERVER_PORT: &str = "server.port";
+/// `stdout` or `stderr`.
+pub const LOG_IOSTREAM: &str = "log.iostream";

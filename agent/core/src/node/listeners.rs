@@ -44,22 +44,30 @@ impl NodeState {
             ScanScope::Containers(ids) => ids.into_iter().map(|id| (id, BTreeMap::new())).collect(),
         };
         for row in rows {
-            let Some(holder) = self.container_above(row.owner) else {
-                continue;
+            let holder = self.container_above(row.owner);
+            let owner = match row.creator {
+                Some(creator) => self.container_above(creator),
+                None => holder.map(|holder| self.creator(holder, &row)),
             };
-            let owner = self.creator(holder, &row);
-            let Some(rows) = found.get_mut(&owner) else {
+            let Some((owner, rows)) = owner.and_then(|id| Some((id, found.get_mut(&id)?))) else {
                 continue;
             };
             let key = (row.transport, row.port, row.address);
             let scanned: &mut Scanned = rows.entry(key).or_default();
             scanned.sockets += 1;
-            scanned.held_by_owner |= owner == holder
+            // Nobody who could be looked at holds it: not known to be in other hands.
+            scanned.held_by_owner |= row.holders.is_empty()
+                || holder == Some(owner)
                 || row
                     .holders
                     .iter()
                     .any(|holder| self.container_above(holder.cgroup) == Some(owner));
             scanned.host_netns |= row.host_netns;
+            scanned.v6only = match (scanned.v6only, row.v6only) {
+                // One socket that also takes IPv4 is enough.
+                (Some(false), _) | (_, Some(false)) => Some(false),
+                (one, other) => one.or(other),
+            };
             scanned.holders.extend(row.holders);
         }
         for (id, rows) in found {

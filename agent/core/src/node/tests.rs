@@ -18,6 +18,7 @@ use crate::snapshot::{ContainerView, Snapshot};
 use crate::time::Timestamp;
 
 mod joined;
+mod listeners;
 mod pods;
 
 const POD: &str = "0a1b2c3d-0000-4000-8000-000000000001";
@@ -79,6 +80,7 @@ fn row(owner: u64, port: u16, inode: u64) -> ListenerRow {
     };
     ListenerRow {
         owner: CgroupId(owner),
+        creator: None,
         transport: Transport::Tcp,
         v6only: None,
         cookie: None,

@@ -7,7 +7,7 @@
 mod table;
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::declared::Transport;
 use crate::observation::{HOLDERS_MAX, Holder};
@@ -33,6 +33,8 @@ pub struct Scanned {
     pub held_by_owner: bool,
     /// In the network namespace of process 1.
     pub host_netns: bool,
+    /// Whether its sockets refuse IPv4; `None`: IPv4 sockets, or not known.
+    pub v6only: Option<bool>,
 }
 
 /// How much of a container's sockets a scan can tell of.
@@ -142,6 +144,7 @@ fn empty(transport: Transport, port: u16, row: &Row, connections: u64) -> Listen
         holders: Vec::new(),
         held_by_owner: None,
         host_netns: None,
+        dual_stack: None,
         connections,
     }
 }
@@ -164,6 +167,11 @@ fn join(view: &mut ListenerView, address: IpAddr, row: &Row, host_network: bool)
         }
         view.holders.sort_by_key(|holder| holder.pid);
         view.held_by_owner = Some(view.held_by_owner.unwrap_or(false) || scanned.held_by_owner);
+        if address == IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+            && let Some(v6only) = scanned.v6only
+        {
+            view.dual_stack = Some(!v6only);
+        }
         view.host_netns = Some(view.host_netns.unwrap_or(false) || scanned.host_netns);
     }
 }

@@ -11,7 +11,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::finding::{Condition, Coverage, Evidence, Rule, Severity, Subject};
-use crate::observation::{Health, ProbeStatus};
+use crate::observation::{Health, OPTIONAL_PROBES, ProbeStatus};
 use crate::rules::{grace, label, no_declared, ports, probe, status_text, unknown_rules};
 use crate::snapshot::{ContainerView, Snapshot};
 
@@ -78,7 +78,9 @@ fn undeclared(snapshot: &Snapshot) -> Option<Condition> {
 
 /// A probe does not measure.
 fn unmeasured(status: &ProbeStatus) -> Option<Condition> {
-    if status.health == Health::Ok {
+    let optional = OPTIONAL_PROBES.contains(&status.probe.as_str())
+        && matches!(status.health, Health::Unsupported | Health::Off);
+    if status.health == Health::Ok || optional {
         return None;
     }
     let text = status_text(status);

@@ -161,6 +161,7 @@ pub(crate) fn listener(port: u16, addresses: &[&str]) -> ListenerView {
         }],
         held_by_owner: Some(true),
         host_netns: Some(false),
+        dual_stack: None,
         connections: 3,
     }
 }

@@ -1,7 +1,7 @@
 //! Conditions about undeclared listening ports, as P001 and P007 share them: which ports, grouped how, said how.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use crate::declared::{ContainerKind, Declared, DeclaredPod, Transport};
 use crate::finding::{Condition, Evidence, Rule, Severity};
@@ -191,6 +191,9 @@ impl About<'_> {
         if let Some(name) = &self.container.subject.container {
             evidence.insert("container", Evidence::Text(name.clone()));
         }
+        if let Some(dual_stack) = dual_stack(listeners) {
+            evidence.insert("dual_stack", Evidence::Text(dual_stack.into()));
+        }
         if let Some(host) = listeners
             .iter()
             .filter_map(|listener| listener.host_netns)
@@ -350,4 +353,24 @@ fn port_list(ports: BTreeSet<(Transport, u16)>) -> String {
         names.push(format!("{more} more"));
     }
     names.join(", ")
+}
+
+/// Whether what listens on `[::]` takes IPv4 too; `None` when nothing does.
+fn dual_stack(listeners: &[&ListenerView]) -> Option<&'static str> {
+    let any = IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let told = listeners
+        .iter()
+        .filter(|listener| listener.addresses.contains(&any))
+        .map(|listener| listener.dual_stack);
+    // One that does is enough, and one of which it is not known may.
+    let widest = told.max_by_key(|told| match told {
+        Some(false) => 0,
+        None => 1,
+        Some(true) => 2,
+    });
+    widest.map(|told| match told {
+        Some(true) => "yes",
+        Some(false) => "no",
+        None => "unknown",
+    })
 }

@@ -8,6 +8,7 @@ use plumbline_core::observation::{Health, ProbeStatus};
 use plumbline_ebpf::names;
 
 use super::Stats;
+use super::connections::Entries;
 use super::flows::Flows;
 use super::keeper::Keeper;
 use super::plan::{self, CGROUPS, CPU_WINDOWS, Plan, TCP, Verdict};
@@ -21,9 +22,13 @@ pub(super) struct Probes {
     pub(super) drops: Option<PerCpuArray<MapData, u64>>,
     pub(super) flows: Option<Flows>,
     pub(super) windows: Option<Windows>,
+    /// For who follows open connections, until taken.
+    pub(super) followed: Option<Entries>,
     pub(super) tcp: ProbeStatus,
     pub(super) cpu_windows: ProbeStatus,
     pub(super) cgroups: ProbeStatus,
+    /// How the probe of open connections is, while it does not run and say so itself.
+    pub(super) connections: Option<ProbeStatus>,
 }
 
 impl Probes {
@@ -35,9 +40,11 @@ impl Probes {
             drops: None,
             flows: None,
             windows: None,
+            followed: None,
             tcp: plan.tcp.status(TCP),
             cpu_windows: plan.cpu_windows.status(CPU_WINDOWS),
             cgroups: plan.cgroups.status(CGROUPS),
+            connections: None,
         };
         if !plan.needs_object() {
             return probes;
@@ -75,8 +82,14 @@ impl Probes {
             self.cgroups = plan::broken(CGROUPS, &format!("{error:#}"));
         }
         if plan.tcp == Verdict::Attach {
-            match keeper.load_tcp().and_then(|()| Flows::new(&mut keeper)) {
-                Ok(flows) => self.flows = Some(flows),
+            let loaded = keeper.load_tcp().and_then(|()| {
+                let flows = Flows::new(&mut keeper)?;
+                Ok((flows, keeper.map(names::FOLLOWED)?))
+            });
+            match loaded {
+                Ok((flows, followed)) => {
+                    (self.flows, self.followed) = (Some(flows), Some(followed));
+                }
                 Err(error) => self.tcp = plan::broken(TCP, &format!("{error:#}")),
             }
         }
@@ -101,6 +114,7 @@ impl Probes {
     /// Nothing is attached.
     fn give_up(&mut self, error: &str) {
         (self.keeper, self.flows, self.windows) = (None, None, None);
+        self.followed = None;
         for status in [&mut self.tcp, &mut self.cpu_windows, &mut self.cgroups] {
             if status.health == Health::Ok {
                 *status = plan::broken(&status.probe, error);

@@ -22,6 +22,7 @@ use plumbline_ebpf::flow::CONTAINERS_MAX;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::canary::Canary;
+use super::connections::{self, Connections};
 use super::containers::Containers;
 use super::flags::Flags;
 use super::happening::Happening;
@@ -49,6 +50,8 @@ pub(super) fn run(
     ready: &SyncSender<()>,
 ) {
     let mut worker = Worker::start(settings, sink);
+    // Before any program is attached: what it finds is older than the agent.
+    worker.follow();
     worker.rescan();
     worker.tick(stats);
     // The starter may have given up waiting; then it also asks us to stop.
@@ -63,6 +66,7 @@ struct Worker {
     settings: Settings,
     sink: Sink,
     probes: Probes,
+    connections: Option<Connections>,
     reporter: Reporter,
     tree: Tree,
     containers: Containers,
@@ -128,6 +132,7 @@ impl Worker {
             settings,
             sink,
             probes,
+            connections: None,
             tree: Tree::default(),
             containers: Containers::default(),
             retries: Retries::default(),
@@ -142,6 +147,31 @@ impl Worker {
         };
         worker.make_canary(now);
         worker
+    }
+
+    /// Begins to follow open connections, or says why not.
+    fn follow(&mut self) {
+        let entries = self.probes.followed.take();
+        let started = match (self.settings.connection_interval, entries) {
+            (None, _) => Err(connections::off()),
+            (Some(_), None) => {
+                let why = self.probes.tcp.reason.as_deref().unwrap_or("no reason");
+                let why = format!("the tcp probe is not attached ({why})");
+                Err(connections::unsupported(&why))
+            }
+            (Some(interval), Some(entries)) => {
+                let settings = connections::Settings {
+                    proc_root: self.settings.proc_root.clone(),
+                    cgroup_root: self.settings.cgroup_root.clone(),
+                    interval,
+                };
+                Connections::start(settings, entries, self.sink.clone())
+            }
+        };
+        match started {
+            Ok(running) => self.connections = Some(running),
+            Err(status) => self.probes.connections = Some(status),
+        }
     }
 
     /// Sleeps until there is something to do. `false` when it is time to stop.
@@ -340,6 +370,16 @@ impl Worker {
         let canary = self.canary.as_ref().map(Canary::status);
         if let Some(status) = canary.or_else(|| self.no_canary.clone()) {
             self.reporter.probe(&status);
+        }
+        let ended = self.connections.as_ref().is_some_and(|c| !c.is_alive());
+        if ended {
+            self.connections = None;
+            self.probes.connections = Some(connections::broken(
+                "its thread has ended; the log says why",
+            ));
+        }
+        if let Some(status) = &self.probes.connections {
+            self.reporter.probe(status);
         }
     }
 

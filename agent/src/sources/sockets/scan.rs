@@ -2,22 +2,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::net::IpAddr;
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use plumbline_core::declared::Transport;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{HOLDERS_MAX, Holder, ListenerRow};
 use procfs::ProcError;
-use procfs::net::{TcpNetEntry, TcpState};
 use procfs::process::{FDTarget, Process};
 use rustix::io::Errno;
 
+use super::tables::{self, Method, Sockets};
 use crate::sources::processes::{CgroupResolver, Placed};
+use crate::sources::sock_diag::netns;
 
 /// Rows of one scan. More listening sockets than this are left out and counted.
-const ROWS_MAX: usize = 65_536;
+pub(super) const ROWS_MAX: usize = 65_536;
 
 /// What a scan found.
 #[derive(Debug, Default)]
@@ -80,14 +78,6 @@ struct Candidate {
     netns: u64,
 }
 
-/// A listening socket of one network namespace.
-struct Socket {
-    address: IpAddr,
-    port: u16,
-    netns: u64,
-    holders: Vec<Holder>,
-}
-
 /// Reads the sockets that processes of some containers hold, given the paths of their cgroups, or those of the whole node.
 ///
 /// # Errors
@@ -97,18 +87,22 @@ pub(super) fn scan(
     proc_root: &Path,
     resolver: &mut CgroupResolver,
     containers: Option<&[&str]>,
+    method: Method,
 ) -> io::Result<Scan> {
     let mut scan = Scan::default();
     let errors = &mut scan.errors;
     let candidates = candidates(proc_root, resolver, containers, errors)?;
     let host_netns = host_netns(proc_root);
-    let mut sockets = listening(&candidates, errors);
+    let mut sockets = listening(&candidates, method, errors);
     for candidate in &candidates {
         hold(candidate, &mut sockets, errors);
     }
     for (inode, socket) in sockets {
-        // Held by nobody that was looked at: another container's in a shared namespace, or gone since.
-        let Some(first) = socket.holders.first() else {
+        // Held by nobody that was looked at: of another container in a shared namespace, or gone since. Who created it is
+        // enough where the whole node is looked at.
+        let held_by = socket.holders.first().map(|first| first.cgroup);
+        let creator = socket.creator.filter(|_| containers.is_none());
+        let Some(owner) = held_by.or(creator) else {
             continue;
         };
         if scan.rows.len() >= ROWS_MAX {
@@ -116,10 +110,11 @@ pub(super) fn scan(
             continue;
         }
         scan.rows.push(ListenerRow {
-            owner: first.cgroup,
-            transport: Transport::Tcp,
-            v6only: None,
-            cookie: None,
+            owner,
+            creator: socket.creator,
+            transport: socket.transport,
+            v6only: socket.v6only,
+            cookie: socket.cookie,
             address: socket.address,
             port: socket.port,
             inode,
@@ -192,40 +187,49 @@ fn host_netns(proc_root: &Path) -> Option<u64> {
 
 /// Inode of the network namespace of a process.
 fn netns(process: &Path) -> io::Result<u64> {
-    std::fs::metadata(process.join("ns/net")).map(|meta| meta.ino())
+    netns::inode(&process.join("ns/net"))
 }
 
 /// Listening sockets by inode, of every network namespace that a candidate is in.
-fn listening(candidates: &[Candidate], errors: &mut Errors) -> BTreeMap<u64, Socket> {
+fn listening(candidates: &[Candidate], method: Method, errors: &mut Errors) -> Sockets {
     let mut members: BTreeMap<u64, Vec<&Candidate>> = BTreeMap::new();
     for candidate in candidates {
         members.entry(candidate.netns).or_default().push(candidate);
     }
-    let mut sockets = BTreeMap::new();
+    let way = |member: &&Candidate| member.dir.join("ns/net");
+    let mut told = match method {
+        Method::SockDiag => tables::by_sock_diag(
+            members
+                .iter()
+                .map(|(netns, members)| {
+                    (
+                        *netns,
+                        members.iter().take(netns::WAYS_MAX).map(way).collect(),
+                    )
+                })
+                .collect(),
+        ),
+        Method::Procfs => BTreeMap::new(),
+    };
+    let mut sockets = Sockets::new();
     for (netns, members) in members {
-        let Some(entries) = tables_of_any(&members, errors) else {
-            continue;
-        };
-        let listening = |entry: &TcpNetEntry| entry.state == TcpState::Listen && entry.inode != 0;
-        for entry in entries.into_iter().filter(listening) {
-            let socket = Socket {
-                address: entry.local_address.ip().to_canonical(),
-                port: entry.local_address.port(),
-                netns,
-                holders: Vec::new(),
-            };
-            sockets.insert(entry.inode, socket);
-        }
+        let found = told.remove(&netns);
+        sockets.extend(
+            found
+                .or_else(|| tables_of_any(&members, netns, errors))
+                .into_iter()
+                .flatten(),
+        );
     }
     sockets
 }
 
 /// The tables of a namespace, by whichever of its processes still lives to show them.
-fn tables_of_any(members: &[&Candidate], errors: &mut Errors) -> Option<Vec<TcpNetEntry>> {
+fn tables_of_any(members: &[&Candidate], netns: u64, errors: &mut Errors) -> Option<Sockets> {
     let mut failed = None;
     for member in members {
-        match tables(&member.process) {
-            Ok(entries) => return Some(entries),
+        match tables::by_procfs(&member.process, netns) {
+            Ok(sockets) => return Some(sockets),
             Err(error) => failed = Some((error, member)),
         }
     }
@@ -235,19 +239,8 @@ fn tables_of_any(members: &[&Candidate], errors: &mut Errors) -> Option<Vec<TcpN
     None
 }
 
-fn tables(process: &Process) -> Result<Vec<TcpNetEntry>, ProcError> {
-    let mut entries = process.tcp()?;
-    // Absent when the kernel runs without IPv6.
-    match process.tcp6() {
-        Ok(more) => entries.extend(more),
-        Err(ProcError::NotFound(_)) => {}
-        Err(error) => return Err(error),
-    }
-    Ok(entries)
-}
-
 /// Adds a process to the sockets that it holds.
-fn hold(candidate: &Candidate, sockets: &mut BTreeMap<u64, Socket>, errors: &mut Errors) {
+fn hold(candidate: &Candidate, sockets: &mut Sockets, errors: &mut Errors) {
     if sockets.is_empty() {
         return;
     }

@@ -37,6 +37,18 @@ fn a_node_that_is_wholly_seen_has_no_blind_spot() {
 }
 
 #[test]
+fn a_probe_that_no_rule_needs_may_be_absent_but_not_broken() {
+    for health in [Health::Unsupported, Health::Off] {
+        let mut seen = node(1);
+        set(&mut seen, "connections", health, "missing CAP_SYS_ADMIN");
+        check(&seen, &expect![[""]]);
+    }
+    let mut seen = node(1);
+    set(&mut seen, "connections", Health::Broken, "its thread ended");
+    assert!(said(&seen).contains("M001"));
+}
+
+#[test]
 fn no_declared_side_is_one_condition_that_names_the_silent_rules() {
     let mut blind = node(1);
     blind.declared = None;

@@ -143,7 +143,7 @@ fn trap_5_native_sidecars_declare_and_ephemeral_containers_cannot() {
         P001 info web/debugger debug-listener
         declared: the pod declares tcp/8080, tcp/15090
         observed: tcp/15021, tcp/40000 (debug listener) listen on any address
-        evidence: {"addresses":["0.0.0.0","::"],"bind_scope":"any","connections":6,"container":"debugger","executable":"/usr/bin/server","host_netns":"false","pid":42,"ports":["15021","40000"],"sockets":2,"transport":"tcp"}
+        evidence: {"addresses":["0.0.0.0","::"],"bind_scope":"any","connections":6,"container":"debugger","dual_stack":"unknown","executable":"/usr/bin/server","host_netns":"false","pid":42,"ports":["15021","40000"],"sockets":2,"transport":"tcp"}
         coverage: Full
         remediation: An ephemeral container cannot declare ports. If the debugging is over, delete the pod: ephemeral containers stay until then.
         no patch"#]].assert_eq(&in_full(&of(2)));
@@ -254,7 +254,7 @@ fn trap_11_a_passed_socket_is_not_blamed_on_its_creator() {
         P001 medium web/app tcp/9999
         declared: the pod declares tcp/8080
         observed: tcp/9999 listens on any address
-        evidence: {"addresses":["::"],"bind_scope":"any","connections":3,"container":"app","port":9999,"sockets":1,"transport":"tcp"}
+        evidence: {"addresses":["::"],"bind_scope":"any","connections":3,"container":"app","dual_stack":"unknown","port":9999,"sockets":1,"transport":"tcp"}
         coverage: Full
         remediation: Declare containerPort 9999 on container app, or bind to 127.0.0.1, or disable the endpoint.
         # kubectl --namespace shop patch deployment/web --patch-file FILE
@@ -322,7 +322,7 @@ fn trap_14_a_pod_that_declares_nothing_is_one_condition_a_container() {
         P001 medium web/app none-declared
         declared: the pod declares no port
         observed: tcp/9998, tcp/9999, tcp/40000 listen on any address
-        evidence: {"addresses":["0.0.0.0","10.0.0.9","::"],"bind_scope":"any","connections":9,"container":"app","executable":"/usr/bin/server","host_netns":"false","pid":42,"ports":["9998","9999","40000"],"sockets":3,"transport":"tcp"}
+        evidence: {"addresses":["0.0.0.0","10.0.0.9","::"],"bind_scope":"any","connections":9,"container":"app","dual_stack":"unknown","executable":"/usr/bin/server","host_netns":"false","pid":42,"ports":["9998","9999","40000"],"sockets":3,"transport":"tcp"}
         coverage: Full
         remediation: Declare containerPort 9998, 9999, 40000 on container app, or bind to 127.0.0.1, or disable the endpoint.
         # kubectl --namespace shop patch deployment/web --patch-file FILE

@@ -150,6 +150,8 @@ impl Worker {
     /// The last readings. What is written after them is nobody's any more.
     pub(super) fn finish(mut self) {
         self.drain();
+        // Reads a last time. What closes after it keeps its last bytes to itself.
+        self.connections = None;
         self.read_flows();
         // Waits until programs that began before the epoch was advanced have ended. CPUs without a tick refuse it; then
         // the time that the second reading takes has to do.

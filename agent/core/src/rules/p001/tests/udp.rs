@@ -92,7 +92,7 @@ fn where_nothing_is_declared_both_transports_are_one_condition() {
         P001 medium web/app none-declared
         declared: the pod declares no port
         observed: tcp/80, udp/53 listen on any address
-        evidence: {"addresses":["::"],"bind_scope":"any","connections":6,"container":"app","executable":"/usr/bin/server","host_netns":"false","pid":42,"ports":["tcp/80","udp/53"],"sockets":2}
+        evidence: {"addresses":["::"],"bind_scope":"any","connections":6,"container":"app","dual_stack":"unknown","executable":"/usr/bin/server","host_netns":"false","pid":42,"ports":["tcp/80","udp/53"],"sockets":2}
         coverage: Full
         remediation: Declare containerPort tcp/80, udp/53 on container app, or bind to 127.0.0.1, or disable the endpoint.
         # kubectl --namespace shop patch deployment/web --patch-file FILE

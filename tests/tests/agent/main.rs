@@ -1,11 +1,13 @@
 //! The agent's binary as a whole: what it finds, how it ends, what it leaves behind, and that a recording says the same
 //! again.
 
+mod canary;
+mod ends;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, TcpListener};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Instant;
 
@@ -13,10 +15,9 @@ use aya::maps::loaded_maps;
 use aya::programs::{loaded_links, loaded_programs};
 use plumbline_ebpf::names;
 use plumbline_tests::agent::{Agent, built, get, get_json};
-use plumbline_tests::cgroup;
-use plumbline_tests::foreign::{self, Foreign};
 use plumbline_tests::pods::spec::{ContainerSpec, PodSpec, PortSpec};
 use plumbline_tests::pods::{Container, Sandbox};
+use plumbline_tests::scale::scale;
 use plumbline_tests::skip::without_root;
 use plumbline_tests::traffic::{Endpoint, Plan, Worker};
 use plumbline_tests::wait::{PATIENCE, poll};
@@ -26,7 +27,8 @@ use tempfile::TempDir;
 
 /// A node with one pod that listens on a declared and on an undeclared port, and an agent that watches it.
 struct Scene {
-    agent: Agent,
+    agent: Option<Agent>,
+    arguments: Vec<String>,
     files: TempDir,
     container: Container,
     _listening: Worker,
@@ -63,27 +65,41 @@ impl Scene {
         let mut listening = Worker::ready(container.place(), &plan).expect("a server");
         listening.command("open").expect("the server listens");
 
-        let mut command = Command::new(built().expect("the agent builds"));
-        command.arg("run").arg("--cgroup-root").arg(sandbox.root());
-        command
-            .arg("--declared")
-            .arg(files.path().join("pods.json"))
-            .arg("--socket")
-            .arg(files.path().join("socket"));
-        command
-            .args(["--grace", "1s", "--scan-interval", "1s"])
-            .args(arguments);
-        command
-            .envs(environment.iter().copied())
-            .stdout(Stdio::null());
-        let agent = Agent::start(&mut command).expect("the agent starts");
-        Self {
-            agent,
+        let mut scene = Self {
+            agent: None,
+            arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
             files,
             container,
             _listening: listening,
             sandbox,
-        }
+        };
+        scene.start(environment);
+        scene
+    }
+
+    /// Starts the agent; one that ran before must have ended.
+    fn start(&mut self, environment: &[(&str, &str)]) {
+        let mut command = Command::new(built().expect("the agent builds"));
+        command
+            .arg("run")
+            .arg("--cgroup-root")
+            .arg(self.sandbox.root());
+        command
+            .arg("--declared")
+            .arg(self.path("pods.json"))
+            .arg("--socket")
+            .arg(self.path("socket"));
+        command
+            .args(["--grace", "1s", "--scan-interval", "1s"])
+            .args(&self.arguments);
+        command
+            .envs(environment.iter().copied())
+            .stdout(Stdio::null());
+        self.agent = Some(Agent::start(&mut command).expect("the agent starts"));
+    }
+
+    fn agent(&mut self) -> &mut Agent {
+        self.agent.as_mut().expect("it was started")
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -184,7 +200,7 @@ fn sigkill_leaves_no_program_link_or_map() {
     }
     let mut scene = Scene::new(&[], &[]);
     scene.ready();
-    let held = held_by(scene.agent.pid());
+    let held = held_by(scene.agent().pid());
     let programs: BTreeSet<String> = loaded_programs()
         .flatten()
         .filter(|program| held.programs.contains(&program.id()))
@@ -200,12 +216,56 @@ fn sigkill_leaves_no_program_link_or_map() {
         "{held:?}"
     );
 
-    scene.agent.signal(Signal::KILL).unwrap();
-    assert!(scene.agent.wait(PATIENCE).is_some());
+    scene.agent().signal(Signal::KILL).unwrap();
+    assert!(scene.agent().wait(PATIENCE).is_some());
     let gone = poll(PATIENCE, || {
         (remaining(&held) == Held::default()).then_some(())
     });
     assert!(gone.is_some(), "left behind: {:?}", remaining(&held));
+}
+
+#[test]
+fn sigkill_at_any_moment_leaves_nothing() {
+    if without_root() {
+        return;
+    }
+    let mut scene = Scene::new(&["--canary-interval", "1s"], &[]);
+    for n in 0..scale().kills {
+        if n > 0 {
+            scene.start(&[]);
+        }
+        let pid = scene.agent().pid();
+        // Now when it has just begun, now when it works.
+        let held = poll(PATIENCE, || {
+            let held = held_by(pid);
+            let some = !held.programs.is_empty();
+            let ready = n % 2 == 0 || get(&scene.path("socket"), "/readyz").is_ok();
+            (some && ready).then_some(held)
+        });
+        let held = held.expect("it loads programs");
+        scene.agent().signal(Signal::KILL).unwrap();
+        assert!(scene.agent().wait(PATIENCE).is_some());
+        let gone = poll(PATIENCE, || {
+            (remaining(&held) == Held::default()).then_some(())
+        });
+        assert!(
+            gone.is_some(),
+            "kill {n} left behind: {:?}",
+            remaining(&held)
+        );
+    }
+    // What those before left in the tree is removed by the next, but for its own.
+    scene.start(&[]);
+    scene.ready();
+    let left = || -> Vec<String> {
+        let entries = fs::read_dir(scene.sandbox.root()).unwrap().flatten();
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        names
+            .filter(|name| name.starts_with("plumbline-canary-"))
+            .collect()
+    };
+    let own = poll(PATIENCE, || (left().len() == 1).then_some(()));
+    assert!(own.is_some(), "{:?}", left());
 }
 
 #[test]
@@ -226,10 +286,10 @@ fn sigterm_ends_it_even_when_the_collector_hangs() {
     ] {
         let mut scene = Scene::new(&[], environment);
         scene.finding();
-        let held = held_by(scene.agent.pid());
+        let held = held_by(scene.agent().pid());
         let begun = Instant::now();
-        scene.agent.signal(Signal::TERM).unwrap();
-        let status = scene.agent.wait(PATIENCE).expect("it ends");
+        scene.agent().signal(Signal::TERM).unwrap();
+        let status = scene.agent().wait(PATIENCE).expect("it ends");
         println!(
             "SIGTERM to exit with {environment:?}: {:?}",
             begun.elapsed()
@@ -302,10 +362,10 @@ fn a_recording_replays_to_the_same_bytes() {
     let recording = recording.path().join("node.jsonl");
     let mut scene = Scene::new(&["--record", recording.to_str().unwrap()], &[]);
     let finding = scene.finding();
-    scene.agent.signal(Signal::TERM).unwrap();
+    scene.agent().signal(Signal::TERM).unwrap();
     assert!(
         scene
-            .agent
+            .agent()
             .wait(PATIENCE)
             .is_some_and(|status| status.success())
     );
@@ -326,117 +386,4 @@ fn a_recording_replays_to_the_same_bytes() {
         text.contains(scene.container.id()) || text.contains("web-0"),
         "{text}"
     );
-}
-
-/// The probe as `/status` tells it.
-fn probe(socket: &Path, name: &str) -> Option<Value> {
-    let status = get_json(socket, "/status").ok()?;
-    let probes = status["probes"].as_array()?;
-    probes.iter().find(|probe| probe["probe"] == name).cloned()
-}
-
-/// Waits until the probe is as said and M001 names it with its reason, which it returns.
-fn broken(socket: &Path, name: &str) -> String {
-    let key = format!("{name} is broken");
-    let found = poll(4 * PATIENCE, || {
-        let findings = get_json(socket, "/findings").ok()?;
-        let of_probe = findings.as_array()?.iter().find_map(|finding| {
-            let observed = finding["observed"].as_str()?;
-            (finding["rule_id"] == "M001" && observed.contains(&key)).then(|| observed.to_owned())
-        });
-        of_probe.filter(|_| probe(socket, name).is_some_and(|probe| probe["health"] == "broken"))
-    });
-    found.unwrap_or_else(|| panic!("{name} is not broken: {:?}", get(socket, "/status")))
-}
-
-/// Ids of the links of a process that are attached to the cgroup.
-fn links_of(pid: u32, cgroup: u64) -> Vec<u32> {
-    let mut links = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))
-        .expect("the agent runs")
-        .flatten()
-    {
-        let text = fs::read_to_string(entry.path()).unwrap_or_default();
-        let field = |name| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
-        };
-        if field("cgroup_id:") == Some(cgroup) {
-            links.extend(field("link_id:").and_then(|id| u32::try_from(id).ok()));
-        }
-    }
-    links
-}
-
-#[test]
-fn a_canary_is_seen_and_leaves_no_trace() {
-    if without_root() {
-        return;
-    }
-    let recording = tempfile::tempdir().unwrap();
-    let recording = recording.path().join("node.jsonl");
-    let path = recording.to_str().unwrap();
-    let mut scene = Scene::new(&["--canary-interval", "1s", "--record", path], &[]);
-    let socket = scene.path("socket");
-    scene.ready();
-    let canary = scene
-        .sandbox
-        .root()
-        .join(format!("plumbline-canary-{}", scene.agent.pid()));
-    let id = fs::metadata(&canary).expect("it has a cgroup").ino();
-    // A round takes some seconds: after its CPU time was counted twice, one is over.
-    let usage = || cgroup::usage_us(&canary).ok();
-    let acted = poll(4 * PATIENCE, || (usage()? >= 20_000).then_some(()));
-    assert!(acted.is_some(), "{:?}", get(&socket, "/status"));
-    for name in ["canary", "tcp", "cpu_windows", "cgroups"] {
-        assert_eq!(probe(&socket, name).unwrap()["health"], "ok", "{name}");
-    }
-    scene.agent.signal(Signal::TERM).unwrap();
-    assert!(scene.agent.wait(PATIENCE).is_some());
-    assert!(!canary.exists(), "its cgroup is removed");
-    // It is among the cgroups of the node, and nothing else is told of it.
-    let told = fs::read_to_string(&recording).unwrap();
-    for line in told.lines().skip(1) {
-        let fact: Value = serde_json::from_str(line).unwrap();
-        let about = ["cgroup_seen", "cgroup_gone", "cgroup_tree"];
-        let is_tree = about.iter().any(|kind| fact["kind"] == *kind);
-        let owner = format!(":{id}");
-        let named = line.contains(&format!("{owner},")) || line.contains(&format!("{owner}}}"));
-        assert!(is_tree || !named, "{line}");
-    }
-}
-
-#[test]
-fn a_program_that_was_detached_is_told_of_and_attached_again() {
-    if without_root() {
-        return;
-    }
-    let scene = Scene::new(&[], &[]);
-    scene.finding();
-    let container = scene.container.cgroup_id();
-    let [link] = links_of(scene.agent.pid(), container)[..] else {
-        panic!("one link: {:?}", links_of(scene.agent.pid(), container));
-    };
-    foreign::detach_link(link).unwrap();
-    let reason = broken(&scene.path("socket"), "tcp");
-    assert!(reason.contains("detached"), "{reason}");
-    let again = poll(PATIENCE, || {
-        let links = links_of(scene.agent.pid(), container);
-        (links.len() == 1 && links != [link]).then_some(())
-    });
-    assert!(again.is_some(), "attached again");
-}
-
-#[test]
-fn a_program_that_replaces_callback_flags_is_named() {
-    if without_root() {
-        return;
-    }
-    let scene = Scene::new(&["--canary-interval", "1s"], &[]);
-    scene.ready();
-    let socket = scene.path("socket");
-    assert_eq!(probe(&socket, "tcp").unwrap()["health"], "ok");
-    let _foreign = Foreign::attach(scene.sandbox.root()).unwrap();
-    let reason = broken(&socket, "tcp");
-    assert!(reason.contains(foreign::NAME), "{reason}");
 }

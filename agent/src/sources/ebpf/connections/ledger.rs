@@ -1,0 +1,374 @@
+//! What is known of each followed connection, and which of its bytes have been told (pure).
+//!
+//! A connection is met in a reading and gets an entry in the kernel's table. If a later reading still finds it, it was open
+//! after the entry was made, so that its close will find the entry: only then are its bytes told while it is open. At close
+//! the program leaves the final counts in the entry, and the rest is told. A connection that closed before its entry was
+//! made was counted by the program as a whole; its entry stays empty and is removed. So each byte is told once, whenever
+//! the connection closes.
+//!
+//! Counts of an open connection are never above the final ones, but for one byte: the peer's FIN, when it comes between
+//! the reading of the state and of the counts. Such a byte is owed, and taken off the next ones of the same flow.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use plumbline_core::declared::Transport;
+use plumbline_core::id::CgroupId;
+use plumbline_core::observation::{FlowCounts, FlowRow, Role};
+use plumbline_ebpf::connection::Connection;
+use plumbline_ebpf::flow::{ROLE_CLIENT, ROLE_SERVER, state};
+
+use crate::sources::sock_diag::message::{Entry, Sample, SocketId};
+
+/// Flows that wait to be told. Full (the loop is stuck): further ones lose their peer.
+const PENDING_MAX: usize = 32_768;
+
+/// Readings that do not find a connection, and after which it is given up: of them all but the first asked for it by name.
+const MISSED_MAX: u8 = 3;
+
+/// What is told together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Flow {
+    owner: CgroupId,
+    role: Role,
+    peer: Option<IpAddr>,
+    server_port: u16,
+}
+
+/// Bytes to be told, or owed where negative.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Bytes {
+    sent: i64,
+    received: i64,
+}
+
+/// One followed connection.
+#[derive(Clone, Debug)]
+struct Followed {
+    owner: CgroupId,
+    netns: u64,
+    family: u8,
+    id: SocketId,
+    local_port: u16,
+    remote: IpAddr,
+    remote_port: u16,
+    /// What it had moved before the agent; not told.
+    baseline: Sample,
+    /// Its end of the connection, once known.
+    role: Option<Role>,
+    guess: Option<Guess>,
+    told: Bytes,
+    /// It was open after its entry was made.
+    confirmed: bool,
+    /// This reading found it.
+    seen: bool,
+    missed: u8,
+}
+
+/// A role as one reading has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Guess {
+    role: Role,
+    /// Nothing was on its way, so that all counts are of one moment.
+    exact: bool,
+}
+
+/// All followed connections, by cookie.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    followed: BTreeMap<u64, Followed>,
+    pending: BTreeMap<Flow, Bytes>,
+    /// Connections that found no entry in this reading and the last one.
+    refused: [BTreeSet<u64>; 2],
+    refusals: u64,
+    unseen: u64,
+    folded: u64,
+}
+
+/// What a reading covered.
+#[derive(Debug, Default)]
+pub(super) struct Covered {
+    /// Network namespaces that there are.
+    pub(super) listed: BTreeSet<u64>,
+    /// Of these, those of which all connections were read.
+    pub(super) read: BTreeSet<u64>,
+}
+
+impl Ledger {
+    /// A reading found a connection of a container. `older` says that it is older than the agent: then what it has moved so
+    /// far is not told. `make` makes its entry and says whether there was room.
+    pub(super) fn see(
+        &mut self,
+        entry: &Entry,
+        sample: Sample,
+        (owner, netns, older): (CgroupId, u64, bool),
+        make: impl FnOnce(u64) -> bool,
+    ) {
+        if let Some(followed) = self.followed.get_mut(&entry.cookie) {
+            // Once more in one answer: it may be from before the entry was made.
+            if std::mem::replace(&mut followed.seen, true) {
+                return;
+            }
+            followed.confirmed = true;
+            followed.missed = 0;
+            let credit = followed.credit(sample);
+            if let Some((flow, bytes)) = credit {
+                self.add(flow, bytes);
+            }
+            return;
+        }
+        if !make(entry.cookie) {
+            let again = self.refused[1].contains(&entry.cookie);
+            self.refusals += u64::from(self.refused[0].insert(entry.cookie) && !again);
+            return;
+        }
+        let followed = Followed {
+            owner,
+            netns,
+            family: entry.family,
+            id: entry.id,
+            local_port: entry.local_port,
+            remote: entry.remote,
+            remote_port: entry.remote_port,
+            baseline: if older { sample } else { Sample::default() },
+            role: None,
+            guess: guess(sample),
+            told: Bytes::default(),
+            // No program was attached yet that could have seen it close.
+            confirmed: older,
+            seen: true,
+            missed: 0,
+        };
+        self.followed.insert(entry.cookie, followed);
+    }
+
+    /// Connections of a namespace that a reading before this one missed already, and this one too: to be asked for by name.
+    pub(super) fn doubtful(&self, netns: u64) -> Vec<(u8, SocketId)> {
+        let doubtful = self
+            .followed
+            .values()
+            .filter(|followed| followed.netns == netns && !followed.seen && followed.missed > 0);
+        doubtful
+            .map(|followed| (followed.family, followed.id))
+            .collect()
+    }
+
+    /// Ends a reading: looks what became of connections that it did not find. Returns those whose entry is to be removed.
+    pub(super) fn end_reading(
+        &mut self,
+        covered: &Covered,
+        mut entry: impl FnMut(u64) -> Option<Connection>,
+    ) -> Vec<u64> {
+        let mut over = Vec::new();
+        let mut rests = Vec::new();
+        for (cookie, followed) in &mut self.followed {
+            if std::mem::take(&mut followed.seen) {
+                continue;
+            }
+            let closed = entry(*cookie).and_then(|entry| Some((role_of(entry.closed_as)?, entry)));
+            if let Some((role, entry)) = closed {
+                rests.extend(followed.settle(role, &entry));
+                over.push(*cookie);
+                continue;
+            }
+            let missing =
+                covered.read.contains(&followed.netns) || !covered.listed.contains(&followed.netns);
+            followed.missed += u8::from(missing);
+            if followed.missed >= MISSED_MAX {
+                self.unseen += u64::from(followed.confirmed);
+                over.push(*cookie);
+            }
+        }
+        for (flow, bytes) in rests {
+            self.add(flow, bytes);
+        }
+        for cookie in &over {
+            self.followed.remove(cookie);
+        }
+        let [this, last] = &mut self.refused;
+        *last = std::mem::take(this);
+        over
+    }
+
+    fn add(&mut self, mut flow: Flow, bytes: Bytes) {
+        if bytes == Bytes::default() {
+            return;
+        }
+        if self.pending.len() >= PENDING_MAX && !self.pending.contains_key(&flow) {
+            self.folded += 1;
+            (flow.peer, flow.server_port) = (None, 0);
+        }
+        let pending = self.pending.entry(flow).or_default();
+        pending.sent = pending.sent.saturating_add(bytes.sent);
+        pending.received = pending.received.saturating_add(bytes.received);
+    }
+
+    /// What is to be told.
+    pub(super) fn rows(&self) -> Vec<FlowRow> {
+        let row = |(flow, bytes): (&Flow, &Bytes)| {
+            let counts = FlowCounts {
+                sent_bytes: u64::try_from(bytes.sent).unwrap_or(0),
+                received_bytes: u64::try_from(bytes.received).unwrap_or(0),
+                ..FlowCounts::default()
+            };
+            (counts != FlowCounts::default()).then_some(FlowRow {
+                owner: flow.owner,
+                transport: Transport::Tcp,
+                role: flow.role,
+                peer: flow.peer,
+                server_port: flow.server_port,
+                counts,
+            })
+        };
+        self.pending.iter().filter_map(row).collect()
+    }
+
+    /// The rows were told; what is owed stays.
+    pub(super) fn told(&mut self) {
+        self.pending.retain(|_, bytes| {
+            bytes.sent = bytes.sent.min(0);
+            bytes.received = bytes.received.min(0);
+            *bytes != Bytes::default()
+        });
+    }
+
+    /// Connections that are followed.
+    pub(super) fn len(&self) -> u64 {
+        self.followed.len() as u64
+    }
+
+    /// Connections that found no entry: their bytes arrive when they close.
+    pub(super) const fn refusals(&self) -> u64 {
+        self.refusals
+    }
+
+    /// Connections that ended without a word from any program, so that what they moved after the last reading is missing.
+    pub(super) const fn unseen(&self) -> u64 {
+        self.unseen
+    }
+
+    /// Flows that lost their peer because the loop did not take them.
+    pub(super) const fn folded(&self) -> u64 {
+        self.folded
+    }
+}
+
+impl Followed {
+    fn flow(&self, role: Role) -> Flow {
+        Flow {
+            owner: self.owner,
+            role,
+            peer: Some(self.remote),
+            server_port: match role {
+                Role::Client => self.remote_port,
+                Role::Server => self.local_port,
+            },
+        }
+    }
+
+    /// What is to be told of an open connection.
+    fn credit(&mut self, sample: Sample) -> Option<(Flow, Bytes)> {
+        let now = guess(sample);
+        if self.role.is_none()
+            && is_open(sample.state)
+            && let Some(before) = self.guess
+            && (before.exact || now.is_some_and(|now| now.role == before.role))
+        {
+            self.role = Some(before.role);
+        }
+        self.guess = now;
+        let role = self.role?;
+        let total = self.since_baseline(role, sent(&sample, role), received(&sample));
+        let more = Bytes {
+            sent: total.sent.saturating_sub(self.told.sent).max(0),
+            received: total.received.saturating_sub(self.told.received).max(0),
+        };
+        self.told.sent += more.sent;
+        self.told.received += more.received;
+        Some((self.flow(role), more))
+    }
+
+    /// The rest of a closed connection, and what was told under another role.
+    fn settle(&self, role: Role, entry: &Connection) -> Vec<(Flow, Bytes)> {
+        let total = self.since_baseline(role, entry.sent_bytes, entry.received_bytes);
+        let Bytes { sent, received } = self.told;
+        match self.role {
+            Some(before) if before != role => {
+                let back = Bytes {
+                    sent: -sent,
+                    received: -received,
+                };
+                vec![(self.flow(before), back), (self.flow(role), total)]
+            }
+            Some(_) | None => {
+                let rest = Bytes {
+                    sent: total.sent.saturating_sub(sent),
+                    received: total.received.saturating_sub(received),
+                };
+                vec![(self.flow(role), rest)]
+            }
+        }
+    }
+
+    fn since_baseline(&self, role: Role, sent_bytes: u64, received_bytes: u64) -> Bytes {
+        let sent_before = sent(&self.baseline, role);
+        let received_before = received(&self.baseline);
+        let signed = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        Bytes {
+            sent: signed(sent_bytes.saturating_sub(sent_before)),
+            received: signed(received_bytes.saturating_sub(received_before)),
+        }
+    }
+}
+
+fn role_of(closed_as: u64) -> Option<Role> {
+    if closed_as == u64::from(ROLE_CLIENT) {
+        Some(Role::Client)
+    } else if closed_as == u64::from(ROLE_SERVER) {
+        Some(Role::Server)
+    } else {
+        None
+    }
+}
+
+/// Neither end has sent a FIN that our counts of sent bytes could hold.
+fn is_open(state: u8) -> bool {
+    matches!(u32::from(state), state::ESTABLISHED | state::CLOSE_WAIT)
+}
+
+/// A connection's role from its counts. Nothing that `sock_diag` tells is a role, but a client's SYN is acknowledged like a
+/// byte and is no payload: so what was acknowledged is one more than the payload that was sent and arrived.
+///
+/// While something is on its way the counts are not all of one moment; then two readings must agree. The state that comes
+/// with a reading may be older than its counts, so that a later reading must still find the connection open.
+fn guess(sample: Sample) -> Option<Guess> {
+    let exact = sample.unacked == 0;
+    let in_flight = if exact { 0 } else { sample.in_flight };
+    let arrived = sample.sent_once?.checked_sub(in_flight)?;
+    let role = match sample.acked.checked_sub(arrived)? {
+        0 => Role::Server,
+        1 => Role::Client,
+        _ => return None,
+    };
+    is_open(sample.state).then_some(Guess { role, exact })
+}
+
+/// Payload bytes acknowledged: without a client's SYN, and without a FIN, which `sent_once` never holds.
+fn sent(sample: &Sample, role: Role) -> u64 {
+    let payload = sample.acked.saturating_sub(u64::from(role == Role::Client));
+    sample
+        .sent_once
+        .map_or(payload, |sent_once| payload.min(sent_once))
+}
+
+/// Payload bytes received: without the peer's FIN.
+fn received(sample: &Sample) -> u64 {
+    let fin = matches!(
+        u32::from(sample.state),
+        state::CLOSE_WAIT | state::LAST_ACK | state::CLOSING
+    );
+    sample.received.saturating_sub(u64::from(fin))
+}
+
+#[cfg(test)]
+mod tests;

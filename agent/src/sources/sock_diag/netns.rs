@@ -1,0 +1,226 @@
+//! Network namespaces of the node, and a way to ask each for its sockets.
+//!
+//! A thread of its own enters them one after the other and makes a netlink socket in each, which the asker uses from
+//! outside. The thread never comes back to other work: it ends when all were entered or nobody asks any more. Nothing is
+//! kept between two visits: a descriptor into a namespace would keep a pod's network alive after the pod.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd as _;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, sync_channel};
+
+use anyhow::Context as _;
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+use super::socket::DiagSocket;
+
+/// Processes remembered as ways into one namespace: some may end before their turn comes.
+pub(crate) const WAYS_MAX: usize = 8;
+
+/// Namespaces visited in one go; further ones are left out. A node has one per pod and some.
+pub(crate) const NAMESPACES_MAX: usize = 4_096;
+
+/// A network namespace and files that lead to it, such as `/proc/<pid>/ns/net`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Namespace {
+    /// Its inode.
+    pub(crate) inode: u64,
+    /// At most [`WAYS_MAX`] are tried.
+    pub(crate) ways: Vec<PathBuf>,
+}
+
+/// Why a namespace cannot be asked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Closed {
+    /// No way leads there any more: its processes ended.
+    #[error("it is gone")]
+    Gone,
+    /// The kernel refuses: `EPERM` without `CAP_SYS_ADMIN`.
+    #[error("{0}")]
+    Refused(Errno),
+}
+
+/// Namespaces being opened by the thread that enters them.
+#[derive(Debug)]
+pub(crate) struct Visits {
+    opened: Receiver<(u64, Result<DiagSocket, Closed>)>,
+}
+
+impl Iterator for Visits {
+    type Item = (u64, Result<DiagSocket, Closed>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.opened.recv().ok()
+    }
+}
+
+/// Opens each namespace in turn; the next one while the caller is busy with one. The caller's own namespace needs no right
+/// when it comes first, and is put there.
+///
+/// # Errors
+///
+/// The system gives no thread.
+pub(crate) fn visit(mut namespaces: Vec<Namespace>) -> anyhow::Result<Visits> {
+    let here = own();
+    namespaces.sort_by_key(|namespace| (Some(namespace.inode) != here, namespace.inode));
+    // At most two are open at a time: each takes descriptors.
+    let (sender, opened) = sync_channel(1);
+    std::thread::Builder::new()
+        .name("netns".into())
+        .spawn(move || {
+            let mut current = here;
+            for Namespace { inode, ways } in namespaces {
+                let socket = enter(inode, &ways, &mut current)
+                    .and_then(|()| DiagSocket::open().map_err(Closed::Refused));
+                if sender.send((inode, socket)).is_err() {
+                    return;
+                }
+            }
+        })
+        .context("start the thread that enters network namespaces")?;
+    Ok(Visits { opened })
+}
+
+/// Moves the calling thread.
+fn enter(inode: u64, ways: &[PathBuf], current: &mut Option<u64>) -> Result<(), Closed> {
+    if *current == Some(inode) {
+        return Ok(());
+    }
+    let mut refused = None;
+    for way in ways.iter().take(WAYS_MAX) {
+        match open(way, inode) {
+            Ok(Some(namespace)) => {
+                move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))
+                    .map_err(Closed::Refused)?;
+                *current = Some(inode);
+                return Ok(());
+            }
+            Ok(None) => {}
+            Err(error) => refused = Errno::from_io_error(&error).or(refused),
+        }
+    }
+    Err(refused.map_or(Closed::Gone, Closed::Refused))
+}
+
+/// The namespace, if the way still leads to the one that is meant: pids are reused.
+fn open(way: &Path, inode: u64) -> io::Result<Option<File>> {
+    match File::open(way) {
+        Ok(file) => Ok((file.metadata()?.ino() == inode).then_some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The network namespace of the calling thread.
+fn own() -> Option<u64> {
+    inode(Path::new("/proc/thread-self/ns/net")).ok()
+}
+
+/// Inode of the network namespace that a file leads to.
+pub(crate) fn inode(way: &Path) -> io::Result<u64> {
+    std::fs::metadata(way).map(|meta| meta.ino())
+}
+
+/// The network namespaces that processes are in, by inode. A process that may not be looked at is passed over.
+///
+/// # Errors
+///
+/// The list of processes cannot be read.
+pub(crate) fn of_processes(proc_root: &Path) -> io::Result<Vec<Namespace>> {
+    let mut found: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
+    for entry in std::fs::read_dir(proc_root)?.flatten() {
+        let is_process = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.parse::<u32>().is_ok());
+        if !is_process {
+            continue;
+        }
+        let way = entry.path().join("ns/net");
+        if let Ok(inode) = inode(&way) {
+            let ways = found.entry(inode).or_default();
+            if ways.len() < WAYS_MAX {
+                ways.push(way);
+            }
+        }
+    }
+    let namespaces = found.into_iter().take(NAMESPACES_MAX);
+    Ok(namespaces
+        .map(|(inode, ways)| Namespace { inode, ways })
+        .collect())
+}
+
+/// Whether foreign network namespaces can be entered: asks by entering our own once more, for which the kernel asks the
+/// same right.
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_SYS_ADMIN`, or where a filter of system calls forbids it.
+pub(crate) fn may_enter() -> Result<(), Errno> {
+    let asked = std::thread::Builder::new().name("netns".into()).spawn(|| {
+        let own = File::open("/proc/thread-self/ns/net")
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+        move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))
+    });
+    let Ok(asked) = asked else {
+        return Err(Errno::AGAIN);
+    };
+    asked.join().unwrap_or(Err(Errno::IO))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+    use std::ops::ControlFlow;
+    use std::path::{Path, PathBuf};
+
+    use super::super::message::{IPV4, LISTENING, Query, TCP};
+    use super::{Closed, Namespace, of_processes, own, visit};
+
+    #[test]
+    fn the_own_namespace_is_asked_without_any_right() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let all = of_processes(Path::new("/proc")).unwrap();
+        let mine = all
+            .into_iter()
+            .find(|namespace| Some(namespace.inode) == own())
+            .expect("this process is in one");
+        let (inode, socket) = visit(vec![mine]).unwrap().next().unwrap();
+        assert_eq!(Some(inode), own());
+        let query = Query {
+            family: IPV4,
+            protocol: TCP,
+            states: LISTENING,
+            info: false,
+        };
+        let mut found = 0;
+        socket
+            .unwrap()
+            .dump(query, |entry| {
+                found += usize::from(entry.local_port == port);
+                ControlFlow::Continue(())
+            })
+            .unwrap();
+        assert_eq!(found, 1);
+    }
+
+    #[test]
+    fn a_namespace_whose_processes_ended_is_gone() {
+        let ways = vec![
+            PathBuf::from("/proc/0/ns/net"),
+            // There, and not the one that is meant.
+            PathBuf::from("/proc/self/ns/net"),
+        ];
+        let (_, socket) = visit(vec![Namespace { inode: 1, ways }])
+            .unwrap()
+            .next()
+            .unwrap();
+        assert_eq!(socket.err(), Some(Closed::Gone));
+    }
+}

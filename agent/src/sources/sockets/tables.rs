@@ -1,0 +1,146 @@
+//! Listening sockets of network namespaces: from `sock_diag` where a namespace can be entered, else from procfs.
+//!
+//! Both have the same sockets. `sock_diag` also tells the cgroup of a socket's creator, its cookie, and V6ONLY.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+
+use plumbline_core::declared::Transport;
+use plumbline_core::id::CgroupId;
+use plumbline_core::observation::Holder;
+use procfs::ProcError;
+use procfs::net::{TcpNetEntry, TcpState};
+use procfs::process::Process;
+
+use super::scan::ROWS_MAX;
+use crate::sources::sock_diag::message::{Entry, IPV4, IPV6, LISTENING, Query, TCP};
+use crate::sources::sock_diag::netns::{self, Namespace};
+use crate::sources::sock_diag::socket::{DiagError, DiagSocket};
+
+/// A listening socket of one network namespace.
+pub(super) struct Socket {
+    pub(super) transport: Transport,
+    pub(super) address: IpAddr,
+    pub(super) port: u16,
+    pub(super) netns: u64,
+    /// Cgroup of its creator, as all that follows only from `sock_diag`.
+    pub(super) creator: Option<CgroupId>,
+    pub(super) v6only: Option<bool>,
+    pub(super) cookie: Option<u64>,
+    pub(super) holders: Vec<Holder>,
+}
+
+/// Inode of the root cgroup. Kernels before 5.14 also tell it where a v1 hierarchy (net_cls, net_prio) has taken the place of
+/// the v2 cgroup in the socket, so that it is nobody's.
+const ROOT: CgroupId = CgroupId(1);
+
+/// Listening sockets by inode.
+pub(super) type Sockets = BTreeMap<u64, Socket>;
+
+/// Where listening sockets are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Method {
+    /// `sock_diag`, and procfs for namespaces that cannot be entered.
+    SockDiag,
+    /// procfs alone.
+    Procfs,
+}
+
+/// Asks each namespace; those that could not be asked, or not to the end, are missing from the result.
+pub(super) fn by_sock_diag(ways: BTreeMap<u64, Vec<PathBuf>>) -> BTreeMap<u64, Sockets> {
+    let namespaces = ways.into_iter();
+    let namespaces = namespaces
+        .map(|(inode, ways)| Namespace { inode, ways })
+        .collect();
+    let visits = match netns::visit(namespaces) {
+        Ok(visits) => visits,
+        Err(error) => {
+            tracing::warn!(error = %format!("{error:#}"), "listening sockets are read from procfs");
+            return BTreeMap::new();
+        }
+    };
+    let mut asked = BTreeMap::new();
+    for (netns, socket) in visits {
+        let mut sockets = Sockets::new();
+        let answer = socket
+            .map_err(|closed| closed.to_string())
+            .and_then(|mut socket| {
+                ask(&mut socket, netns, &mut sockets).map_err(|error| error.to_string())
+            });
+        match answer {
+            Ok(()) => drop(asked.insert(netns, sockets)),
+            Err(error) => tracing::debug!(netns, error, "a network namespace is read from procfs"),
+        }
+    }
+    asked
+}
+
+fn ask(socket: &mut DiagSocket, netns: u64, sockets: &mut Sockets) -> Result<(), DiagError> {
+    for family in [IPV4, IPV6] {
+        let query = Query {
+            family,
+            protocol: TCP,
+            states: LISTENING,
+            info: false,
+        };
+        socket.dump(query, |entry| {
+            sockets.insert(entry.inode.into(), told(&entry, netns));
+            // One more than fits, so that the scan sees that some are left out.
+            if sockets.len() > ROWS_MAX {
+                return ControlFlow::Break(());
+            }
+            ControlFlow::Continue(())
+        })?;
+        if sockets.len() > ROWS_MAX {
+            break;
+        }
+    }
+    // Of the kernel's own sockets.
+    sockets.remove(&0);
+    Ok(())
+}
+
+fn told(entry: &Entry, netns: u64) -> Socket {
+    Socket {
+        transport: Transport::Tcp,
+        address: entry.local,
+        port: entry.local_port,
+        netns,
+        creator: entry.cgroup.filter(|cgroup| *cgroup != ROOT),
+        v6only: entry.v6only,
+        cookie: Some(entry.cookie),
+        holders: Vec::new(),
+    }
+}
+
+/// Reads the tables that a process sees.
+///
+/// # Errors
+///
+/// The process ended, or may not be looked at.
+pub(super) fn by_procfs(process: &Process, netns: u64) -> Result<Sockets, ProcError> {
+    let mut entries = process.tcp()?;
+    // Absent when the kernel runs without IPv6.
+    match process.tcp6() {
+        Ok(more) => entries.extend(more),
+        Err(ProcError::NotFound(_)) => {}
+        Err(error) => return Err(error),
+    }
+    let listening = |entry: &TcpNetEntry| entry.state == TcpState::Listen && entry.inode != 0;
+    let socket = |entry: TcpNetEntry| {
+        let socket = Socket {
+            transport: Transport::Tcp,
+            address: entry.local_address.ip().to_canonical(),
+            port: entry.local_address.port(),
+            netns,
+            creator: None,
+            v6only: None,
+            cookie: None,
+            holders: Vec::new(),
+        };
+        (entry.inode, socket)
+    };
+    Ok(entries.into_iter().filter(listening).map(socket).collect())
+}
