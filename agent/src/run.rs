@@ -51,6 +51,7 @@ pub struct Node {
     scanner: Scanner,
     memory: MemoryEvents,
     files: Option<std::thread::JoinHandle<()>>,
+    cpu: cpu::Reader,
     cgroup_root: CgroupRoot,
     ephemeral_ports: (u16, u16),
     ticks: u64,
@@ -108,6 +109,7 @@ impl Node {
             scanner,
             memory,
             files,
+            cpu: cpu::Reader::new(cgroup_root.clone(), config.proc_root.clone()),
             cgroup_root,
             ephemeral_ports: config.core.ephemeral_ports,
             ticks: 0,
@@ -140,7 +142,7 @@ impl Node {
     /// One clock tick: counts what was lost, reads what is read on a tick, and evaluates.
     fn tick(&mut self, export: Option<&Exporter>) -> Evaluation {
         if self.ticks.is_multiple_of(CPU_STAT_TICKS) {
-            let status = cpu::read(&self.cgroup_root, &self.engine.containers(), &self.sink);
+            let status = self.cpu.read(&self.engine.containers(), &self.sink);
             self.take(Observation {
                 at: clock::monotonic(),
                 fact: Fact::Probe(status),
@@ -243,7 +245,7 @@ impl Node {
         if let Some(kernel) = self.kernel.take() {
             kernel.stop();
         }
-        cpu::read(&self.cgroup_root, &self.engine.containers(), &self.sink);
+        self.cpu.read(&self.engine.containers(), &self.sink);
         while let Ok(observation) = self.receiver.try_recv() {
             self.take(observation);
         }

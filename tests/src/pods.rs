@@ -304,8 +304,10 @@ impl Pod {
             parts
                 .place
                 .below(&container_dir(parts.spec.driver, parts.spec.runtime, &id))?;
-        if let Some(limit) = &spec.cpu_limit
+        let declares = spec.cpu_limit.is_some() || spec.cpu_request.is_some();
+        if declares
             && cgroup::enable_cpu(&parts.top, &place.path)
+            && let Some(limit) = &spec.cpu_limit
         {
             let quota = format!("{} 100000", millis(limit)? * 100);
             fs::write(place.path.join("cpu.max"), quota).context("write cpu.max")?;
@@ -316,11 +318,14 @@ impl Pod {
             place,
             started: rfc3339_now(),
         };
-        parts
+        let mut containers = parts
             .containers
             .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(container.clone());
+            .unwrap_or_else(PoisonError::into_inner);
+        containers.push(container.clone());
+        // The controller of one container is also that of those beside it.
+        containers.iter().try_for_each(Container::weigh)?;
+        drop(containers);
         Ok(container)
     }
 

@@ -40,6 +40,8 @@ pub struct DeclaredNode {
     pub name: String,
     /// `status.addresses` of the types `InternalIP` and `ExternalIP`.
     pub addresses: Vec<IpAddr>,
+    /// `status.allocatable.cpu` in thousandths of a CPU.
+    pub cpu_allocatable_millis: Option<u64>,
 }
 
 /// One object that was skipped, and why.
@@ -83,6 +85,39 @@ pub struct DeclaredPod {
     pub finished: bool,
 }
 
+impl DeclaredPod {
+    /// The CPU request that the scheduler reckons with, in thousandths of a CPU: the pod's own, else that of everything
+    /// that runs together, or of an init container with the sidecars before it, whichever is more. `None` where nothing
+    /// of the pod has a request.
+    #[must_use]
+    pub fn effective_request_millis(&self) -> Option<u64> {
+        self.cpu_request_millis
+            .or_else(|| effective_request(&self.containers))
+    }
+}
+
+/// What the containers of a pod request together; see [`DeclaredPod::effective_request_millis`].
+#[must_use]
+pub fn effective_request(containers: &[DeclaredContainer]) -> Option<u64> {
+    let (mut sidecars, mut init, mut regular) = (0_u64, 0_u64, 0_u64);
+    for container in containers {
+        let request = container.cpu_request_millis.unwrap_or(0);
+        match container.kind {
+            ContainerKind::Sidecar => {
+                sidecars = sidecars.saturating_add(request);
+                init = init.max(sidecars);
+            }
+            ContainerKind::Init => init = init.max(sidecars.saturating_add(request)),
+            ContainerKind::Regular => regular = regular.saturating_add(request),
+            ContainerKind::Ephemeral => {}
+        }
+    }
+    let any = containers
+        .iter()
+        .any(|container| container.cpu_request_millis.is_some());
+    any.then(|| regular.saturating_add(sidecars).max(init))
+}
+
 /// Kind and name of the owner of a pod: what stays the same when the pod is replaced.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct WorkloadRef {
@@ -111,6 +146,13 @@ pub struct DeclaredContainer {
     pub cpu_request_millis: Option<u64>,
     /// `resources.limits.cpu` in thousandths of a CPU.
     pub cpu_limit_millis: Option<u64>,
+    /// `status.*ContainerStatuses[].resources.requests.cpu`: what the runtime says is in force. Absent before
+    /// Kubernetes 1.27, and where there is none.
+    pub cpu_request_current_millis: Option<u64>,
+    /// `status.*ContainerStatuses[].resources.limits.cpu`, likewise.
+    pub cpu_limit_current_millis: Option<u64>,
+    /// `status.*ContainerStatuses[].allocatedResources.cpu`: the request that the kubelet has admitted.
+    pub cpu_allocated_millis: Option<u64>,
     /// Id of the running container (`status.*ContainerStatuses[].containerID` without the scheme).
     pub container_id: Option<ContainerId>,
     /// `status.*.state.running.startedAt` in nanoseconds since 1970.

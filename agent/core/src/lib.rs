@@ -9,6 +9,7 @@
 //! - [`attribution`]: cgroup path -> container -> pod.
 //! - [`declared`]: what Kubernetes objects promise.
 //! - [`peers`]: an address -> a name that may leave.
+//! - [`sketch`]: a distribution of CPU use.
 //! - [`observed`]: bounded tables of what the kernel did.
 //! - [`ledger`]: which bounded things there are, and what becomes of what they have no room for.
 //! - [`node`]: [`node::NodeState`], the one writer, and the [`snapshot::Snapshot`] it gives.
@@ -30,5 +31,6 @@ pub mod peers;
 pub mod report;
 pub mod rules;
 pub mod settings;
+pub mod sketch;
 pub mod snapshot;
 pub mod time;

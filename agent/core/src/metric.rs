@@ -1,6 +1,18 @@
 //! The catalogue: each metric's name, unit, kind and meaning, once.
 
+pub mod attribute;
+mod cpu;
+
 use serde::{Serialize, Serializer};
+
+pub use cpu::{
+    CONTAINER_CPU_TIME, CONTAINER_CPU_USAGE, CPU_LIMIT_EFFECTIVE, CPU_PERIODS, CPU_PRESSURE_TIME,
+    CPU_THROTTLED_TIME, CPU_USAGE_PEAK, CPU_USAGE_WINDOW, CPU_WEIGHT, K8S_CPU_LIMIT_CURRENT,
+    K8S_CPU_LIMIT_DESIRED, K8S_CPU_LIMIT_UTILIZATION, K8S_CPU_REQUEST_CURRENT,
+    K8S_CPU_REQUEST_DESIRED, K8S_CPU_REQUEST_UTILIZATION, K8S_NODE_CPU_ALLOCATABLE,
+    K8S_NODE_CPU_TIME, K8S_NODE_CPU_USAGE, K8S_POD_CPU_TIME, NODE_CPU_COUNT, NODE_CPU_PRESSURE,
+    NODE_CPU_REQUESTS, NODE_CPU_STEAL_TIME,
+};
 
 /// How a metric's points behave.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +23,8 @@ pub enum Instrument {
     UpDownCounter,
     /// Value of the moment.
     Gauge,
+    /// Distribution of values, cumulative: an exponential histogram.
+    Histogram,
 }
 
 /// A metric.
@@ -34,60 +48,6 @@ impl Serialize for Metric {
     }
 }
 
-/// `container.cpu.time`.
-pub static CONTAINER_CPU_TIME: Metric = Metric {
-    name: "container.cpu.time",
-    unit: "s",
-    instrument: Instrument::Counter,
-    description: "CPU time of the container since it began, from its cgroup's own files.",
-    attributes: &[],
-};
-
-/// `container.cpu.usage`.
-pub static CONTAINER_CPU_USAGE: Metric = Metric {
-    name: "container.cpu.usage",
-    unit: "{cpu}",
-    instrument: Instrument::Gauge,
-    description: "Mean number of CPUs in use between the last two readings.",
-    attributes: &[],
-};
-
-/// `k8s.container.cpu.limit.desired`.
-pub static K8S_CPU_LIMIT_DESIRED: Metric = Metric {
-    name: "k8s.container.cpu.limit.desired",
-    unit: "{cpu}",
-    instrument: Instrument::UpDownCounter,
-    description: "CPU limit that the pod's spec declares for the container.",
-    attributes: &[],
-};
-
-/// `k8s.container.cpu.limit.utilization`.
-pub static K8S_CPU_LIMIT_UTILIZATION: Metric = Metric {
-    name: "k8s.container.cpu.limit.utilization",
-    unit: "1",
-    instrument: Instrument::Gauge,
-    description: "CPU use as a share of the declared limit. Absent without a limit.",
-    attributes: &[],
-};
-
-/// `k8s.container.cpu.request.desired`.
-pub static K8S_CPU_REQUEST_DESIRED: Metric = Metric {
-    name: "k8s.container.cpu.request.desired",
-    unit: "{cpu}",
-    instrument: Instrument::UpDownCounter,
-    description: "CPU request that the pod's spec declares for the container.",
-    attributes: &[],
-};
-
-/// `k8s.container.cpu.request.utilization`.
-pub static K8S_CPU_REQUEST_UTILIZATION: Metric = Metric {
-    name: "k8s.container.cpu.request.utilization",
-    unit: "1",
-    instrument: Instrument::Gauge,
-    description: "CPU use as a share of the declared request. Absent without a request.",
-    attributes: &[],
-};
-
 /// `k8s.container.restart.count`.
 pub static K8S_RESTART_COUNT: Metric = Metric {
     name: "k8s.container.restart.count",
@@ -95,42 +55,6 @@ pub static K8S_RESTART_COUNT: Metric = Metric {
     instrument: Instrument::UpDownCounter,
     description: "Restarts of the container, as the kubelet counts them. It may forget some.",
     attributes: &[],
-};
-
-/// `plumbline.container.cpu.limit.effective`.
-pub static CPU_LIMIT_EFFECTIVE: Metric = Metric {
-    name: "plumbline.container.cpu.limit.effective",
-    unit: "{cpu}",
-    instrument: Instrument::Gauge,
-    description: "CPU limit in force (cpu.max). Absent where there is none.",
-    attributes: &[],
-};
-
-/// `plumbline.container.cpu.periods`.
-pub static CPU_PERIODS: Metric = Metric {
-    name: "plumbline.container.cpu.periods",
-    unit: "{period}",
-    instrument: Instrument::Counter,
-    description: "Bandwidth periods in which the container ran, throttled or not.",
-    attributes: &[attribute::CPU_THROTTLED],
-};
-
-/// `plumbline.container.cpu.throttled.time`.
-pub static CPU_THROTTLED_TIME: Metric = Metric {
-    name: "plumbline.container.cpu.throttled.time",
-    unit: "s",
-    instrument: Instrument::Counter,
-    description: "Time for which the container was throttled, summed over CPUs.",
-    attributes: &[],
-};
-
-/// `plumbline.container.cpu.usage.peak`.
-pub static CPU_USAGE_PEAK: Metric = Metric {
-    name: "plumbline.container.cpu.usage.peak",
-    unit: "{cpu}",
-    instrument: Instrument::Gauge,
-    description: "Highest number of CPUs in use in one window since the last export.",
-    attributes: &[attribute::WINDOW],
 };
 
 /// `plumbline.container.oom.kills`.
@@ -354,15 +278,24 @@ pub static LOG_RECORDS: Metric = Metric {
 pub const CATALOGUE: &[&Metric] = &[
     &CONTAINER_CPU_TIME,
     &CONTAINER_CPU_USAGE,
+    &K8S_CPU_LIMIT_CURRENT,
     &K8S_CPU_LIMIT_DESIRED,
     &K8S_CPU_LIMIT_UTILIZATION,
+    &K8S_CPU_REQUEST_CURRENT,
     &K8S_CPU_REQUEST_DESIRED,
     &K8S_CPU_REQUEST_UTILIZATION,
     &K8S_RESTART_COUNT,
+    &K8S_NODE_CPU_ALLOCATABLE,
+    &K8S_NODE_CPU_TIME,
+    &K8S_NODE_CPU_USAGE,
+    &K8S_POD_CPU_TIME,
     &CPU_LIMIT_EFFECTIVE,
     &CPU_PERIODS,
+    &CPU_PRESSURE_TIME,
     &CPU_THROTTLED_TIME,
     &CPU_USAGE_PEAK,
+    &CPU_USAGE_WINDOW,
+    &CPU_WEIGHT,
     &OOM_KILLS,
     &RESTARTS,
     &COVERAGE_CONTAINERS,
@@ -380,60 +313,14 @@ pub const CATALOGUE: &[&Metric] = &[
     &NETWORK_CONNECTIONS,
     &NETWORK_IO,
     &NETWORK_PACKETS,
+    &NODE_CPU_COUNT,
+    &NODE_CPU_PRESSURE,
+    &NODE_CPU_REQUESTS,
+    &NODE_CPU_STEAL_TIME,
     &PORT_LISTENING,
     &PROBE_HEALTH,
     &REPORT_POINTS_CUT,
 ];
-
-/// Names of the attributes of points.
-pub mod attribute {
-    /// Why a connection attempt failed: `timeout` or `_OTHER`.
-    pub const ERROR_TYPE: &str = "error.type";
-    /// Namespace of a finding's subject.
-    pub const K8S_NAMESPACE_NAME: &str = "k8s.namespace.name";
-    /// `stdout` or `stderr`.
-    pub const LOG_IOSTREAM: &str = "log.iostream";
-    /// Listening port; 0 for those beyond the limit.
-    pub const NETWORK_LOCAL_PORT: &str = "network.local.port";
-    /// `tcp` or `udp`.
-    pub const NETWORK_TRANSPORT: &str = "network.transport";
-    /// `true` on a point that takes what found no place of its own.
-    pub const OVERFLOW: &str = "otel.metric.overflow";
-    /// `loopback`, `pod`, `node` or `any`.
-    pub const BIND_SCOPE: &str = "plumbline.bind.scope";
-    /// `full`, `pre_existing`, `partial` or `blind`.
-    pub const COVERAGE_STATE: &str = "plumbline.coverage.state";
-    /// Whether the period was throttled.
-    pub const CPU_THROTTLED: &str = "plumbline.cpu.throttled";
-    /// What declares a port: the words of [`crate::rules::ports::DeclaredBy`].
-    pub const DECLARED_BY: &str = "plumbline.declared.by";
-    /// `sent` or `received`.
-    pub const FLOW_IO: &str = "plumbline.flow.io";
-    /// `client` or `server`.
-    pub const FLOW_ROLE: &str = "plumbline.flow.role";
-    /// Name of a map, ring, queue or table.
-    pub const MAP: &str = "plumbline.map";
-    /// The words of [`crate::snapshot::PeerKind`].
-    pub const PEER_KIND: &str = "plumbline.peer.kind";
-    /// Workload, Service or node, or the class of an external or unresolved peer.
-    pub const PEER_NAME: &str = "plumbline.peer.name";
-    /// Namespace of a workload or Service.
-    pub const PEER_NAMESPACE: &str = "plumbline.peer.namespace";
-    /// Name of a probe.
-    pub const PROBE: &str = "plumbline.probe";
-    /// `ok`, `unsupported`, `broken` or `off`.
-    pub const PROBE_STATE: &str = "plumbline.probe.state";
-    /// Why something was lost or is not seen.
-    pub const REASON: &str = "plumbline.reason";
-    /// `info`, `low`, `medium` or `high`.
-    pub const SEVERITY: &str = "plumbline.severity";
-    /// Length of a CPU window.
-    pub const WINDOW: &str = "plumbline.window";
-    /// Id of a rule.
-    pub const SECURITY_RULE_NAME: &str = "security_rule.name";
-    /// The server's port.
-    pub const SERVER_PORT: &str = "server.port";
-}
 
 #[cfg(test)]
 mod tests {

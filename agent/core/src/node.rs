@@ -14,20 +14,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::declared::Declared;
-use crate::id::CgroupId;
+use crate::id::{CgroupId, PodUid};
 use crate::node::containers::Container;
+use crate::node::cpu::PodCpu;
 use crate::node::joined::DeclaredIndex;
 use crate::node::peers::PeerQueue;
 use crate::node::restarts::Restarts;
 use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus};
 use crate::observed::flows::Flows;
 use crate::observed::ledger::Ledger;
+use crate::observed::node_cpu::NodeCpu;
 use crate::peers::PeerTable;
 use crate::settings::{
     CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, NodeIdentity, PEER_HISTORY_MAX, PEER_HOLDERS_MAX,
     PEER_WAITING_MAX,
 };
-use crate::snapshot::{Dropped, Occupancy, RefusedView, Snapshot};
+use crate::snapshot::{ContainerView, Dropped, Occupancy, RefusedView, Snapshot};
 use crate::time::{ClockAnchor, Timestamp};
 
 /// How long a container whose cgroup is gone stays, so that its last counts leave (Hubble's rule for series).
@@ -53,6 +55,9 @@ pub struct NodeState {
     container_paths: BTreeMap<String, CgroupId>,
     containers: BTreeMap<CgroupId, Container>,
     flows: Flows,
+    node_cpu: NodeCpu,
+    /// As many as there are pods with containers.
+    pods_cpu: BTreeMap<PodUid, PodCpu>,
     declared: Option<Arc<Declared>>,
     index: DeclaredIndex,
     peers: PeerTable,
@@ -82,6 +87,8 @@ impl NodeState {
             container_paths: BTreeMap::new(),
             containers: BTreeMap::new(),
             flows: Flows::default(),
+            node_cpu: NodeCpu::default(),
+            pods_cpu: BTreeMap::new(),
             declared: None,
             index: DeclaredIndex::default(),
             peers,
@@ -125,7 +132,7 @@ impl NodeState {
             Fact::Flows { rows, since } => self.flows_read(rows, since, at),
             Fact::NodeAddresses { addresses } => self.peers.interfaces(&addresses, at),
             Fact::MemoryEvents { rows } => self.memory_events(&rows),
-            Fact::CpuStat { rows } => rows.into_iter().for_each(|row| self.cpu_stat(row, at)),
+            Fact::CpuStat { rows, pods, node } => self.cpu_figures(rows, &pods, node, at),
             Fact::CpuWindows {
                 start,
                 windows,
@@ -133,9 +140,7 @@ impl NodeState {
                 rows,
                 unmeasured,
             } => {
-                if lost > 0 {
-                    self.count("cpu_windows", "overwritten", u64::from(lost));
-                }
+                self.count("cpu_windows", "overwritten", lost.into());
                 self.cpu_windows(start, windows, &rows, &unmeasured);
             }
             Fact::Declared(declared) => self.declared(declared, at),
@@ -205,6 +210,7 @@ impl NodeState {
             self.containers.remove(&id);
             self.flows.forget(id);
         }
+        self.forget_pods();
     }
 
     /// The node as of `now`.
@@ -216,7 +222,7 @@ impl NodeState {
             .enumerate()
             .map(|(index, id)| (*id, index))
             .collect();
-        let views = ids.iter().map(|id| self.view(*id)).collect();
+        let views: Vec<ContainerView> = ids.iter().map(|id| self.view(*id)).collect();
         Snapshot {
             now,
             wall: self.clock.unix(now),
@@ -224,6 +230,8 @@ impl NodeState {
             settings: self.settings.clone(),
             origin: self.origin.unwrap_or(self.clock),
             declared: self.declared.clone(),
+            pods_cpu: self.pod_views(&views),
+            node_cpu: self.node_cpu.view(),
             containers: views,
             flows: self.flow_views(&position),
             scans: self.scans,

@@ -81,10 +81,16 @@ pub enum Fact {
         /// The addresses, sorted.
         addresses: Vec<IpAddr>,
     },
-    /// Cumulative CPU figures of cgroups, from their own files.
+    /// Cumulative CPU figures of cgroups and of the node, from their own files.
     CpuStat {
         /// One row a container's cgroup.
         rows: Vec<CpuStatRow>,
+        /// One row a pod's cgroup: the directory that holds those of its containers.
+        #[serde(default)]
+        pods: Vec<CpuStatRow>,
+        /// The node as a whole; absent where it could not be read.
+        #[serde(default)]
+        node: Option<NodeCpuRow>,
     },
     /// Counts of `memory.events` of cgroups.
     MemoryEvents {
@@ -334,8 +340,42 @@ pub struct CpuStatRow {
     pub throttled_periods: Option<u64>,
     /// `throttled_usec`.
     pub throttled_us: Option<u64>,
+    /// `nr_bursts`: periods in which more than the quota was used; Linux 5.14.
+    pub bursts: Option<u64>,
+    /// `burst_usec`: CPU time used above the quota in them.
+    pub burst_us: Option<u64>,
     /// `cpu.max`; absent without the cpu controller.
     pub max: Option<CpuMax>,
+    /// `cpu.weight`, 1 to 10,000; 0 where `cpu.idle` is set. Absent without the cpu controller.
+    pub weight: Option<u64>,
+    /// `cpu.pressure`; absent where the kernel keeps no pressure (`CONFIG_PSI`, `psi=0`).
+    pub pressure: Option<CpuPressure>,
+}
+
+/// Totals of a `cpu.pressure` file in microseconds of wall time since the cgroup was made.
+///
+/// A task that a quota stops counts as waiting, so throttling is in both.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CpuPressure {
+    /// At least one task was ready to run and did not.
+    pub some_us: u64,
+    /// No task ran while at least one was ready to; Linux 5.13.
+    #[serde(default)]
+    pub full_us: Option<u64>,
+}
+
+/// CPU of the whole node since its boot, from `/proc/stat` and `/proc/pressure/cpu`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeCpuRow {
+    /// CPUs online.
+    pub cpus: u32,
+    /// CPU time of tasks and interrupts in microseconds, in steps of 10 ms; without stolen time.
+    pub busy_us: u64,
+    /// Time that a hypervisor gave to others, in microseconds.
+    pub steal_us: u64,
+    /// Wall time in which at least one task of the node waited for a CPU, in microseconds; absent without pressure.
+    #[serde(default)]
+    pub pressure_some_us: Option<u64>,
 }
 
 /// `cpu.max` and `cpu.max.burst` of a cgroup.

@@ -4,5 +4,7 @@
 
 pub mod cpu;
 pub mod flows;
+pub mod history;
 pub(crate) mod ledger;
 pub mod listeners;
+pub mod node_cpu;

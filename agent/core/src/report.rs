@@ -6,13 +6,15 @@ mod node;
 
 use std::cmp::{Ordering, Reverse};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
 
 use crate::finding::{Finding, FindingState, Subject};
-use crate::metric::{Instrument, Metric, REPORT_POINTS_CUT};
+use crate::metric::{Instrument, K8S_POD_CPU_TIME, Metric, REPORT_POINTS_CUT};
 use crate::settings::{NodeIdentity, SERIES_PER_NODE_MAX};
+use crate::sketch::Sketch;
 use crate::snapshot::Snapshot;
 use crate::time::{Timestamp, UnixNanos};
 
@@ -66,13 +68,15 @@ pub enum AttributeValue {
 }
 
 /// A number that was measured.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(untagged)]
 pub enum Number {
     /// A count.
     Int(i64),
     /// A measure; finite.
     Float(f64),
+    /// How values are distributed.
+    Distribution(Arc<Sketch>),
 }
 
 impl Point {
@@ -113,6 +117,13 @@ pub fn build(snapshot: &Snapshot, findings: &[Finding]) -> Report {
     for container in &snapshot.containers {
         let of_container = points.entry(container.subject.clone()).or_default();
         of_container.extend(container::points(snapshot, container));
+    }
+    for pod in &snapshot.pods_cpu {
+        let used = Point::new(&K8S_POD_CPU_TIME, Number::seconds(pod.usage_us), vec![]);
+        points
+            .entry(pod.subject.clone())
+            .or_default()
+            .push(used.since(unix(snapshot, pod.since)));
     }
     for flow in &snapshot.flows {
         if let Some(container) = snapshot.containers.get(flow.container) {
@@ -156,17 +167,19 @@ fn merged(mut points: Vec<Point>) -> Vec<Point> {
     points.sort_by(|a, b| {
         (a.metric.name, &a.attributes)
             .cmp(&(b.metric.name, &b.attributes))
-            .then_with(|| a.value.order(b.value))
+            .then_with(|| a.value.order(&b.value))
             .then_with(|| a.start.cmp(&b.start))
     });
     let mut merged: Vec<Point> = Vec::with_capacity(points.len());
     for point in points {
         match merged.last_mut() {
             Some(last) if last.metric == point.metric && last.attributes == point.attributes => {
-                last.value = match point.metric.instrument {
-                    Instrument::Counter | Instrument::UpDownCounter => last.value.plus(point.value),
-                    Instrument::Gauge => point.value,
-                };
+                match point.metric.instrument {
+                    Instrument::Counter | Instrument::UpDownCounter | Instrument::Histogram => {
+                        last.value.add(&point.value);
+                    }
+                    Instrument::Gauge => last.value = point.value,
+                }
                 last.start = last.start.min(point.start);
             }
             _ => merged.push(point),
@@ -212,21 +225,36 @@ impl Number {
         Self::Float(Duration::from_micros(microseconds).as_secs_f64())
     }
 
-    fn plus(self, other: Self) -> Self {
+    /// A metric has values of one kind only: those of another are not added.
+    fn add(&mut self, other: &Self) {
         match (self, other) {
-            (Self::Int(a), Self::Int(b)) => Self::Int(a.saturating_add(b)),
-            (Self::Float(a), Self::Float(b)) => Self::Float(a + b),
-            // A metric has values of one kind only.
-            (a @ Self::Int(_), Self::Float(_)) | (a @ Self::Float(_), Self::Int(_)) => a,
+            (Self::Int(mine), Self::Int(theirs)) => *mine = mine.saturating_add(*theirs),
+            (Self::Float(mine), Self::Float(theirs)) => *mine += theirs,
+            (Self::Distribution(mine), Self::Distribution(theirs)) => {
+                Arc::make_mut(mine).merge(theirs);
+            }
+            (Self::Int(_) | Self::Float(_) | Self::Distribution(_), _) => {}
         }
     }
 
-    fn order(self, other: Self) -> Ordering {
+    fn order(&self, other: &Self) -> Ordering {
         match (self, other) {
-            (Self::Int(a), Self::Int(b)) => a.cmp(&b),
-            (Self::Float(a), Self::Float(b)) => a.total_cmp(&b),
-            (Self::Int(_), Self::Float(_)) => Ordering::Less,
-            (Self::Float(_), Self::Int(_)) => Ordering::Greater,
+            (Self::Int(a), Self::Int(b)) => a.cmp(b),
+            (Self::Float(a), Self::Float(b)) => a.total_cmp(b),
+            (Self::Distribution(a), Self::Distribution(b)) => {
+                (a.count(), a.sum_us()).cmp(&(b.count(), b.sum_us()))
+            }
+            (Self::Int(_) | Self::Float(_) | Self::Distribution(_), _) => {
+                self.rank().cmp(&other.rank())
+            }
+        }
+    }
+
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Int(_) => 0,
+            Self::Float(_) => 1,
+            Self::Distribution(_) => 2,
         }
     }
 }

@@ -4,7 +4,13 @@
 //! figure that was not measured. That silence is never mistaken for health, because [`unknown_rules`] and the rule
 //! M001 name it.
 
+mod advice;
 pub mod c001;
+pub mod c002;
+pub mod c003;
+pub mod c004;
+pub mod c005;
+pub mod c006;
 pub mod c007;
 mod grace;
 pub mod m001;
@@ -16,6 +22,8 @@ pub mod ports;
 #[cfg(test)]
 pub(crate) mod testing;
 mod undeclared;
+mod waiting;
+mod weight;
 
 use crate::finding::{Condition, Rule};
 use crate::observation::{Health, ProbeStatus};
@@ -24,6 +32,11 @@ use crate::snapshot::{ContainerView, Snapshot};
 /// Every rule there is, by id.
 pub const ALL: &[&Rule] = &[
     &c001::RULE,
+    &c002::RULE,
+    &c003::RULE,
+    &c004::RULE,
+    &c005::RULE,
+    &c006::RULE,
     &c007::RULE,
     &m001::RULE,
     &m002::RULE,
@@ -42,6 +55,11 @@ pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
         .filter(|container| is_judged(container))
     {
         conditions.extend(c001::condition(snapshot, container));
+        conditions.extend(c002::condition(snapshot, container));
+        conditions.extend(c003::condition(snapshot, container));
+        conditions.extend(c004::condition(snapshot, container));
+        conditions.extend(c005::condition(snapshot, container));
+        conditions.extend(c006::condition(snapshot, container));
         conditions.extend(c007::condition(snapshot, container));
         conditions.extend(p001::conditions(snapshot, container));
         conditions.extend(p007::conditions(snapshot, container));
@@ -59,8 +77,16 @@ pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
     let declared = no_declared(snapshot);
     let listeners = none_works(snapshot, &["listeners", "tcp"]);
     let windows = none_works(snapshot, &["cpu_windows"]);
+    let pressure = none_works(snapshot, &["cpu_stat"]).or_else(|| no_pressure(snapshot));
+    let quotas = none_works(snapshot, &["cpu_stat"]).or_else(|| no_controller(snapshot));
+    let first = |reasons: &[&Option<String>]| reasons.iter().find_map(|reason| (*reason).clone());
     let unknown = [
         (c001::RULE.id, declared.clone()),
+        (c002::RULE.id, first(&[&declared, &windows, &pressure])),
+        (c003::RULE.id, first(&[&declared, &windows])),
+        (c004::RULE.id, quotas.clone()),
+        (c005::RULE.id, first(&[&declared, &pressure])),
+        (c006::RULE.id, first(&[&declared, &quotas])),
         (c007::RULE.id, windows),
         (
             p001::RULE.id,
@@ -77,6 +103,24 @@ pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
 /// Neither the agent (it would report its own making) nor what has ended.
 fn is_judged(container: &ContainerView) -> bool {
     !container.is_self && !container.gone
+}
+
+/// Why nothing is known of waiting, unless something is.
+fn no_pressure(snapshot: &Snapshot) -> Option<String> {
+    let node = snapshot.node_cpu.as_ref();
+    let known = node.is_some_and(|node| node.some.is_some() || node.span.is_zero());
+    (!known).then(|| "the kernel keeps no CPU pressure (CONFIG_PSI, psi=1)".into())
+}
+
+/// Why nothing is known of limits and weights, unless something is, or there is no container to have any.
+fn no_controller(snapshot: &Snapshot) -> Option<String> {
+    let mut read = snapshot
+        .containers
+        .iter()
+        .filter(|container| is_judged(container) && container.cpu.usage_us.is_some())
+        .peekable();
+    let unknown = read.peek().is_some() && read.all(|container| container.cpu.max.is_none());
+    unknown.then(|| "no container's cgroup has the cpu controller of cgroup v2".into())
 }
 
 /// Why there is no declared side, unless there is one.

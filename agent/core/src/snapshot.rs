@@ -10,8 +10,11 @@ use serde::Serialize;
 use crate::declared::{Declared, DeclaredContainer, DeclaredPod, Transport};
 use crate::finding::{Coverage, Subject};
 use crate::id::{CgroupId, ContainerId, PodUid};
-use crate::observation::{CpuMax, FlowCounts, Holder, ProbeStatus, Role};
+use crate::observation::{
+    CPU_WINDOW_NS, CpuMax, CpuPressure, FlowCounts, Holder, ProbeStatus, Role,
+};
 use crate::settings::{CoreSettings, NodeIdentity};
+use crate::sketch::Sketch;
 use crate::time::{ClockAnchor, Timestamp, UnixNanos};
 
 /// The node at one moment.
@@ -31,6 +34,10 @@ pub struct Snapshot {
     pub declared: Option<Arc<Declared>>,
     /// Containers, sorted by namespace, pod, container name and id.
     pub containers: Vec<ContainerView>,
+    /// CPU of the node; `None` until it was read.
+    pub node_cpu: Option<NodeCpuView>,
+    /// CPU of pods, sorted by subject.
+    pub pods_cpu: Vec<PodCpuView>,
     /// Flow series, sorted. At most [`crate::settings::FLOW_SERIES_MAX`] and one overflow series per container.
     pub flows: Vec<FlowView>,
     /// Complete scans of the node's sockets so far.
@@ -123,6 +130,8 @@ pub struct ContainerView {
     pub first_seen: Timestamp,
     /// When the container started, as far as known: declared, else first seen unless it was there before the agent.
     pub started: Option<Timestamp>,
+    /// When the agent first saw its CPU declaration (spec and status) as it is.
+    pub declared_cpu_since: Option<Timestamp>,
     /// Its cgroup is gone. It stays in the snapshot for a while so that last counts leave; rules do not judge it.
     pub gone: bool,
     /// The agent itself runs in it.
@@ -302,8 +311,98 @@ pub struct CpuView {
     pub throttled_us: Option<u64>,
     /// `cpu.max` in force.
     pub max: Option<CpuMax>,
+    /// `cpu.weight` in force.
+    pub weight: Option<u64>,
+    /// Pressure since the cgroup was made.
+    pub pressure: Option<CpuPressure>,
+    /// When the agent first saw the settings (`max`, `weight`) as they are.
+    pub settings_since: Option<Timestamp>,
+    /// What happened over the mean window.
+    pub rates: Option<CpuRates>,
     /// The 100 ms windows.
     pub windows: Option<WindowView>,
+    /// How the windows of the last day are distributed, those of the start-up exclusion left out.
+    pub day: Option<Distribution>,
+    /// The same of the last week.
+    pub week: Option<Distribution>,
+    /// All windows since the container was first seen.
+    pub all: Option<Arc<Sketch>>,
+}
+
+/// How CPU use is distributed over the windows of a span of time. Windows that were not measured are not among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Distribution {
+    /// The windows.
+    pub sketch: Arc<Sketch>,
+    /// Start of the first.
+    pub since: Timestamp,
+    /// End of the last.
+    pub until: Timestamp,
+}
+
+impl Distribution {
+    /// Time from the first window's start to the last one's end.
+    #[must_use]
+    pub fn span(&self) -> Duration {
+        self.until.since(self.since)
+    }
+
+    /// Time that the windows make together; less than the span where some were not measured.
+    #[must_use]
+    pub fn measured(&self) -> Duration {
+        Duration::from_nanos(CPU_WINDOW_NS.saturating_mul(self.sketch.count()))
+    }
+}
+
+/// How a container fared over [`CoreSettings::cpu_mean_window`], from its cgroup's own files. Of a shorter span where
+/// the container is young, its start-up exclusion just over, or its limit new. What was not measured is `None`.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CpuRates {
+    /// Time between the two readings.
+    pub span: Duration,
+    /// Mean number of CPUs in use.
+    pub usage_cores: f64,
+    /// Bandwidth periods in which it ran.
+    pub periods: Option<u64>,
+    /// Of these, those in which it was throttled.
+    pub throttled_periods: Option<u64>,
+    /// Throttled time in microseconds, summed over CPUs: may exceed the span.
+    pub throttled_us: Option<u64>,
+    /// Periods in which saved-up quota was spent.
+    pub bursts: Option<u64>,
+    /// Share of the time in which a task was ready and did not run, 0 to 1.
+    pub some: Option<f64>,
+    /// Share of the time in which no task ran while one was ready, 0 to 1.
+    pub full: Option<f64>,
+}
+
+/// CPU of the whole node.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NodeCpuView {
+    /// CPUs online.
+    pub cpus: u32,
+    /// CPU time since the node's boot in microseconds, without stolen time.
+    pub busy_us: u64,
+    /// Time that the hypervisor gave to others, in microseconds.
+    pub steal_us: u64,
+    /// Mean number of CPUs in use between the last two readings.
+    pub usage_cores: Option<f64>,
+    /// Share of the mean window in which a task of the node waited for a CPU, 0 to 1; `None` where the kernel keeps no
+    /// pressure, and before the second reading.
+    pub some: Option<f64>,
+    /// Time over which `some` was taken.
+    pub span: Duration,
+}
+
+/// CPU of one pod: what its own cgroup says, which includes its sandbox.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodCpuView {
+    /// The pod.
+    pub subject: Subject,
+    /// CPU time since the pod began, in microseconds.
+    pub usage_us: u64,
+    /// When it was first read.
+    pub since: Timestamp,
 }
 
 /// 100 ms windows of a container over [`CoreSettings::cpu_mean_window`], those of the start-up exclusion left out.

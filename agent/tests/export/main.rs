@@ -12,6 +12,7 @@ mod common;
 mod delivery;
 mod encode;
 mod faults;
+mod histogram;
 mod own;
 mod records;
 mod tls;

@@ -1,6 +1,6 @@
 //! Where processes are started: a cgroup and a network namespace, those of a container or of the node.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::fd::AsFd;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -9,6 +9,7 @@ use std::process::{Child, Command};
 use anyhow::{Context, Result};
 
 use super::spec::ContainerSpec;
+use super::text::millis;
 use crate::cgroup;
 use crate::netns::Netns;
 
@@ -30,6 +31,24 @@ pub struct Place {
 }
 
 impl Container {
+    /// Writes `cpu.weight` as the kubelet and the runtime do, where there is the controller: 1,024 shares a CPU, at least 2,
+    /// and of these the linear curve.
+    pub(super) fn weigh(&self) -> Result<()> {
+        let file = self.place.path.join("cpu.weight");
+        if !file.exists() {
+            return Ok(());
+        }
+        let request = self
+            .spec
+            .cpu_request
+            .as_ref()
+            .or(self.spec.cpu_limit.as_ref());
+        let millis = request.map(|request| millis(request)).transpose()?;
+        let shares = (millis.unwrap_or(0) * 1_024 / 1_000).clamp(2, 262_144);
+        let weight = 1 + (shares - 2) * 9_999 / 262_142;
+        fs::write(file, weight.to_string()).context("write cpu.weight")
+    }
+
     /// Name in the pod.
     #[must_use]
     pub fn name(&self) -> &str {

@@ -263,4 +263,34 @@ fn bursts_that_an_average_hides_are_in_the_windows() {
         busy.iter().all(|us| *us <= 100_000 + steal),
         "one thread in one window: {busy:?}"
     );
+    assert_distribution(&observer.seen(), &container);
+}
+
+/// The state's sketch is that of the windows that were told since the container was seen.
+fn assert_distribution(seen: &Seen, container: &Container) {
+    let view = seen.container(container).unwrap();
+    let first = view.first_seen.0.div_ceil(CPU_WINDOW_NS);
+    let (busy, _) = windows(seen, container);
+    let mut told: Vec<u64> = busy.range(first..).map(|(_, us)| *us).collect();
+    told.sort_unstable();
+    let sketch = view.cpu.all.unwrap();
+    println!("{sketch:?}");
+    assert_eq!(sketch.count(), told.len() as u64);
+    assert_eq!(sketch.sum_us(), told.iter().sum::<u64>());
+    for per_mille in [500, 900, 950, 990, 1_000] {
+        let rank = (told.len() as u64 * per_mille).div_ceil(1_000);
+        let value = told[usize::try_from(rank).unwrap() - 1];
+        let found = sketch.quantile_us(per_mille).unwrap();
+        assert!(
+            found.low <= value && value <= found.high,
+            "{per_mille}: {value} us, {found:?}"
+        );
+    }
+    let over = told.iter().filter(|us| **us > 25_000).count() as u64;
+    let found = sketch.exceeding(25_000);
+    assert_eq!(
+        (found.low, found.high),
+        (over, over),
+        "a quarter of a CPU is a bound"
+    );
 }

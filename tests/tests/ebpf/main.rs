@@ -15,5 +15,7 @@ mod flows;
 mod listeners;
 mod matrix;
 mod observer;
+mod quota;
+mod scrape;
 mod udp;
 mod verifier;

@@ -71,8 +71,8 @@ impl Scene {
         let web = stage.web()?;
         stage.cart(&web)?;
         let host_port = stage.node_agent()?;
-        stage.report()?;
-        let seeded = vec![
+        let has_quota = stage.report()?;
+        let mut seeded = vec![
             Seeded {
                 rule: "C001",
                 namespace: "shop",
@@ -102,6 +102,16 @@ impl Scene {
                 port: Some(host_port),
             },
         ];
+        if has_quota {
+            // The job's limit is enforced, so that the kernel stops each of its bursts.
+            seeded.push(Seeded {
+                rule: "C004",
+                namespace: "batch",
+                workload: "report",
+                container: "burner",
+                port: None,
+            });
+        }
         Ok(Self { sandbox, seeded })
     }
 
@@ -189,14 +199,16 @@ impl Stage<'_> {
         Ok(undeclared)
     }
 
-    /// A job that may use half a CPU and on average uses a fifth, but all of it in one burst a second: C007.
-    fn report(&self) -> Result<()> {
+    /// A job that may use half a CPU and on average uses a fifth, but all of it in one burst a second: C007. Whether its
+    /// limit is enforced: only where the host gives the cpu controller to cgroup v2.
+    fn report(&self) -> Result<bool> {
         let pod = self.pod("batch", "report-29400000-7xw4s", ("CronJob", "report"))?;
         let burner = pod.container(ContainerSpec {
             cpu_limit: Some("500m".into()),
-            ..container("burner", Some("200m"))
+            ..container("burner", None)
         })?;
-        self.play(&burner, &["burst"])
+        self.play(&burner, &["burst"])?;
+        Ok(burner.cgroup_path().join("cpu.max").exists())
     }
 
     fn pod(&self, namespace: &str, name: &str, owner: (&str, &str)) -> Result<Pod> {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::declared::Transport;
+use crate::declared::{DeclaredContainer, Transport};
 use crate::finding::{Coverage, Subject};
 use crate::id::{CgroupId, ContainerId, PodUid};
 use crate::node::NodeState;
@@ -30,7 +30,12 @@ pub(super) struct Container {
     pub(super) refused: Option<RefusedView>,
     pub(super) oom_kills: Option<u64>,
     pub(super) cpu: Cpu,
+    /// What is declared of its CPU, and since when.
+    declared_cpu: Option<(DeclaredCpu, Timestamp)>,
 }
+
+/// Limit and request in thousandths of a CPU: by the spec, and by the status.
+type DeclaredCpu = [Option<u64>; 4];
 
 impl Container {
     pub(super) fn new(pod_uid: PodUid, container_id: ContainerId, first_seen: Timestamp) -> Self {
@@ -47,6 +52,7 @@ impl Container {
             refused: None,
             oom_kills: None,
             cpu: Cpu::default(),
+            declared_cpu: None,
         }
     }
 
@@ -98,17 +104,8 @@ impl NodeState {
             .as_ref()
             .zip(container_index)
             .and_then(|(pod, index)| pod.containers.get(index));
-        let started = declared
-            .and_then(|declared| declared.started_unix_ns)
-            .map(|unix_ns| {
-                let clock = self.origin.unwrap_or(self.clock);
-                let before = clock.unix_ns.saturating_sub(unix_ns);
-                Timestamp(clock.monotonic.0.saturating_sub(before))
-            });
-        let started = started.or((!container.pre_existing).then_some(container.first_seen));
-        let judged_from = started
-            .unwrap_or(container.first_seen)
-            .plus(self.settings.cpu_startup_exclusion);
+        let started = self.started(container, declared);
+        let judged_from = self.judged_from(container);
         let host_network = pod.as_ref().is_some_and(|pod| pod.host_network);
         let (listeners, listeners_overflow) = container.listeners.views(
             host_network,
@@ -139,6 +136,7 @@ impl NodeState {
             pod,
             first_seen: container.first_seen,
             started,
+            declared_cpu_since: container.declared_cpu.map(|(_, since)| since),
             gone: container.gone.is_some(),
             is_self: self
                 .self_cgroup
@@ -151,6 +149,54 @@ impl NodeState {
             restarts,
             cpu: container.cpu.view(judged_from),
         }
+    }
+
+    /// Notes which containers' CPU declaration has changed.
+    pub(super) fn note_declared_cpu(&mut self, at: Timestamp) {
+        for container in self.containers.values_mut() {
+            let (pod, index) = self.index.find(&container.pod_uid, &container.container_id);
+            let declared = pod.zip(index).and_then(|(pod, index)| {
+                let declared = pod.containers.get(index)?;
+                Some([
+                    declared.cpu_limit_millis,
+                    declared.cpu_request_millis,
+                    declared.cpu_limit_current_millis,
+                    declared.cpu_request_current_millis,
+                ])
+            });
+            container.declared_cpu = match (declared, container.declared_cpu) {
+                (Some(now), Some((before, since))) if now == before => Some((before, since)),
+                (Some(now), _) => Some((now, at)),
+                (None, _) => None,
+            };
+        }
+    }
+
+    /// When a container started, as far as known.
+    fn started(
+        &self,
+        container: &Container,
+        declared: Option<&DeclaredContainer>,
+    ) -> Option<Timestamp> {
+        let started = declared
+            .and_then(|declared| declared.started_unix_ns)
+            .map(|unix_ns| {
+                let clock = self.origin.unwrap_or(self.clock);
+                let before = clock.unix_ns.saturating_sub(unix_ns);
+                Timestamp(clock.monotonic.0.saturating_sub(before))
+            });
+        started.or((!container.pre_existing).then_some(container.first_seen))
+    }
+
+    /// From when on a container's CPU use is judged: after its start-up.
+    pub(super) fn judged_from(&self, container: &Container) -> Timestamp {
+        let (pod, index) = self.index.find(&container.pod_uid, &container.container_id);
+        let declared = pod
+            .zip(index)
+            .and_then(|(pod, index)| pod.containers.get(index));
+        self.started(container, declared)
+            .unwrap_or(container.first_seen)
+            .plus(self.settings.cpu_startup_exclusion)
     }
 
     /// How much of a container's network activity is seen.

@@ -20,6 +20,7 @@ use crate::time::Timestamp;
 mod joined;
 mod listeners;
 mod peers;
+mod pods;
 
 const POD: &str = "0a1b2c3d-0000-4000-8000-000000000001";
 

@@ -82,10 +82,12 @@ fn table() -> PeerTable {
                     "192.0.2.10".parse().unwrap(),
                     "203.0.113.5".parse().unwrap(),
                 ],
+                ..DeclaredNode::default()
             },
             DeclaredNode {
                 name: "control".into(),
                 addresses: vec!["192.0.2.30".parse().unwrap()],
+                ..DeclaredNode::default()
             },
         ],
         api_servers: vec![

@@ -1,10 +1,13 @@
 //! Points of one container: CPU and listening ports.
 
+use std::sync::Arc;
+
 use crate::metric::{
-    CONTAINER_CPU_TIME, CONTAINER_CPU_USAGE, CPU_LIMIT_EFFECTIVE, CPU_PERIODS, CPU_THROTTLED_TIME,
-    CPU_USAGE_PEAK, Instrument, K8S_CPU_LIMIT_DESIRED, K8S_CPU_LIMIT_UTILIZATION,
-    K8S_CPU_REQUEST_DESIRED, K8S_CPU_REQUEST_UTILIZATION, K8S_RESTART_COUNT, OOM_KILLS,
-    PORT_LISTENING, RESTARTS, attribute,
+    CONTAINER_CPU_TIME, CONTAINER_CPU_USAGE, CPU_LIMIT_EFFECTIVE, CPU_PERIODS, CPU_PRESSURE_TIME,
+    CPU_THROTTLED_TIME, CPU_USAGE_PEAK, CPU_USAGE_WINDOW, CPU_WEIGHT, Instrument,
+    K8S_CPU_LIMIT_CURRENT, K8S_CPU_LIMIT_DESIRED, K8S_CPU_LIMIT_UTILIZATION,
+    K8S_CPU_REQUEST_CURRENT, K8S_CPU_REQUEST_DESIRED, K8S_CPU_REQUEST_UTILIZATION,
+    K8S_RESTART_COUNT, OOM_KILLS, PORT_LISTENING, RESTARTS, attribute,
 };
 use crate::report::{AttributeValue, Number, Point, unix};
 use crate::rules::c007::{quota_cores, ratio};
@@ -18,7 +21,12 @@ pub(super) fn points(snapshot: &Snapshot, container: &ContainerView) -> Vec<Poin
     points.extend(listeners_of(snapshot, container));
     points.extend(ends_of(snapshot, container));
     if container.gone {
-        points.retain(|point| point.metric.instrument == Instrument::Counter);
+        points.retain(|point| {
+            matches!(
+                point.metric.instrument,
+                Instrument::Counter | Instrument::Histogram
+            )
+        });
     }
     points
 }
@@ -53,6 +61,20 @@ fn use_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
             Point::new(&CPU_THROTTLED_TIME, Number::seconds(throttled_us), vec![]).since(start),
         );
     }
+    if let Some(pressure) = cpu.pressure {
+        for (kind, us) in [("some", Some(pressure.some_us)), ("full", pressure.full_us)] {
+            let Some(us) = us else { continue };
+            let attributes = vec![(attribute::PRESSURE_KIND, AttributeValue::Word(kind))];
+            points
+                .push(Point::new(&CPU_PRESSURE_TIME, Number::seconds(us), attributes).since(start));
+        }
+    }
+    if let Some(all) = &cpu.all {
+        let attributes = vec![(attribute::WINDOW, AttributeValue::Word("100ms"))];
+        let value = Number::Distribution(Arc::clone(all));
+        let since = unix(snapshot, container.first_seen);
+        points.push(Point::new(&CPU_USAGE_WINDOW, value, attributes).since(since));
+    }
     if let Some(peak_cores) = cpu.windows.as_ref().and_then(|windows| windows.peak_cores) {
         let attributes = vec![(attribute::WINDOW, AttributeValue::Word("100ms"))];
         points.push(Point::new(
@@ -67,11 +89,28 @@ fn use_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
 /// What was declared and what is in force, and the use as a share of it.
 fn settings_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
     let start = unix(snapshot, container.started.unwrap_or(container.first_seen));
-    let (limit, request) = match container.declared() {
+    let declared = container.declared();
+    let (limit, request) = match declared {
         Some(declared) => (declared.cpu_limit_millis, declared.cpu_request_millis),
         None => (None, None),
     };
-    let mut points = Vec::new();
+    let current = [
+        (
+            &K8S_CPU_LIMIT_CURRENT,
+            declared.and_then(|declared| declared.cpu_limit_current_millis),
+        ),
+        (
+            &K8S_CPU_REQUEST_CURRENT,
+            declared.and_then(|declared| declared.cpu_request_current_millis),
+        ),
+    ];
+    let mut points: Vec<Point> = current
+        .into_iter()
+        .filter_map(|(metric, millis)| {
+            let cores = Number::Float(ratio(millis?, 1_000)?);
+            Some(Point::new(metric, cores, vec![]).since(start))
+        })
+        .collect();
     for (millis, desired, utilization) in [
         (limit, &K8S_CPU_LIMIT_DESIRED, &K8S_CPU_LIMIT_UTILIZATION),
         (
@@ -98,6 +137,9 @@ fn settings_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
             Number::Float(cores),
             vec![],
         ));
+    }
+    if let Some(weight) = container.cpu.weight {
+        points.push(Point::new(&CPU_WEIGHT, Number::int(weight), vec![]));
     }
     points
 }

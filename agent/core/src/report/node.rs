@@ -4,15 +4,19 @@ use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
 use crate::finding::{Coverage, Finding, FindingState, Severity};
+use crate::id::PodUid;
 use crate::metric::{
     COVERAGE_CONTAINERS, EBPF_EVENTS, EBPF_EVENTS_LOST, EBPF_MAP_CAPACITY, EBPF_MAP_ENTRIES,
-    FINDINGS_OPEN, PROBE_HEALTH, attribute,
+    FINDINGS_OPEN, K8S_NODE_CPU_ALLOCATABLE, K8S_NODE_CPU_TIME, K8S_NODE_CPU_USAGE, NODE_CPU_COUNT,
+    NODE_CPU_PRESSURE, NODE_CPU_REQUESTS, NODE_CPU_STEAL_TIME, PROBE_HEALTH, attribute,
 };
 use crate::observation::{Health, ProbeStatus};
 use crate::report::{Attribute, AttributeValue, Number, Point};
+use crate::rules::c007::ratio;
 use crate::rules::health_word;
 use crate::rules::ports::coverage;
 use crate::snapshot::Snapshot;
+use crate::time::Timestamp;
 
 /// Series of open findings; further ones go into one overflow series.
 const FINDING_SERIES_MAX: usize = 1_000;
@@ -27,7 +31,60 @@ pub(super) fn points(snapshot: &Snapshot, findings: &[Finding]) -> Vec<Point> {
     points.extend(coverage_of(snapshot));
     points.extend(probes_of(snapshot));
     points.extend(tables_of(snapshot));
+    points.extend(cpu_of(snapshot));
     points
+}
+
+/// CPU of the node as a whole. Its counters are the kernel's own, since boot: the zero of the monotonic clock.
+fn cpu_of(snapshot: &Snapshot) -> Vec<Point> {
+    let boot = super::unix(snapshot, Timestamp(0));
+    let mut points = Vec::new();
+    if let Some(cpu) = &snapshot.node_cpu {
+        for (metric, us) in [
+            (&K8S_NODE_CPU_TIME, cpu.busy_us),
+            (&NODE_CPU_STEAL_TIME, cpu.steal_us),
+        ] {
+            points.push(Point::new(metric, Number::seconds(us), vec![]).since(boot));
+        }
+        let gauges = [
+            (&K8S_NODE_CPU_USAGE, cpu.usage_cores),
+            (&NODE_CPU_COUNT, Some(f64::from(cpu.cpus))),
+            (&NODE_CPU_PRESSURE, cpu.some),
+        ];
+        for (metric, value) in gauges {
+            points.extend(value.map(|value| Point::new(metric, Number::Float(value), vec![])));
+        }
+    }
+    if let Some(cores) = allocatable_millis(snapshot).and_then(|millis| ratio(millis, 1_000)) {
+        let point = Point::new(&K8S_NODE_CPU_ALLOCATABLE, Number::Float(cores), vec![]);
+        points.push(point.since(super::unix(snapshot, snapshot.origin.monotonic)));
+    }
+    if let Some(cores) = requested_millis(snapshot).and_then(|millis| ratio(millis, 1_000)) {
+        points.push(Point::new(&NODE_CPU_REQUESTS, Number::Float(cores), vec![]));
+    }
+    points
+}
+
+/// Of the declared node that bears this node's name.
+fn allocatable_millis(snapshot: &Snapshot) -> Option<u64> {
+    let nodes = &snapshot.declared.as_ref()?.nodes;
+    let own = nodes
+        .iter()
+        .find(|node| Some(&node.name) == snapshot.node.node.as_ref())?;
+    own.cpu_allocatable_millis
+}
+
+/// What the declared pods that run here request together, each pod once.
+fn requested_millis(snapshot: &Snapshot) -> Option<u64> {
+    snapshot.declared.as_ref()?;
+    let running = snapshot.containers.iter().filter(|one| !one.gone);
+    let pods: BTreeMap<&PodUid, u64> = running
+        .filter_map(|container| {
+            let request = container.pod.as_ref()?.effective_request_millis();
+            Some((&container.pod_uid, request.unwrap_or(0)))
+        })
+        .collect();
+    Some(pods.into_values().fold(0, u64::saturating_add))
 }
 
 fn findings_of(findings: &[Finding]) -> Vec<Point> {

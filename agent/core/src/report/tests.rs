@@ -2,7 +2,6 @@ mod bounds;
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
-use std::time::Duration;
 
 use expect_test::expect;
 use proptest::prelude::{
@@ -10,135 +9,17 @@ use proptest::prelude::{
 };
 
 use super::{ResourceReport, build};
-use crate::declared::{ContainerKind, DeclaredContainer, Transport};
-use crate::finding::{Condition, Coverage, Finding, FindingState, Subject};
+use crate::declared::ContainerKind;
+use crate::finding::{Condition, Finding, FindingState, Subject};
 use crate::metric::CATALOGUE;
-use crate::observation::{CpuMax, FlowCounts, Role};
+use crate::observation::{CpuMax, Role};
 use crate::rules::evaluate;
-use crate::rules::testing::{NOW, container, declared, listener, pod, snapshot, view, windows};
-use crate::snapshot::{CpuView, Delivered, Dropped, FlowView, Occupancy, Peer, PeerKind, Snapshot};
+use crate::rules::testing::{NOW, container, declared, pod, snapshot, view, windows};
+use crate::snapshot::{Dropped, FlowView, Occupancy, Snapshot};
 
-fn flow(container: usize, role: Role, name: &str, port: u16) -> FlowView {
-    FlowView {
-        container,
-        transport: Transport::Tcp,
-        role,
-        peer: Peer {
-            kind: PeerKind::Workload,
-            namespace: Some("shop".into()),
-            name: Some(name.into()),
-        },
-        server_port: port,
-        counts: FlowCounts {
-            connections: 7,
-            failures: if role == Role::Client { 3 } else { 0 },
-            timeouts: u64::from(role == Role::Client),
-            sent_bytes: 100,
-            received_bytes: 200,
-            ..FlowCounts::default()
-        },
-        since: NOW.minus(Duration::from_secs(60)),
-        overflow: false,
-    }
-}
+mod fixture;
 
-fn overflow(container: usize) -> FlowView {
-    let peer = Peer {
-        kind: PeerKind::Unresolved,
-        namespace: None,
-        name: None,
-    };
-    FlowView {
-        peer,
-        server_port: 0,
-        overflow: true,
-        ..flow(container, Role::Client, "", 0)
-    }
-}
-
-/// The same of UDP, with its datagrams.
-fn datagrams(flow: FlowView) -> FlowView {
-    FlowView {
-        transport: Transport::Udp,
-        counts: FlowCounts {
-            connections: 2,
-            sent_packets: 3,
-            sent_bytes: 30,
-            received_packets: 4,
-            received_bytes: 40,
-            ..FlowCounts::default()
-        },
-        ..flow
-    }
-}
-
-/// Two containers with everything that can be measured.
-fn node() -> Snapshot {
-    let app = DeclaredContainer {
-        cpu_limit_millis: Some(500),
-        restart_count: Some(4),
-        ..container("app", ContainerKind::Regular, &[8080])
-    };
-    let pod = pod(vec![
-        app.clone(),
-        DeclaredContainer {
-            name: "side".into(),
-            ..app
-        },
-    ]);
-    let listeners = vec![
-        listener(8080, &["0.0.0.0", "::"]),
-        listener(9999, &["10.0.0.9"]),
-    ];
-    let mut node = snapshot(
-        Some(declared(&pod, vec![])),
-        vec![
-            view(&pod, Some(0), listeners.clone()),
-            view(&pod, Some(1), listeners),
-        ],
-    );
-    for container in &mut node.containers {
-        (container.oom_kills, container.restarts) = (Some(2), Some(1));
-        container.listeners_overflow = [(Transport::Tcp, 5)].into();
-        container.cpu = CpuView {
-            usage_us: Some(90_000_000),
-            usage_cores: Some(0.25),
-            periods: Some((600, 120)),
-            throttled_us: Some(1_500_000),
-            max: Some(CpuMax {
-                quota_us: Some(50_000),
-                period_us: 100_000,
-                burst_us: 0,
-            }),
-            windows: Some(windows(vec![49_000, 1_000])),
-        };
-    }
-    node.containers[1].coverage = Coverage::Blind("not attached: EPERM".into());
-    node.flows = vec![
-        flow(0, Role::Client, "db", 5432),
-        flow(0, Role::Server, "front", 8080),
-        datagrams(flow(0, Role::Client, "dns", 53)),
-        datagrams(overflow(0)),
-        overflow(0),
-        overflow(1),
-    ];
-    node.probes.retain(|status| status.probe == "tcp");
-    node.delivered = vec![Delivered {
-        place: "flows".into(),
-        count: 40,
-    }];
-    node.dropped = vec![Dropped {
-        place: "flows".into(),
-        reason: "full".into(),
-        count: 3,
-    }];
-    node.occupancy = vec![Occupancy {
-        place: "flows".into(),
-        entries: 10,
-        capacity: 2_000,
-    }];
-    node
-}
+use fixture::{flow, node};
 
 fn finding(condition: &Condition, snapshot: &Snapshot) -> Finding {
     Finding {
@@ -194,21 +75,31 @@ fn lines(snapshot: &Snapshot, resource: &ResourceReport) -> String {
 fn points_of_a_container() {
     let node = node();
     let report = build(&node, &[]);
-    assert_eq!(report.resources.len(), 3);
+    assert_eq!(report.resources.len(), 4);
     assert_eq!(report.resources[0].subject, Subject::default());
+    expect![[r#"
+        k8s.pod.cpu.time [] 190.0 since 120 s
+    "#]]
+    .assert_eq(&lines(&node, &report.resources[1]));
     expect![[r#"
         container.cpu.time [] 90.0 since 1800 s
         container.cpu.usage [] 0.25
+        k8s.container.cpu.limit.current [] 0.4 since 1800 s
         k8s.container.cpu.limit.desired [] 0.5 since 1800 s
         k8s.container.cpu.limit.utilization [] 0.5
+        k8s.container.cpu.request.current [] 0.09 since 1800 s
         k8s.container.cpu.request.desired [] 0.1 since 1800 s
         k8s.container.cpu.request.utilization [] 2.5
         k8s.container.restart.count [] 4 since 1800 s
         plumbline.container.cpu.limit.effective [] 0.5
         plumbline.container.cpu.periods [[plumbline.cpu.throttled,false]] 480 since 1800 s
         plumbline.container.cpu.periods [[plumbline.cpu.throttled,true]] 120 since 1800 s
+        plumbline.container.cpu.pressure.time [[plumbline.pressure.kind,full]] 0.5 since 1800 s
+        plumbline.container.cpu.pressure.time [[plumbline.pressure.kind,some]] 2.0 since 1800 s
         plumbline.container.cpu.throttled.time [] 1.5 since 1800 s
         plumbline.container.cpu.usage.peak [[plumbline.window,100ms]] 0.49
+        plumbline.container.cpu.usage.window [[plumbline.window,100ms]] {"zero":1,"low":143,"counts":[1,1],"count":3,"sum_us":101000,"max_us":52000} since 1800 s
+        plumbline.container.cpu.weight [] 39
         plumbline.container.oom.kills [] 2 since 1800 s
         plumbline.container.restarts [] 1 since 0 s
         plumbline.network.connect.failures [[error.type,_OTHER],[network.transport,tcp],[otel.metric.overflow,true]] 2 since 60 s
@@ -237,13 +128,16 @@ fn points_of_a_container() {
         plumbline.port.listening [[network.local.port,0],[network.transport,tcp],[otel.metric.overflow,true]] 5 since 1800 s
         plumbline.port.listening [[network.local.port,8080],[network.transport,tcp],[plumbline.bind.scope,any],[plumbline.declared.by,container_port]] 2 since 600 s
         plumbline.port.listening [[network.local.port,9999],[network.transport,tcp],[plumbline.bind.scope,pod],[plumbline.declared.by,none]] 1 since 600 s
-    "#]].assert_eq(&lines(&node, &report.resources[1]));
+    "#]].assert_eq(&lines(&node, &report.resources[2]));
 }
 
 #[test]
 fn points_of_the_node() {
     let node = node();
     expect![[r#"
+        k8s.node.cpu.allocatable [] 1.93 since 0 s
+        k8s.node.cpu.time [] 7.0 since 3600 s
+        k8s.node.cpu.usage [] 1.5
         plumbline.coverage.containers [[plumbline.coverage.state,blind],[plumbline.reason,not attached: EPERM]] 1
         plumbline.coverage.containers [[plumbline.coverage.state,partial],[plumbline.reason,too_many_listeners]] 1
         plumbline.ebpf.events [[plumbline.map,flows]] 40 since 0 s
@@ -252,6 +146,10 @@ fn points_of_the_node() {
         plumbline.ebpf.map.entries [[plumbline.map,flows]] 10
         plumbline.findings.open [[k8s.namespace.name,shop],[plumbline.severity,medium],[security_rule.name,P001]] 2
         plumbline.findings.open [[plumbline.severity,low],[security_rule.name,M001]] 2
+        plumbline.node.cpu.count [] 2.0
+        plumbline.node.cpu.pressure [] 0.25
+        plumbline.node.cpu.requests [] 0.2
+        plumbline.node.cpu.steal.time [] 0.1 since 3600 s
         plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,broken]] 0
         plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,off]] 0
         plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,ok]] 1
@@ -324,6 +222,7 @@ fn what_was_not_measured_is_absent() {
     );
     expect![[r#"
         plumbline.coverage.containers [[plumbline.coverage.state,full]] 1
+        plumbline.node.cpu.requests [] 0.1
     "#]]
     .assert_eq(&lines(&node, &report.resources[0]));
 }
@@ -333,12 +232,12 @@ fn a_container_that_is_gone_has_its_last_counts_only() {
     let mut node = node();
     node.containers[0].gone = true;
     let report = build(&node, &[]);
-    let names: BTreeSet<&str> = report.resources[1]
+    let names: BTreeSet<&str> = report.resources[2]
         .points
         .iter()
         .map(|point| point.metric.name)
         .collect();
-    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.throttled.time plumbline.container.oom.kills plumbline.container.restarts plumbline.network.connect.failures plumbline.network.connections plumbline.network.io plumbline.network.packets"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
+    expect!["container.cpu.time plumbline.container.cpu.periods plumbline.container.cpu.pressure.time plumbline.container.cpu.throttled.time plumbline.container.cpu.usage.window plumbline.container.oom.kills plumbline.container.restarts plumbline.network.connect.failures plumbline.network.connections plumbline.network.io plumbline.network.packets"].assert_eq(&names.into_iter().collect::<Vec<_>>().join(" "));
 }
 
 #[test]
@@ -351,7 +250,7 @@ fn one_series_has_one_point() {
     later.counts.connections = 5;
     node.flows.push(later);
     let report = build(&node, &[]);
-    let text = lines(&node, &report.resources[1]);
+    let text = lines(&node, &report.resources[2]);
     let db: Vec<&str> = text
         .lines()
         .filter(|line| line.contains("connections") && line.contains("db"))

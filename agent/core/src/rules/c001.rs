@@ -2,21 +2,18 @@
 //! gives it next to nothing.
 //!
 //! **What.** Running containers whose declaration is known and has no `resources.requests.cpu`, or 0, which Kubernetes
-//! treats alike. Severity low. A request is proposed only from what was measured: the 95th percentile of at least
-//! [`WINDOWS_MIN`] windows of 100 ms.
+//! treats alike. Severity low. A request is proposed only from what was measured: the 95th percentile of the last day's
+//! windows of 100 ms, at least 100.
 //!
 //! **Traps.** A limit without a request is the request. Pod-level resources stand for all containers of the pod; there
 //! too a limit is the request. Ephemeral containers cannot have resources. Init containers count while they run and are
 //! past the grace, so that short ones are not reported. The agent does not report itself.
 
-use std::collections::BTreeMap;
-use std::time::Duration;
-
 use crate::declared::{ContainerKind, DeclaredContainer, DeclaredPod};
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
-use crate::rules::c007::ratio;
+use crate::finding::{Condition, Coverage, Rule, Severity};
+use crate::rules::advice::Usual;
 use crate::rules::{grace, patch};
-use crate::snapshot::{ContainerView, Snapshot, WindowView};
+use crate::snapshot::{ContainerView, Snapshot};
 
 /// C001.
 pub static RULE: Rule = Rule {
@@ -24,12 +21,6 @@ pub static RULE: Rule = Rule {
     title: "No CPU request",
     category: "cpu",
 };
-
-/// Windows needed to propose a request: ten seconds' worth. Fewer say what happened once, not what is usual.
-pub const WINDOWS_MIN: usize = 100;
-
-/// Proposals are rounded up to this, and are at least this.
-const STEP_MILLIS: u64 = 10;
 
 /// Whether a container has no CPU request.
 pub(super) fn condition(snapshot: &Snapshot, container: &ContainerView) -> Option<Condition> {
@@ -41,7 +32,7 @@ pub(super) fn condition(snapshot: &Snapshot, container: &ContainerView) -> Optio
     {
         return None;
     }
-    let usual = container.cpu.windows.as_ref().and_then(usual);
+    let usual = container.cpu.day.as_ref().and_then(Usual::of);
     let (observed, remediation) = match &usual {
         Some(usual) => (
             format!(
@@ -49,9 +40,9 @@ pub(super) fn condition(snapshot: &Snapshot, container: &ContainerView) -> Optio
                 usual.p95_millis
             ),
             format!(
-                "Set requests.cpu; {}m would have covered 95 % of the last {} s.",
-                usual.proposal_millis(),
-                usual.span.as_secs()
+                "Set requests.cpu; {}m would have covered 95 % of the last {}.",
+                usual.request_millis(),
+                usual.span_text()
             ),
         ),
         None => (
@@ -63,7 +54,7 @@ pub(super) fn condition(snapshot: &Snapshot, container: &ContainerView) -> Optio
         ),
     };
     let patch = usual.as_ref().and_then(|usual| {
-        let request = format!("    cpu: {}m", usual.proposal_millis());
+        let request = format!("    cpu: {}m", usual.request_millis());
         patch::for_container(
             pod,
             declared,
@@ -77,7 +68,7 @@ pub(super) fn condition(snapshot: &Snapshot, container: &ContainerView) -> Optio
         key: "requests.cpu".into(),
         declared: declared_text(declared),
         observed,
-        evidence: usual.map(evidence).unwrap_or_default(),
+        evidence: usual.as_ref().map(Usual::evidence).unwrap_or_default(),
         // A matter of the declaration alone.
         coverage: Coverage::Full,
         remediation,
@@ -87,47 +78,6 @@ pub(super) fn condition(snapshot: &Snapshot, container: &ContainerView) -> Optio
 
 /// Said instead of a value.
 const NOT_ENOUGH: &str = "not enough data yet";
-
-/// What a container usually uses.
-struct Usual {
-    /// 95th percentile (nearest rank) of the CPUs in use in a window, in thousandths, rounded up.
-    p95_millis: u64,
-    mean_cores: f64,
-    windows: u64,
-    span: Duration,
-}
-
-impl Usual {
-    fn proposal_millis(&self) -> u64 {
-        self.p95_millis.div_ceil(STEP_MILLIS).max(1) * STEP_MILLIS
-    }
-}
-
-/// `None` with fewer windows than [`WINDOWS_MIN`].
-fn usual(windows: &WindowView) -> Option<Usual> {
-    let mut busy_us = windows.busy_us.clone();
-    if busy_us.len() < WINDOWS_MIN {
-        return None;
-    }
-    busy_us.sort_unstable();
-    let rank = (busy_us.len() * 95).div_ceil(100);
-    Some(Usual {
-        // 100,000 us in a window are one CPU.
-        p95_millis: u64::from(*busy_us.get(rank - 1)?).div_ceil(100),
-        mean_cores: windows.mean_cores()?,
-        windows: busy_us.len() as u64,
-        span: windows.span,
-    })
-}
-
-fn evidence(usual: Usual) -> BTreeMap<&'static str, Evidence> {
-    let p95_cores = ratio(usual.p95_millis, 1_000).unwrap_or_default();
-    BTreeMap::from([
-        ("p95_cores", Evidence::Measure(p95_cores)),
-        ("mean_cores", Evidence::Measure(usual.mean_cores)),
-        ("windows", Evidence::Count(usual.windows)),
-    ])
-}
 
 fn has_request(pod: &DeclaredPod, container: &DeclaredContainer) -> bool {
     let of_container = container.cpu_request_millis.or(container.cpu_limit_millis);

@@ -131,8 +131,12 @@ pub(crate) fn ratio(above: u64, below: u64) -> Option<f64> {
 
 /// Whether the windows tell about the whole of the mean window.
 fn is_enough(windows: &WindowView, mean_window: Duration) -> bool {
-    let slack = SLACK_MAX.min(mean_window / 2);
-    windows.span + slack >= mean_window && measured(windows) * 2 >= windows.span
+    spans(windows.span, mean_window) && measured(windows) * 2 >= windows.span
+}
+
+/// Whether a span of time is the mean window, but for the slack.
+pub(super) fn spans(span: Duration, mean_window: Duration) -> bool {
+    span + SLACK_MAX.min(mean_window / 2) >= mean_window
 }
 
 fn measured(windows: &WindowView) -> Duration {
@@ -153,7 +157,7 @@ fn bursts(windows: &WindowView, limit: &Limit) -> Option<Bursts> {
 }
 
 /// A container whose pod is not known has no name to be told by from others.
-fn key(container: &ContainerView) -> String {
+pub(super) fn key(container: &ContainerView) -> String {
     match container.subject.namespace {
         Some(_) => "limits.cpu".into(),
         None => format!("limits.cpu/{}", container.container_id),

@@ -26,9 +26,15 @@ pub static RULE: Rule = Rule {
 const NAMED_MAX: usize = 10;
 
 /// Which rules need a probe. What a probe gives besides (metrics) is its own reason's to say.
-const NEEDED_BY: [(&str, &[&str]); 5] = [
-    ("cgroups", &["C001", "C007", "P001", "P007"]),
-    ("cpu_windows", &["C007"]),
+const NEEDED_BY: [(&str, &[&str]); 6] = [
+    (
+        "cgroups",
+        &[
+            "C001", "C002", "C003", "C004", "C005", "C006", "C007", "P001", "P007",
+        ],
+    ),
+    ("cpu_stat", &["C002", "C004", "C005", "C006"]),
+    ("cpu_windows", &["C002", "C003", "C007"]),
     ("listeners", &["P001", "P007"]),
     ("tcp", &["P001", "P007"]),
     ("udp", &["P001", "P007"]),
@@ -145,7 +151,7 @@ fn uncovered(snapshot: &Snapshot) -> Vec<Condition> {
         let mut condition = blind("coverage/undeclared-pod".into(), Severity::Info, coverage);
         condition.declared = "every pod of the node".into();
         condition.observed = format!(
-            "{} running whose pod is not declared: C001, P001 and P007 say nothing about them",
+            "{} running whose pod is not declared: C001 to C003, C005, C006, P001 and P007 say nothing about them",
             count(strangers.len())
         );
         condition.remediation =

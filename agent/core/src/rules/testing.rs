@@ -10,10 +10,14 @@ use crate::declared::{
 };
 use crate::finding::{Condition, Coverage, Subject};
 use crate::id::{CgroupId, ContainerId, PodUid};
-use crate::observation::{Health, Holder, ProbeStatus};
+use crate::observation::{CpuMax, Health, Holder, ProbeStatus};
 use crate::rules::evaluate;
 use crate::settings::{CoreSettings, NodeIdentity};
-use crate::snapshot::{BindScope, ContainerView, CpuView, ListenerView, Snapshot, WindowView};
+use crate::sketch::Sketch;
+use crate::snapshot::{
+    BindScope, ContainerView, CpuRates, CpuView, Distribution, ListenerView, NodeCpuView, Snapshot,
+    WindowView,
+};
 use crate::time::{ClockAnchor, Timestamp, UnixNanos};
 
 /// The moment of every snapshot made here: an hour after boot.
@@ -117,6 +121,7 @@ pub(crate) fn view(
         container_index: index,
         first_seen: NOW.minus(Duration::from_secs(1_800)),
         started: Some(NOW.minus(Duration::from_secs(1_800))),
+        declared_cpu_since: Some(NOW.minus(Duration::from_secs(1_800))),
         gone: false,
         is_self: false,
         coverage: Coverage::Full,
@@ -171,6 +176,48 @@ pub(crate) fn windows(busy_us: Vec<u32>) -> WindowView {
     }
 }
 
+/// How these windows of 100 ms, without gaps until now, are distributed.
+pub(crate) fn distribution(busy_us: Vec<u32>) -> Distribution {
+    let span = Duration::from_millis(100 * busy_us.len() as u64);
+    let mut sketch = Sketch::default();
+    busy_us.into_iter().for_each(|busy_us| sketch.add(busy_us));
+    Distribution {
+        sketch: Arc::new(sketch),
+        since: NOW.minus(span),
+        until: NOW,
+    }
+}
+
+/// Rates of a minute in which the container used this many CPUs and waited for this share of the time.
+pub(crate) fn rates(usage_cores: f64, some: f64) -> CpuRates {
+    CpuRates {
+        span: Duration::from_secs(60),
+        usage_cores,
+        some: Some(some),
+        ..CpuRates::default()
+    }
+}
+
+/// A node of two CPUs whose tasks waited for this share of the last minute.
+pub(crate) fn node_cpu(some: f64) -> NodeCpuView {
+    NodeCpuView {
+        cpus: 2,
+        usage_cores: Some(1.9),
+        some: Some(some),
+        span: Duration::from_secs(60),
+        ..NodeCpuView::default()
+    }
+}
+
+/// A quota in each 100 ms, in microseconds; `None` is no limit.
+pub(crate) fn cpu_max(quota_us: Option<u64>) -> CpuMax {
+    CpuMax {
+        quota_us,
+        period_us: 100_000,
+        burst_us: 0,
+    }
+}
+
 /// The node with this declared side and these containers, and every probe well.
 pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView>) -> Snapshot {
     let probes = [
@@ -195,6 +242,8 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
         settings: CoreSettings::default(),
         declared: declared.map(Arc::new),
         containers,
+        node_cpu: None,
+        pods_cpu: Vec::new(),
         flows: Vec::new(),
         scans: 10,
         probes: probes

@@ -1,10 +1,14 @@
 use std::collections::BTreeSet;
 
+use expect_test::expect;
+
 use crate::declared::ContainerKind;
 use crate::observation::Health;
-use crate::rules::testing::{container, declared, listener, pod, snapshot, status, view};
+use crate::rules::testing::{
+    container, cpu_max, declared, listener, node_cpu, pod, snapshot, status, view,
+};
 use crate::rules::{ALL, evaluate, unknown_rules};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{NodeCpuView, Snapshot};
 
 fn node() -> Snapshot {
     let mut app = container("app", ContainerKind::Regular, &[8080]);
@@ -22,7 +26,9 @@ fn node() -> Snapshot {
         view(&pod, Some(0), listeners.clone()),
         view(&pod, Some(1), listeners),
     ];
-    snapshot(Some(declared(&pod, vec![])), containers)
+    let mut node = snapshot(Some(declared(&pod, vec![])), containers);
+    node.node_cpu = Some(node_cpu(0.0));
+    node
 }
 
 #[test]
@@ -70,27 +76,25 @@ fn rules_that_cannot_decide_say_why() {
     snapshot
         .probes
         .push(status("tcp", Health::Unsupported, Some("no CAP_BPF")));
-    let listeners = "listeners has not reported yet; tcp is unsupported: no CAP_BPF";
-    assert_eq!(
-        unknown(&snapshot),
-        [
-            "C007: cpu_windows has not reported yet".into(),
-            format!("P001: {listeners}"),
-            format!("P007: {listeners}")
-        ]
-    );
+    expect![[r#"
+        C002: cpu_windows has not reported yet
+        C003: cpu_windows has not reported yet
+        C007: cpu_windows has not reported yet
+        P001: listeners has not reported yet; tcp is unsupported: no CAP_BPF
+        P007: listeners has not reported yet; tcp is unsupported: no CAP_BPF"#]]
+    .assert_eq(&unknown(&snapshot).join("\n"));
 
     snapshot.declared = None;
-    let none = "no declared side has been read yet";
-    assert_eq!(
-        unknown(&snapshot),
-        [
-            format!("C001: {none}"),
-            "C007: cpu_windows has not reported yet".into(),
-            format!("P001: {none}"),
-            format!("P007: {none}")
-        ]
-    );
+    expect![[r#"
+        C001: no declared side has been read yet
+        C002: no declared side has been read yet
+        C003: no declared side has been read yet
+        C005: no declared side has been read yet
+        C006: no declared side has been read yet
+        C007: cpu_windows has not reported yet
+        P001: no declared side has been read yet
+        P007: no declared side has been read yet"#]]
+    .assert_eq(&unknown(&snapshot).join("\n"));
     snapshot.probes.retain(|status| status.probe != "declared");
     snapshot.probes.push(status(
         "declared",
@@ -100,5 +104,37 @@ fn rules_that_cannot_decide_say_why() {
     assert_eq!(
         unknown(&snapshot)[0],
         "C001: declared is off: no --declared was given"
+    );
+}
+
+#[test]
+fn figures_that_the_kernel_does_not_have_are_named() {
+    let mut snapshot = node();
+    for container in &mut snapshot.containers {
+        container.cpu.usage_us = Some(1);
+    }
+    snapshot.node_cpu.as_mut().unwrap().some = None;
+    let unknown = |snapshot: &Snapshot| {
+        let text = |(rule, reason)| format!("{rule}: {reason}");
+        let unknown: Vec<String> = unknown_rules(snapshot).into_iter().map(text).collect();
+        unknown.join("\n")
+    };
+    expect![[r#"
+        C002: the kernel keeps no CPU pressure (CONFIG_PSI, psi=1)
+        C004: no container's cgroup has the cpu controller of cgroup v2
+        C005: the kernel keeps no CPU pressure (CONFIG_PSI, psi=1)
+        C006: no container's cgroup has the cpu controller of cgroup v2"#]]
+    .assert_eq(&unknown(&snapshot));
+    snapshot.containers[0].cpu.max = Some(cpu_max(None));
+    expect![[r#"
+        C002: the kernel keeps no CPU pressure (CONFIG_PSI, psi=1)
+        C005: the kernel keeps no CPU pressure (CONFIG_PSI, psi=1)"#]]
+    .assert_eq(&unknown(&snapshot));
+    snapshot.containers.clear();
+    snapshot.node_cpu = Some(NodeCpuView::default());
+    assert_eq!(
+        unknown(&snapshot),
+        "",
+        "nothing to judge, and no second reading"
     );
 }

@@ -67,6 +67,7 @@ fn instrument(of: Instrument) -> &'static str {
         Instrument::Counter => "counter",
         Instrument::UpDownCounter => "updowncounter",
         Instrument::Gauge => "gauge",
+        Instrument::Histogram => "exponential histogram",
     }
 }
 

@@ -1,13 +1,15 @@
 //! A report as OTLP metrics, and the last points of series that ended.
 
+mod histogram;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::common::v1::{KeyValue, any_value};
 use opentelemetry_proto::tonic::metrics::v1::{
-    AggregationTemporality, DataPointFlags, Gauge, Metric, NumberDataPoint, ResourceMetrics,
-    ScopeMetrics, Sum, metric, number_data_point,
+    AggregationTemporality, DataPointFlags, ExponentialHistogram, Gauge, Metric, NumberDataPoint,
+    ResourceMetrics, ScopeMetrics, Sum, metric, number_data_point,
 };
 use plumbline_core::finding::Subject;
 use plumbline_core::metric::Instrument;
@@ -114,12 +116,14 @@ fn resource_metrics(
 /// `points` has at least one, all of one metric.
 fn metric_of(points: &[Point], at: UnixNanos, value: Value) -> Metric {
     let meta = points[0].metric;
-    let data_points = points
-        .iter()
-        .map(|point| data_point(point, at, value))
-        .collect();
+    let numbers = || {
+        points
+            .iter()
+            .map(|point| data_point(point, at, value))
+            .collect()
+    };
+    let aggregation_temporality = AggregationTemporality::Cumulative.into();
     let sum = |data_points, is_monotonic| {
-        let aggregation_temporality = AggregationTemporality::Cumulative.into();
         metric::Data::Sum(Sum {
             data_points,
             aggregation_temporality,
@@ -127,9 +131,18 @@ fn metric_of(points: &[Point], at: UnixNanos, value: Value) -> Metric {
         })
     };
     let data = match meta.instrument {
-        Instrument::Counter => sum(data_points, true),
-        Instrument::UpDownCounter => sum(data_points, false),
-        Instrument::Gauge => metric::Data::Gauge(Gauge { data_points }),
+        Instrument::Counter => sum(numbers(), true),
+        Instrument::UpDownCounter => sum(numbers(), false),
+        Instrument::Gauge => metric::Data::Gauge(Gauge {
+            data_points: numbers(),
+        }),
+        Instrument::Histogram => metric::Data::ExponentialHistogram(ExponentialHistogram {
+            data_points: points
+                .iter()
+                .map(|point| histogram::data_point(point, at, value))
+                .collect(),
+            aggregation_temporality,
+        }),
     };
     Metric {
         name: meta.name.to_owned(),
@@ -141,26 +154,45 @@ fn metric_of(points: &[Point], at: UnixNanos, value: Value) -> Metric {
 }
 
 fn data_point(point: &Point, at: UnixNanos, value: Value) -> NumberDataPoint {
-    let number = match point.value {
-        Number::Int(value) => number_data_point::Value::AsInt(value),
-        Number::Float(value) => number_data_point::Value::AsDouble(value),
+    let number = match &point.value {
+        Number::Int(value) => Some(number_data_point::Value::AsInt(*value)),
+        Number::Float(value) => Some(number_data_point::Value::AsDouble(*value)),
+        // A metric of this kind has numbers only.
+        Number::Distribution(_) => None,
     };
-    let (flags, value) = match value {
-        Value::Recorded => (DataPointFlags::DoNotUse, Some(number)),
-        Value::NoRecorded => (DataPointFlags::NoRecordedValueMask, None),
+    let value = match value {
+        Value::Recorded => number,
+        Value::NoRecorded => None,
     };
     NumberDataPoint {
-        attributes: point
-            .attributes
-            .iter()
-            .map(|(key, value)| attribute(key, value))
-            .collect(),
-        start_time_unix_nano: point.start.map_or(0, |start| start.0.min(at.0)),
+        attributes: attributes(point),
+        start_time_unix_nano: start(point, at),
         time_unix_nano: at.0,
-        flags: u32::try_from(i32::from(flags)).unwrap_or(0),
+        flags: flags(value.is_some()),
         value,
         ..NumberDataPoint::default()
     }
+}
+
+fn attributes(point: &Point) -> Vec<KeyValue> {
+    point
+        .attributes
+        .iter()
+        .map(|(key, value)| attribute(key, value))
+        .collect()
+}
+
+fn start(point: &Point, at: UnixNanos) -> u64 {
+    point.start.map_or(0, |start| start.0.min(at.0))
+}
+
+fn flags(recorded: bool) -> u32 {
+    let flags = if recorded {
+        DataPointFlags::DoNotUse
+    } else {
+        DataPointFlags::NoRecordedValueMask
+    };
+    u32::try_from(i32::from(flags)).unwrap_or(0)
 }
 
 fn attribute(key: &'static str, value: &AttributeValue) -> KeyValue {
@@ -179,29 +211,37 @@ pub(super) fn count_points(request: &ExportMetricsServiceRequest) -> u64 {
         .iter()
         .flat_map(|one| &one.scope_metrics)
         .flat_map(|one| &one.metrics);
-    metrics
-        .map(|metric| points_of(metric).map_or(0, |points| points.len() as u64))
-        .sum()
+    metrics.map(|metric| points_in(metric) as u64).sum()
 }
 
-fn points_of(metric: &Metric) -> Option<&Vec<NumberDataPoint>> {
-    match metric.data.as_ref()? {
-        metric::Data::Gauge(gauge) => Some(&gauge.data_points),
-        metric::Data::Sum(sum) => Some(&sum.data_points),
-        metric::Data::Histogram(_)
-        | metric::Data::ExponentialHistogram(_)
-        | metric::Data::Summary(_) => None,
+fn points_in(metric: &Metric) -> usize {
+    match metric.data.as_ref() {
+        Some(metric::Data::Gauge(gauge)) => gauge.data_points.len(),
+        Some(metric::Data::Sum(sum)) => sum.data_points.len(),
+        Some(metric::Data::ExponentialHistogram(histogram)) => histogram.data_points.len(),
+        Some(metric::Data::Histogram(_) | metric::Data::Summary(_)) | None => 0,
     }
 }
 
-fn points_of_mut(metric: &mut Metric) -> Option<&mut Vec<NumberDataPoint>> {
-    match metric.data.as_mut()? {
-        metric::Data::Gauge(gauge) => Some(&mut gauge.data_points),
-        metric::Data::Sum(sum) => Some(&mut sum.data_points),
-        metric::Data::Histogram(_)
-        | metric::Data::ExponentialHistogram(_)
-        | metric::Data::Summary(_) => None,
+/// Takes the second half of the points away; `None` when there are less than two.
+fn halve_points(metric: &mut Metric) -> Option<Metric> {
+    if points_in(metric) < 2 {
+        return None;
     }
+    let mut second = metric.clone();
+    match (metric.data.as_mut()?, second.data.as_mut()?) {
+        (metric::Data::Gauge(first), metric::Data::Gauge(second)) => {
+            second.data_points = halve_list(&mut first.data_points);
+        }
+        (metric::Data::Sum(first), metric::Data::Sum(second)) => {
+            second.data_points = halve_list(&mut first.data_points);
+        }
+        (metric::Data::ExponentialHistogram(first), metric::Data::ExponentialHistogram(second)) => {
+            second.data_points = halve_list(&mut first.data_points)
+        }
+        _ => return None,
+    }
+    Some(second)
 }
 
 type Halves = Result<(ExportMetricsServiceRequest, ExportMetricsServiceRequest), Halved>;
@@ -224,12 +264,7 @@ fn halve_metrics(request: &mut ExportMetricsServiceRequest) -> Option<ExportMetr
     let metrics = if scope_metrics.metrics.len() > 1 {
         halve_list(&mut scope_metrics.metrics)
     } else {
-        let metric = scope_metrics.metrics.first_mut()?;
-        let points = points_of_mut(metric).filter(|points| points.len() > 1)?;
-        let rest = halve_list(points);
-        let mut second = metric.clone();
-        *points_of_mut(&mut second)? = rest;
-        vec![second]
+        vec![halve_points(scope_metrics.metrics.first_mut()?)?]
     };
     let second = ResourceMetrics {
         resource: one.resource.clone(),

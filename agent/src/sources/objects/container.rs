@@ -108,9 +108,7 @@ fn declared(
         // The API server writes this default into applied objects; a manifest that was never applied lacks it.
         cpu_request_millis: request.or(limit),
         cpu_limit_millis: limit,
-        container_id: None,
-        started_unix_ns: None,
-        restart_count: None,
+        ..DeclaredContainer::default()
     })
 }
 
@@ -235,6 +233,14 @@ fn add_status(container: &mut DeclaredContainer, status: &PodStatus) {
     container.container_id = status.container_id.as_deref().and_then(bare_id);
     container.started_unix_ns = started(status);
     container.restart_count = u64::try_from(status.restart_count).ok();
+    // What a status says wrongly is not known; the pod itself stands.
+    let (request, limit) = cpu(status.resources.as_ref()).unwrap_or_default();
+    container.cpu_request_current_millis = request;
+    container.cpu_limit_current_millis = limit;
+    container.cpu_allocated_millis = status
+        .allocated_resources
+        .as_ref()
+        .and_then(|resources| cpu_millis(resources.get("cpu")?).ok());
 }
 
 /// `containerd://0123` is `0123`.

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus, PodTemplateSpec};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-use plumbline_core::declared::{ContainerKind, DeclaredContainer, DeclaredPod};
+use plumbline_core::declared::{DeclaredContainer, DeclaredPod, effective_request};
 use plumbline_core::id::PodUid;
 
 use super::ObjectError;
@@ -112,28 +112,6 @@ fn default_request(
 ) -> Option<u64> {
     spec.resources.as_ref()?;
     effective_request(containers).or(limit)
-}
-
-/// What the scheduler reckons with: everything that runs together, or an init container with the sidecars before it,
-/// whichever is more.
-fn effective_request(containers: &[DeclaredContainer]) -> Option<u64> {
-    let (mut sidecars, mut init, mut regular) = (0_u64, 0_u64, 0_u64);
-    for container in containers {
-        let request = container.cpu_request_millis.unwrap_or(0);
-        match container.kind {
-            ContainerKind::Sidecar => {
-                sidecars = sidecars.saturating_add(request);
-                init = init.max(sidecars);
-            }
-            ContainerKind::Init => init = init.max(sidecars.saturating_add(request)),
-            ContainerKind::Regular => regular = regular.saturating_add(request),
-            ContainerKind::Ephemeral => {}
-        }
-    }
-    let any = containers
-        .iter()
-        .any(|container| container.cpu_request_millis.is_some());
-    any.then(|| regular.saturating_add(sidecars).max(init))
 }
 
 fn ips(status: &PodStatus) -> Result<Vec<IpAddr>, ObjectError> {

@@ -48,7 +48,14 @@ const CONTAINER_STATUS_LISTS: [&str; 3] = [
     "initContainerStatuses",
     "ephemeralContainerStatuses",
 ];
-const CONTAINER_STATUS: [&str; 3] = ["name", "containerID", "state"];
+const CONTAINER_STATUS: [&str; 6] = [
+    "name",
+    "containerID",
+    "restartCount",
+    "state",
+    "resources",
+    "allocatedResources",
+];
 const SERVICE_SPEC: [&str; 6] = [
     "selector",
     "clusterIP",
@@ -77,6 +84,8 @@ pub(super) fn trim_pod(pod: &mut Value) {
         ) {
             keep(Some(&mut *status), &CONTAINER_STATUS);
             keep(status.get_mut("state"), &["running"]);
+            trim_resources(status.get_mut("resources"));
+            trim_list(status.get_mut("allocatedResources"));
         }
     }
 }
@@ -95,7 +104,11 @@ pub(super) fn trim_node(node: &mut Value) {
     if let Value::Object(object) = node {
         object.remove("spec");
     }
-    keep(node.get_mut("status"), &["addresses"]);
+    keep(node.get_mut("status"), &["addresses", "allocatable"]);
+    trim_list(
+        node.get_mut("status")
+            .and_then(|status| status.get_mut("allocatable")),
+    );
 }
 
 /// Drops what is not needed of a Service.
@@ -134,13 +147,15 @@ fn trim_resources(resources: Option<&mut Value>) {
     let Some(resources) = resources else { return };
     keep(Some(&mut *resources), &["requests", "limits"]);
     for list in ["requests", "limits"] {
-        let Some(list) = resources.get_mut(list) else {
-            continue;
-        };
-        keep(Some(&mut *list), &["cpu"]);
-        if let Some(cpu @ Value::Number(_)) = list.get_mut("cpu") {
-            *cpu = Value::String(cpu.to_string());
-        }
+        trim_list(resources.get_mut(list));
+    }
+}
+
+fn trim_list(list: Option<&mut Value>) {
+    let Some(list) = list else { return };
+    keep(Some(&mut *list), &["cpu"]);
+    if let Some(cpu @ Value::Number(_)) = list.get_mut("cpu") {
+        *cpu = Value::String(cpu.to_string());
     }
 }
 

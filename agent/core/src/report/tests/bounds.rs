@@ -73,7 +73,7 @@ fn many_reasons_and_findings_are_bounded() {
         let values = points
             .iter()
             .filter(|point| point.metric.name == name)
-            .map(|point| point.value);
+            .map(|point| point.value.clone());
         values
             .map(|value| {
                 if let Number::Int(value) = value {

@@ -4,7 +4,7 @@ use expect_test::{Expect, expect};
 
 use crate::declared::{ContainerKind, DeclaredContainer, DeclaredPod};
 use crate::rules::testing::{
-    NOW, container, declared, in_full, pod, said, snapshot, view, windows,
+    NOW, container, declared, distribution, in_full, pod, said, snapshot, view,
 };
 use crate::settings::Grace;
 use crate::snapshot::Snapshot;
@@ -33,12 +33,12 @@ fn a_container_without_a_request_is_reported_with_what_it_uses() {
     // 95 windows of 0.1234 CPUs and five of two.
     let mut busy_us = vec![12_340; 95];
     busy_us.extend([200_000; 5]);
-    app.containers[0].cpu.windows = Some(windows(busy_us));
+    app.containers[0].cpu.day = Some(distribution(busy_us));
     expect![[r#"
         C001 low web/app requests.cpu
         declared: no requests.cpu, neither for the container nor for its pod
-        observed: uses 124m or less in 95 % of the windows of 100 ms
-        evidence: {"mean_cores":0.21723,"p95_cores":0.124,"windows":100}
+        observed: uses 125m or less in 95 % of the windows of 100 ms
+        evidence: {"mean_cores":0.21722999999999998,"p50_cores":0.125,"p95_cores":0.125,"p99_cores":2.0,"peak_cores":2.0,"span_seconds":10,"windows":100}
         coverage: Full
         remediation: Set requests.cpu; 130m would have covered 95 % of the last 10 s.
         # kubectl --namespace shop patch deployment/web --patch-file FILE
@@ -65,7 +65,7 @@ fn without_enough_windows_no_value_is_made_up() {
         coverage: Full
         remediation: Set requests.cpu to what the container usually needs. There is not enough data yet to propose a value.
         no patch"#]].assert_eq(&in_full(&app));
-    app.containers[0].cpu.windows = Some(windows(vec![50_000; 99]));
+    app.containers[0].cpu.day = Some(distribution(vec![50_000; 99]));
     expect![[r#"
         C001 low web/app requests.cpu
         declared: no requests.cpu, neither for the container nor for its pod
@@ -86,7 +86,7 @@ fn the_proposal_is_rounded_up_and_never_zero() {
         (u32::MAX, "cpu: 42949680m"),
     ] {
         let mut app = one(&pod(vec![without_request(ContainerKind::Regular)]));
-        app.containers[0].cpu.windows = Some(windows(vec![busy_us; 100]));
+        app.containers[0].cpu.day = Some(distribution(vec![busy_us; 100]));
         let text = in_full(&app);
         assert!(text.contains(cpu), "{busy_us}: {text}");
     }

@@ -61,8 +61,8 @@ fn no_declared_side_is_one_condition_that_names_the_silent_rules() {
     expect![[r#"
         M001 info node declared
         declared: a declared side to compare with
-        observed: none, so C001, P001, P007 say nothing: declared is off: no --declared was given
-        evidence: {"reason":"declared is off: no --declared was given","rules":["C001","P001","P007"]}
+        observed: none, so C001, C002, C003, C005, C006, P001, P007 say nothing: declared is off: no --declared was given
+        evidence: {"reason":"declared is off: no --declared was given","rules":["C001","C002","C003","C005","C006","P001","P007"]}
         coverage: Blind("declared is off: no --declared was given")
         remediation: Give --declared a file or directory of manifests, or let the agent watch the API server.
         no patch"#]].assert_eq(&in_full(&blind));
@@ -124,7 +124,7 @@ fn each_probe_that_does_not_measure_is_one_condition() {
         M001 low node probe/cpu_windows
         declared: probe cpu_windows measures
         observed: cpu_windows is unsupported: no CAP_PERFMON
-        evidence: {"reason":"no CAP_PERFMON","rules":["C007"]}
+        evidence: {"reason":"no CAP_PERFMON","rules":["C002","C003","C007"]}
         coverage: Blind("cpu_windows is unsupported: no CAP_PERFMON")
         remediation: Give the agent what the reason names, or run it on a kernel that has it.
         no patch"#]]
@@ -192,7 +192,7 @@ fn pods_that_are_not_declared_are_named() {
     expect![[r#"
         M001 info node coverage/undeclared-pod
         declared: every pod of the node
-        observed: 1 container is running whose pod is not declared: C001, P001 and P007 say nothing about them
+        observed: 1 container is running whose pod is not declared: C001 to C003, C005, C006, P001 and P007 say nothing about them
         evidence: {"containers":1,"names":["0f2b6b6e-9a3c-4d0c-8c5e-1f2d3c4b5a69/0000000000000000000000000000000000000000000000000000000000000000"]}
         coverage: Blind("not in the declared side")
         remediation: Renew the declared side, so that it has every pod of the node.
