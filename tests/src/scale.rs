@@ -88,7 +88,7 @@ impl Scale {
         flood_connections: 50_016,
         listening_ports: 30_000,
         datagrams_per_second: 20_000,
-        stalled_ports: 20_000,
+        stalled_ports: 10_000,
         kills: 100,
         cgroups_per_second: 1_000,
         churned_pods: 200,
