@@ -24,8 +24,8 @@ use plumbline_tests::traffic::{Plan, Worker};
 use super::observer::sandbox;
 
 /// A fifth of a CPU.
-const QUOTA_US: u64 = 20_000;
-const PERIOD_US: u64 = 100_000;
+const QUOTA_US: u32 = 20_000;
+const PERIOD_US: u32 = 100_000;
 const WALL_MS: u64 = 4_000;
 
 /// The agent's reader and state, without its clocks and probes.
@@ -121,8 +121,8 @@ fn a_quota_throttles_and_the_agent_says_what_the_kernel_says() {
         (before.max, before.weight),
         (
             Some(CpuMax {
-                quota_us: Some(QUOTA_US),
-                period_us: PERIOD_US,
+                quota_us: Some(QUOTA_US.into()),
+                period_us: PERIOD_US.into(),
                 burst_us: 0,
             }),
             Some(39)
@@ -156,7 +156,7 @@ fn a_quota_throttles_and_the_agent_says_what_the_kernel_says() {
     // Two threads that never sleep on a fifth of a CPU: stopped in nearly every period in which they get to run at all.
     assert!(rates.throttled_periods.unwrap() >= 5, "{rates:?}");
     assert!(rates.throttled_us.unwrap() > 0);
-    let allowed = (QUOTA_US as f64 / PERIOD_US as f64) * 1.1 + 0.05;
+    let allowed = f64::from(QUOTA_US) / f64::from(PERIOD_US) * 1.1 + 0.05;
     assert!(rates.usage_cores <= allowed, "{rates:?}");
     if let (Some(some), Some(pressure)) = (rates.some, view.pressure) {
         assert!(some > 0.0 && pressure.some_us > 0, "a stopped task waits");
