@@ -326,7 +326,6 @@ fn connections(stopped: &Stopped, owner: CgroupId) -> (u64, u64) {
 }
 
 #[test]
-#[expect(clippy::too_many_lines, reason = "one scene, told in order")]
 fn a_noisy_container_spends_its_own_share_and_nothing_goes_uncounted() {
     const LISTENERS: u64 = 1_000;
     const CONNECTIONS: u64 = 700;
