@@ -203,6 +203,7 @@ mod tests {
         for (kind, opened) in [(LISTENER_OPENED, true), (LISTENER_CLOSED, false)] {
             let want = Event::Listener {
                 opened,
+                udp: false,
                 owner: 77,
                 address: "127.0.0.1".parse().unwrap(),
                 port: 8_080,

@@ -13,6 +13,7 @@
 mod cgroups;
 mod churn;
 mod connections;
+mod datagrams;
 mod memory;
 mod node;
 mod ports;

@@ -104,6 +104,17 @@ impl Node {
         get_json(&self.path("socket"), "/status").expect("the agent answers")
     }
 
+    /// Whether a probe of the agent measures.
+    pub(crate) fn measures(&self, probe: &str) -> bool {
+        let status = self.status();
+        let probes = status["probes"].as_array();
+        probes.is_some_and(|probes| {
+            probes
+                .iter()
+                .any(|status| status["probe"] == probe && status["health"] == "ok")
+        })
+    }
+
     /// Open findings about ports by container.
     fn port_findings(&self) -> Vec<String> {
         let findings = get_json(&self.path("socket"), "/findings").unwrap_or_default();

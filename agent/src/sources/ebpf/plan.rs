@@ -272,6 +272,7 @@ mod tests {
             ALL,
             &expect![[r#"
             tcp: Ok
+            udp: Ok
             cpu_windows: Ok
             cgroups: Ok"#]],
         );
@@ -284,6 +285,7 @@ mod tests {
             ALL,
             &expect![[r#"
             tcp: Ok
+            udp: Ok
             cpu_windows: Ok
             cgroups: Ok"#]],
         );
@@ -301,6 +303,7 @@ mod tests {
             ALL,
             &expect![[r#"
             tcp: Unsupported missing CAP_BPF and CAP_NET_ADMIN; listeners are still found by scans; flows are not measured
+            udp: Unsupported missing CAP_BPF and CAP_NET_ADMIN; UDP servers outside the range of dynamic ports are still found by scans; peers are not seen
             cpu_windows: Unsupported missing CAP_BPF and CAP_PERFMON; cumulative CPU figures still come from cpu.stat; bursts are not seen
             cgroups: Unsupported missing CAP_BPF and CAP_PERFMON; new containers are found by walking the tree, some seconds late"#]],
         );
@@ -313,6 +316,7 @@ mod tests {
             ALL,
             &expect![[r#"
             tcp: Ok
+            udp: Ok
             cpu_windows: Unsupported missing CAP_PERFMON; cumulative CPU figures still come from cpu.stat; bursts are not seen
             cgroups: Unsupported missing CAP_PERFMON; new containers are found by walking the tree, some seconds late"#]],
         );
@@ -329,6 +333,7 @@ mod tests {
             ALL,
             &expect![[r#"
             tcp: Ok
+            udp: Ok
             cpu_windows: Unsupported the kernel has no perf events (CONFIG_PERF_EVENTS); cumulative CPU figures still come from cpu.stat; bursts are not seen
             cgroups: Ok"#]],
         );
@@ -341,6 +346,7 @@ mod tests {
             ALL,
             &expect![[r#"
             tcp: Ok
+            udp: Ok
             cpu_windows: Unsupported the kernel denies raw tracepoints (CONFIG_BPF_EVENTS): seccomp, a security module or lockdown; cumulative CPU figures still come from cpu.stat; bursts are not seen
             cgroups: Unsupported the kernel denies raw tracepoints (CONFIG_BPF_EVENTS): seccomp, a security module or lockdown; new containers are found by walking the tree, some seconds late"#]],
         );
@@ -357,6 +363,7 @@ mod tests {
             },
             &expect![[r#"
             tcp: Unsupported missing CAP_SYS_RESOURCE to lift RLIMIT_MEMLOCK, which kernels before 5.11 need for maps; listeners are still found by scans; flows are not measured
+            udp: Off turned off by a setting
             cpu_windows: Off turned off by a setting
             cgroups: Unsupported missing CAP_SYS_RESOURCE to lift RLIMIT_MEMLOCK, which kernels before 5.11 need for maps; new containers are found by walking the tree, some seconds late"#]],
         );
@@ -372,6 +379,7 @@ mod tests {
             ALL,
             &expect![[r#"
             tcp: Unsupported built without eBPF; listeners are still found by scans; flows are not measured
+            udp: Unsupported built without eBPF; UDP servers outside the range of dynamic ports are still found by scans; peers are not seen
             cpu_windows: Unsupported built without eBPF; cumulative CPU figures still come from cpu.stat; bursts are not seen
             cgroups: Unsupported built without eBPF; new containers are found by walking the tree, some seconds late"#]],
         );
