@@ -112,8 +112,7 @@ mod tests {
 
     use super::*;
 
-    #[test]
-    fn what_is_counted_leaves_under_the_names_of_the_catalogue() {
+    fn stats() -> Stats {
         let counts = Counts {
             records: [3, 4],
             bytes: [30, 40],
@@ -133,7 +132,7 @@ mod tests {
             },
             container: "app".into(),
         };
-        let stats = Stats {
+        Stats {
             containers: vec![ContainerStats {
                 source,
                 counts,
@@ -148,7 +147,11 @@ mod tests {
                 },
             )]),
             ..Stats::default()
-        };
+        }
+    }
+
+    #[test]
+    fn what_is_counted_leaves_under_the_names_of_the_catalogue() {
         let node = NodeIdentity::default();
         let mut report = Report {
             at: UnixNanos(9),
@@ -156,7 +159,7 @@ mod tests {
             resources: Vec::new(),
             findings: Vec::new(),
         };
-        add(&mut report, &stats, &Index::new(node), UnixNanos(1));
+        add(&mut report, &stats(), &Index::new(node), UnixNanos(1));
         // The node comes first, as in every report.
         let pods: Vec<_> = report
             .resources
