@@ -185,7 +185,7 @@ mod tests {
         let values: Vec<_> = report.resources[1]
             .points
             .iter()
-            .map(|point| point.value)
+            .map(|point| point.value.clone())
             .collect();
         let want = [40, 30, 7, 5, 0, 4, 3].map(Number::Int);
         assert_eq!(values, want);

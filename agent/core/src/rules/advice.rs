@@ -132,6 +132,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::{Usual, span_text};
+    use crate::rules::c007::ratio;
     use crate::rules::testing::distribution;
 
     #[test]
@@ -187,7 +188,7 @@ mod tests {
             let distribution = distribution(windows.clone());
             let usual = Usual::of(&distribution).unwrap();
             let over = windows.iter().filter(|us| u64::from(**us) > limit * 100).count();
-            let share = over as f64 / windows.len() as f64;
+            let share = ratio(over as u64, windows.len() as u64).unwrap();
             let told = usual.would_throttle(limit);
             prop_assert!(told.low <= share && share <= told.high, "{share}: {told:?}");
             let advised = usual.would_throttle(usual.limit_millis());

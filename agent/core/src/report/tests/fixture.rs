@@ -67,6 +67,61 @@ fn datagrams(flow: FlowView) -> FlowView {
     }
 }
 
+fn cpu() -> CpuView {
+    let mut all = Sketch::default();
+    for busy_us in [0, 49_000, 52_000] {
+        all.add(busy_us);
+    }
+    CpuView {
+        usage_us: Some(90_000_000),
+        usage_cores: Some(0.25),
+        periods: Some((600, 120)),
+        throttled_us: Some(1_500_000),
+        max: Some(CpuMax {
+            quota_us: Some(50_000),
+            period_us: 100_000,
+            burst_us: 0,
+        }),
+        weight: Some(39),
+        pressure: Some(CpuPressure {
+            some_us: 2_000_000,
+            full_us: Some(500_000),
+        }),
+        windows: Some(windows(vec![49_000, 1_000])),
+        all: Some(Arc::new(all)),
+        ..CpuView::default()
+    }
+}
+
+/// CPU of the node and of a pod, and what the node may give.
+fn of_node(node: &mut Snapshot) {
+    node.node_cpu = Some(NodeCpuView {
+        cpus: 2,
+        busy_us: 7_000_000,
+        steal_us: 100_000,
+        usage_cores: Some(1.5),
+        some: Some(0.25),
+        span: Duration::from_secs(60),
+    });
+    node.pods_cpu = vec![PodCpuView {
+        subject: Subject {
+            container: None,
+            container_id: None,
+            image: None,
+            ..node.containers[0].subject.clone()
+        },
+        usage_us: 190_000_000,
+        since: NOW.minus(Duration::from_secs(120)),
+    }];
+    let mut declared = node.declared.as_deref().cloned().unwrap();
+    declared.nodes = vec![DeclaredNode {
+        name: "node-1".into(),
+        cpu_allocatable_millis: Some(1_930),
+        ..DeclaredNode::default()
+    }];
+    node.declared = Some(Arc::new(declared));
+}
+
 /// Two containers with everything that can be measured.
 pub(super) fn node() -> Snapshot {
     let app = DeclaredContainer {
@@ -96,57 +151,11 @@ pub(super) fn node() -> Snapshot {
     );
     for container in &mut node.containers {
         (container.oom_kills, container.restarts) = (Some(2), Some(1));
-        let mut all = Sketch::default();
-        for busy_us in [0, 49_000, 52_000] {
-            all.add(busy_us);
-        }
         container.listeners_overflow = [(Transport::Tcp, 5)].into();
-        container.cpu = CpuView {
-            usage_us: Some(90_000_000),
-            usage_cores: Some(0.25),
-            periods: Some((600, 120)),
-            throttled_us: Some(1_500_000),
-            max: Some(CpuMax {
-                quota_us: Some(50_000),
-                period_us: 100_000,
-                burst_us: 0,
-            }),
-            weight: Some(39),
-            pressure: Some(CpuPressure {
-                some_us: 2_000_000,
-                full_us: Some(500_000),
-            }),
-            windows: Some(windows(vec![49_000, 1_000])),
-            all: Some(Arc::new(all)),
-            ..CpuView::default()
-        };
+        container.cpu = cpu();
     }
     node.containers[1].coverage = Coverage::Blind("not attached: EPERM".into());
-    node.node_cpu = Some(NodeCpuView {
-        cpus: 2,
-        busy_us: 7_000_000,
-        steal_us: 100_000,
-        usage_cores: Some(1.5),
-        some: Some(0.25),
-        span: Duration::from_secs(60),
-    });
-    node.pods_cpu = vec![PodCpuView {
-        subject: Subject {
-            container: None,
-            container_id: None,
-            image: None,
-            ..node.containers[0].subject.clone()
-        },
-        usage_us: 190_000_000,
-        since: NOW.minus(Duration::from_secs(120)),
-    }];
-    let mut declared = node.declared.as_deref().cloned().unwrap();
-    declared.nodes = vec![DeclaredNode {
-        name: "node-1".into(),
-        cpu_allocatable_millis: Some(1_930),
-        ..DeclaredNode::default()
-    }];
-    node.declared = Some(Arc::new(declared));
+    of_node(&mut node);
     node.flows = vec![
         flow(0, Role::Client, "db", 5432),
         flow(0, Role::Server, "front", 8080),
