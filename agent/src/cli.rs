@@ -27,6 +27,7 @@ Examples:
   plumbline run --declared /etc/plumbline/declared
   OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 plumbline run --kube --cluster-name prod-1 --environment production
   plumbline run --declared pods.json --record /tmp/node.jsonl
+  OTEL_EXPORTER_OTLP_ENDPOINT=http://collector:4318 plumbline run --log-root /var/log/pods
 
 OTLP: OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL, _HEADERS, _COMPRESSION, _TIMEOUT, _CERTIFICATE, _CLIENT_CERTIFICATE,
 _CLIENT_KEY, their _METRICS_ and _LOGS_ forms, and OTEL_METRIC_EXPORT_INTERVAL are honoured. Without an endpoint nothing is
@@ -156,6 +157,13 @@ pub struct NodeArgs {
     /// Between two rounds of the canary, which tries out whether probes see [default: 60s]
     #[arg(long, value_name = "SPAN", env = "PLUMBLINE_CANARY_INTERVAL")]
     pub canary_interval: Option<Span>,
+    /// Ship the container logs below this directory, usually /var/log/pods (run only); at least once, to
+    /// OTEL_EXPORTER_OTLP_LOGS_ENDPOINT
+    #[arg(long, value_name = "DIR", env = "PLUMBLINE_LOG_ROOT")]
+    pub log_root: Option<PathBuf>,
+    /// Where the checkpoint of --log-root lives: how far each file was delivered [default: /var/lib/plumbline]
+    #[arg(long, value_name = "DIR", env = "PLUMBLINE_LOG_STATE")]
+    pub log_state: Option<PathBuf>,
     /// Probes not to attach
     #[arg(long, value_name = "PROBE", value_enum, value_delimiter = ',')]
     pub disable: Vec<Probe>,

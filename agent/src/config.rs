@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use crate::cli::{LogFormat, NodeArgs, Probe};
 use crate::export::settings::ExportSettings;
+use crate::logs::LogConfig;
 use crate::sources::ebpf::UdpMode;
 
 /// Everything the agent may be told, with defaults filled in.
@@ -40,6 +41,8 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// OTLP.
     pub export: ExportSettings,
+    /// Container logs; `None`: they are not read.
+    pub logs: Option<LogConfig>,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -127,6 +130,10 @@ pub struct File {
     pub canary_interval: Option<Span>,
     /// The Unix socket.
     pub socket: Option<PathBuf>,
+    /// Directory of the container logs to ship.
+    pub log_root: Option<PathBuf>,
+    /// Where their checkpoint lives.
+    pub log_state: Option<PathBuf>,
 }
 
 /// `cpu` in the file.
@@ -206,6 +213,7 @@ pub fn resolve(
         problems.extend(found.into_iter().map(problem));
         ExportSettings::off()
     });
+    let logs = logs(args, &file, &export, &mut problems);
     let node = NodeIdentity {
         cluster: args.cluster_name.clone().or(file.cluster_name),
         node: args.node_name.clone().or(file.node_name).or_else(hostname),
@@ -238,7 +246,31 @@ pub fn resolve(
         scan_interval,
         socket: args.socket.clone().or(file.socket),
         export,
+        logs,
         log_format: args.log_format,
+    })
+}
+
+/// Container logs: only where they were asked for.
+fn logs(
+    args: &NodeArgs,
+    file: &File,
+    export: &ExportSettings,
+    problems: &mut Vec<Problem>,
+) -> Option<LogConfig> {
+    let root = args.log_root.clone().or_else(|| file.log_root.clone())?;
+    let state = args.log_state.clone().or_else(|| file.log_state.clone());
+    let Some(endpoint) = export.findings.clone() else {
+        problems.push(Problem {
+            at: "--log-root".into(),
+            message: "needs a collector: set OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, or OTEL_EXPORTER_OTLP_ENDPOINT".into(),
+        });
+        return None;
+    };
+    Some(LogConfig {
+        root,
+        state: state.unwrap_or_else(|| LOG_STATE.into()),
+        endpoint,
     })
 }
 
@@ -333,6 +365,8 @@ fn declared_source(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) ->
 
 /// Default of `--canary-interval`, and its end: a probe that sees nothing must be told of within 90 s.
 const CANARY_INTERVAL: Duration = Duration::from_secs(60);
+/// Default of `--log-state`.
+const LOG_STATE: &str = "/var/lib/plumbline";
 /// Default of `--scan-interval`.
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// An event that was lost must heal within this.
@@ -419,6 +453,23 @@ mod tests {
         )
         .unwrap_err();
         assert_eq!(problems.len(), 3, "{problems:?}");
+    }
+
+    #[test]
+    fn logs_are_read_where_they_were_asked_for_and_can_be_sent() {
+        let collector = |name: &str| {
+            (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| "http://localhost:4318".to_owned())
+        };
+        let config = resolve(&args(""), File::default(), collector).unwrap();
+        assert_eq!(config.logs, None);
+        let config = resolve(&args("--log-root /l"), file("log_state: /s"), collector).unwrap();
+        let logs = config.logs.unwrap();
+        assert_eq!(
+            (logs.root, logs.state),
+            (PathBuf::from("/l"), PathBuf::from("/s"))
+        );
+        let problems = resolve(&args("--log-root /l"), File::default(), |_| None).unwrap_err();
+        assert_eq!(problems.len(), 1, "{problems:?}");
     }
 
     #[test]

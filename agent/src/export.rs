@@ -1,9 +1,11 @@
-//! OTLP out: one lane for metrics and one for findings, each with its own bound, so that neither starves the other.
+//! OTLP out: one lane for metrics, one for findings and one for container logs, each with its own bound, so that none
+//! starves another.
 //!
 //! In the order in which a report meets them:
 //!
 //! - [`settings`]: the `OTEL_*` variables.
 //! - `lane`: what waits, and what gives way.
+//! - [`records`]: the lane of container logs, where nothing gives way.
 //! - [`encode`]: core types to OTLP messages (pure).
 //! - `semconv`: every attribute key, once.
 //! - `courier`: attempts, waits, splits.
@@ -14,6 +16,7 @@
 mod courier;
 pub mod encode;
 mod lane;
+pub mod records;
 pub(crate) mod semconv;
 pub mod settings;
 pub mod stats;
@@ -34,6 +37,8 @@ use tokio::task::JoinHandle;
 
 use encode::FindingOptions;
 use lane::{FindingsLane, Lane, MetricsLane};
+use plumbline_logs::watch::Waker;
+use records::{Pace, RecordSink};
 use settings::{Endpoint, ExportSettings};
 use stats::{LaneStats, SharedStats};
 use transport::Transport;
@@ -45,9 +50,11 @@ pub use lane::FINDINGS_QUEUED_MAX;
 pub struct Exporter {
     metrics: Option<Arc<MetricsLane>>,
     findings: Option<Arc<FindingsLane>>,
-    stats: [Arc<SharedStats>; 2],
+    stats: Vec<Arc<SharedStats>>,
     closing: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
+    /// The lane of container logs ends with this: the reader waits for its last answers, not the exporter.
+    records: Option<watch::Sender<bool>>,
 }
 
 impl Exporter {
@@ -70,7 +77,8 @@ impl Exporter {
         let mut exporter = Self {
             metrics: None,
             findings: None,
-            stats: [Arc::clone(&metrics_stats), Arc::clone(&findings_stats)],
+            stats: vec![Arc::clone(&metrics_stats), Arc::clone(&findings_stats)],
+            records: None,
             closing: watch::Sender::new(false),
             tasks: Vec::new(),
         };
@@ -104,6 +112,27 @@ impl Exporter {
         Ok(())
     }
 
+    /// Starts the lane of container logs. It rings `waker` with each answer.
+    ///
+    /// # Errors
+    ///
+    /// A certificate or key file cannot be read or used.
+    pub fn start_records(
+        &mut self,
+        endpoint: Endpoint,
+        node: &NodeIdentity,
+        waker: Waker,
+        pace: Pace,
+    ) -> anyhow::Result<RecordSink> {
+        let stats = Arc::new(SharedStats::new("logs", Some(endpoint.origin())));
+        self.stats.push(Arc::clone(&stats));
+        let (closing, closes) = watch::channel(false);
+        let sink = records::start(endpoint, node, stats, closes, waker, pace)
+            .context("start the export of container logs")?;
+        self.records = Some(closing);
+        Ok(sink)
+    }
+
     /// Offers the points of a report. The latest report wins: one that waits or is being retried gives way and is counted.
     pub fn offer_report(&self, report: Arc<Report>) {
         if let Some(lane) = &self.metrics {
@@ -119,7 +148,7 @@ impl Exporter {
         }
     }
 
-    /// The history of each lane: metrics, findings.
+    /// The history of each lane: metrics, findings, container logs if they are read.
     #[must_use]
     pub fn stats(&self) -> Vec<LaneStats> {
         self.stats.iter().map(|stats| stats.read()).collect()
@@ -152,7 +181,8 @@ impl Exporter {
         for abort in aborts {
             abort.abort();
         }
-        for stats in &self.stats {
+        // Log records that were not delivered are still in their files.
+        for stats in self.stats.iter().filter(|stats| stats.lane() != "logs") {
             stats.lose_pending("shutdown");
         }
         self.stats()

@@ -7,6 +7,7 @@
 //! - [`run`]: THE loop of a live node.
 //! - [`check`]: the same for a limited time.
 //! - [`export`]: what leaves, by OTLP.
+//! - [`logs`]: container logs, read by `plumbline-logs`.
 //! - [`telemetry`]: the agent's own metrics.
 //! - [`record`]: observations to and from JSON lines.
 //! - [`status`]: health and status over a Unix socket.
@@ -20,6 +21,7 @@ pub mod config;
 pub mod engine;
 pub mod export;
 pub mod logging;
+pub mod logs;
 pub mod present;
 pub mod record;
 pub mod run;

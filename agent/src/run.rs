@@ -10,6 +10,7 @@ use plumbline_core::finding::Finding;
 use plumbline_core::observation::{Fact, Health, Observation, ProbeStatus};
 use plumbline_core::observed::listeners::is_dynamic_udp;
 use plumbline_core::snapshot::Dropped;
+use plumbline_core::time::UnixNanos;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -19,6 +20,7 @@ use crate::config::{Config, DeclaredSource};
 use crate::engine::{Engine, Evaluation};
 use crate::export::Exporter;
 use crate::export::stats::LaneState;
+use crate::logs::Logs;
 use crate::record::{Header, Recorder};
 use crate::sources::cgroups::CgroupRoot;
 use crate::sources::memory::MemoryEvents;
@@ -362,10 +364,11 @@ impl Signals {
 pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let socket = status::Listener::bind(config.socket.as_deref())?;
-    let export = Exporter::start(config.export.clone(), config.node.clone())?;
+    let mut export = Exporter::start(config.export.clone(), config.node.clone())?;
     let own = Arc::new(SelfStats::default());
     let telemetry = Telemetry::start(&config.export, &config.node, Arc::clone(&own))?;
     let mut node = Node::start(&config, config.export.metric_interval, record)?;
+    let mut logs = Logs::if_asked(config.logs.as_ref(), &config.node, &mut export)?;
     let (publish, published) = watch::channel(None);
     let server = socket.map(|socket| tokio::spawn(socket.serve(published)));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cgroup_root = %node.cgroup_root.directory.display(), "observing");
@@ -379,22 +382,36 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
             _ = ticks.tick() => {
                 let evaluation = node.tick(Some(&export));
                 resend.after_losses(&evaluation, &export);
-                handle(evaluation, &export, &own, &publish);
+                if let Some(logs) = &logs {
+                    logs.learn(&evaluation.snapshot);
+                }
+                handle(evaluation, &export, logs.as_ref(), &own, &publish);
             }
             () = node.receive() => {}
         }
+    }
+    if let Some(logs) = &logs {
+        logs.stop();
     }
     tracing::info!("ending: the last export takes at most 3 s; a second signal ends at once");
     let ended = async {
         let (engine, evaluation) = node.finish();
         export.offer_report(Arc::new(engine.last_report(evaluation.snapshot.now)));
-        handle(evaluation, &export, &own, &publish);
+        handle(evaluation, &export, logs.as_ref(), &own, &publish);
         let own_lane = async {
             if let Some(telemetry) = telemetry {
                 telemetry.shutdown(LAST_EXPORT).await;
             }
         };
-        let (lanes, ()) = tokio::join!(export.shutdown(LAST_EXPORT), own_lane);
+        let last_logs = async {
+            if let Some(logs) = logs.take() {
+                // It waits for answers, which come from the lane's own thread.
+                if let Err(error) = tokio::task::spawn_blocking(|| logs.join()).await {
+                    tracing::error!(error = %error, "the reader of container logs did not end in order");
+                }
+            }
+        };
+        let (lanes, (), ()) = tokio::join!(export.shutdown(LAST_EXPORT), own_lane, last_logs);
         tracing::info!(?lanes, "ended");
     };
     tokio::select! {
@@ -435,6 +452,7 @@ impl Resend {
 fn handle(
     evaluation: Evaluation,
     export: &Exporter,
+    logs: Option<&Logs>,
     own: &SelfStats,
     publish: &watch::Sender<Option<Arc<Published>>>,
 ) {
@@ -450,7 +468,10 @@ fn handle(
     if !transitions.is_empty() {
         export.offer_findings(transitions);
     }
-    if let Some(report) = report {
+    if let Some(mut report) = report {
+        if let Some(logs) = logs {
+            logs.add_points(&mut report, UnixNanos(snapshot.origin.unix_ns));
+        }
         export.offer_report(Arc::new(report));
     }
     own.update(SelfValues {

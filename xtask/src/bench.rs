@@ -4,6 +4,7 @@ mod agent;
 mod footprint;
 mod kernel;
 mod load;
+mod logs;
 mod machine;
 mod results;
 mod rounds;
@@ -54,6 +55,16 @@ pub(crate) struct Arguments {
     /// The agent's binary, already built
     #[arg(long, value_name = "PATH")]
     agent: Option<PathBuf>,
+    /// Something else than what the agent costs those it watches
+    #[command(subcommand)]
+    only: Option<Only>,
+}
+
+/// What can be measured by itself.
+#[derive(clap::Subcommand)]
+enum Only {
+    /// Container logs: bytes and records per CPU second, and memory, from files to encoded requests
+    Logs(logs::Arguments),
 }
 
 /// The command: measures and prints. Missed targets are no failure: this measures, tests judge.
@@ -61,6 +72,9 @@ pub(crate) struct Arguments {
 /// # Errors
 /// When something cannot be built, fetched, started or measured; when the person interrupts.
 pub(crate) fn command(arguments: &Arguments) -> Result<()> {
+    if let Some(Only::Logs(arguments)) = &arguments.only {
+        return logs::command(arguments);
+    }
     setup::program("ip", "iproute2")?;
     let programs = Programs::ensure()?;
     let binary = match &arguments.agent {

@@ -305,6 +305,51 @@ pub static REPORT_POINTS_CUT: Metric = Metric {
     attributes: &[],
 };
 
+/// `plumbline.log.io`.
+pub static LOG_IO: Metric = Metric {
+    name: "plumbline.log.io",
+    unit: "By",
+    instrument: Instrument::Counter,
+    description: "Bytes of the container's log files that were read, by the stream that they came from.",
+    attributes: &[attribute::LOG_IOSTREAM],
+};
+
+/// `plumbline.log.lag`.
+pub static LOG_LAG: Metric = Metric {
+    name: "plumbline.log.lag",
+    unit: "By",
+    instrument: Instrument::Gauge,
+    description: "Bytes of the container's log files that the collector has not acknowledged; absent when there are none.",
+    attributes: &[],
+};
+
+/// `plumbline.log.lost`.
+pub static LOG_LOST: Metric = Metric {
+    name: "plumbline.log.lost",
+    unit: "By",
+    instrument: Instrument::Counter,
+    description: "Bytes of container logs that will never arrive, as far as known, by reason.",
+    attributes: &[attribute::REASON],
+};
+
+/// `plumbline.log.lost.records`.
+pub static LOG_LOST_RECORDS: Metric = Metric {
+    name: "plumbline.log.lost.records",
+    unit: "{record}",
+    instrument: Instrument::Counter,
+    description: "Log records that will never arrive, as far as they were seen as such, by reason.",
+    attributes: &[attribute::REASON],
+};
+
+/// `plumbline.log.records`.
+pub static LOG_RECORDS: Metric = Metric {
+    name: "plumbline.log.records",
+    unit: "{record}",
+    instrument: Instrument::Counter,
+    description: "Log records read from the container's files, by stream.",
+    attributes: &[attribute::LOG_IOSTREAM],
+};
+
 /// Every metric that leaves, by name.
 pub const CATALOGUE: &[&Metric] = &[
     &CONTAINER_CPU_TIME,
@@ -326,6 +371,11 @@ pub const CATALOGUE: &[&Metric] = &[
     &EBPF_MAP_CAPACITY,
     &EBPF_MAP_ENTRIES,
     &FINDINGS_OPEN,
+    &LOG_IO,
+    &LOG_LAG,
+    &LOG_LOST,
+    &LOG_LOST_RECORDS,
+    &LOG_RECORDS,
     &NETWORK_CONNECT_FAILURES,
     &NETWORK_CONNECTIONS,
     &NETWORK_IO,
@@ -341,6 +391,8 @@ pub mod attribute {
     pub const ERROR_TYPE: &str = "error.type";
     /// Namespace of a finding's subject.
     pub const K8S_NAMESPACE_NAME: &str = "k8s.namespace.name";
+    /// `stdout` or `stderr`.
+    pub const LOG_IOSTREAM: &str = "log.iostream";
     /// Listening port; 0 for those beyond the limit.
     pub const NETWORK_LOCAL_PORT: &str = "network.local.port";
     /// `tcp` or `udp`.

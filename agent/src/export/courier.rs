@@ -127,7 +127,12 @@ impl Courier {
                 gzip_unproven: gzip && self.gzip == Gzip::Unproven,
             };
             let verdict = decide(&reply, attempt);
-            self.note(&reply, &verdict);
+            note(
+                &self.stats,
+                &self.transport.endpoint().origin(),
+                &reply,
+                &verdict,
+            );
             self.put_off(&verdict);
             match verdict {
                 Verdict::Accepted { rejected } => {
@@ -235,54 +240,53 @@ impl Courier {
     fn lose(&self, reason: &'static str, items: u64) {
         self.stats.lose(reason, items);
     }
+}
 
-    /// Counts and tells: once when a state begins, not at each attempt.
-    fn note(&self, reply: &Reply, verdict: &Verdict) {
-        let state = match verdict {
-            Verdict::Accepted { .. } => LaneState::Ok,
-            Verdict::Refused(_) => LaneState::Refused,
-            Verdict::Uncompressed | Verdict::Split | Verdict::Retry { .. } | Verdict::Drop(_) => {
-                LaneState::Failing
-            }
-        };
-        let error = (*verdict != Verdict::Accepted { rejected: 0 }).then(|| reply.describe());
-        let (mut before, mut first_rejection) = (state, false);
-        self.stats.change(|stats| {
-            before = std::mem::replace(&mut stats.state, state);
-            stats.failed += u64::from(state != LaneState::Ok);
-            first_rejection = state == LaneState::Ok
-                && error.is_some()
-                && !stats.dropped.contains_key("rejected");
-            if error.is_some() {
-                stats.last_error.clone_from(&error);
-            }
-        });
-        let (lane, endpoint) = (self.stats.lane(), self.transport.endpoint().origin());
-        let error = error.unwrap_or_default();
-        if first_rejection {
-            tracing::warn!(
-                lane,
-                endpoint,
-                error,
-                "the collector rejected a part; further rejections are only counted"
-            );
+/// Counts and tells: once when a state begins, not at each attempt.
+pub(super) fn note(stats: &SharedStats, endpoint: &str, reply: &Reply, verdict: &Verdict) {
+    let state = match verdict {
+        Verdict::Accepted { .. } => LaneState::Ok,
+        Verdict::Refused(_) => LaneState::Refused,
+        Verdict::Uncompressed | Verdict::Split | Verdict::Retry { .. } | Verdict::Drop(_) => {
+            LaneState::Failing
         }
-        if before == state {
-            return;
+    };
+    let error = (*verdict != Verdict::Accepted { rejected: 0 }).then(|| reply.describe());
+    let (mut before, mut first_rejection) = (state, false);
+    stats.change(|stats| {
+        before = std::mem::replace(&mut stats.state, state);
+        stats.failed += u64::from(state != LaneState::Ok);
+        first_rejection =
+            state == LaneState::Ok && error.is_some() && !stats.dropped.contains_key("rejected");
+        if error.is_some() {
+            stats.last_error.clone_from(&error);
         }
-        match state {
-            LaneState::Ok if before != LaneState::Idle => {
-                tracing::info!(lane, endpoint, "export works again")
-            }
-            LaneState::Failing => tracing::warn!(lane, endpoint, error, "export failed"),
-            LaneState::Refused => tracing::error!(
-                lane,
-                endpoint,
-                error,
-                "the collector refuses us: check OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL and _HEADERS; trying again every 30 s"
-            ),
-            LaneState::Ok | LaneState::Idle | LaneState::Off => {}
+    });
+    let lane = stats.lane();
+    let error = error.unwrap_or_default();
+    if first_rejection {
+        tracing::warn!(
+            lane,
+            endpoint,
+            error,
+            "the collector rejected a part; further rejections are only counted"
+        );
+    }
+    if before == state {
+        return;
+    }
+    match state {
+        LaneState::Ok if before != LaneState::Idle => {
+            tracing::info!(lane, endpoint, "export works again")
         }
+        LaneState::Failing => tracing::warn!(lane, endpoint, error, "export failed"),
+        LaneState::Refused => tracing::error!(
+            lane,
+            endpoint,
+            error,
+            "the collector refuses us: check OTEL_EXPORTER_OTLP_ENDPOINT, _PROTOCOL and _HEADERS; trying again every 30 s"
+        ),
+        LaneState::Ok | LaneState::Idle | LaneState::Off => {}
     }
 }
 
@@ -293,6 +297,6 @@ enum Wait {
 }
 
 /// The standard library keys each hasher differently, from the kernel's random numbers: enough for jitter.
-fn random() -> u64 {
+pub(super) fn random() -> u64 {
     RandomState::new().hash_one(0)
 }

@@ -18,6 +18,7 @@ use prost::Message as _;
 
 pub use findings::{FindingOptions, encode_findings};
 pub use metrics::{encode_metrics, ended_series};
+pub(crate) use resource::resource;
 
 /// Bytes of one request before compression. The OpenTelemetry Collector refuses gRPC messages over 4 MiB by default.
 pub const REQUEST_BYTES_MAX: usize = 3 << 20;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ::http::{HeaderMap, HeaderName, HeaderValue, header};
 use anyhow::Context as _;
+use bytes::Bytes;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
 use plumbline_core::settings::NodeIdentity;
@@ -18,6 +19,9 @@ use super::verdict::Reply;
 
 /// Bytes of an answer. The specification asks to refuse longer ones.
 const RESPONSE_BYTES_MAX: usize = 4 << 20;
+
+/// Connections kept for the next request: as many as the lane of container logs has requests under way.
+const IDLE_CONNECTIONS_MAX: usize = 4;
 
 /// A client for one endpoint.
 #[derive(Debug)]
@@ -56,6 +60,20 @@ impl Transport {
             match &self.client {
                 Client::Http(client) => client.send(payload, gzip).await,
                 Client::Grpc(client) => client.send(payload, gzip, limit).await,
+            }
+        };
+        tokio::time::timeout(limit, answer)
+            .await
+            .unwrap_or(Reply::Deadline(limit))
+    }
+
+    /// One attempt to send an encoded `ExportLogsServiceRequest`, at most `limit` long.
+    pub(crate) async fn send_records(&self, request: Bytes, gzip: bool, limit: Duration) -> Reply {
+        let limit = limit.min(self.endpoint.timeout);
+        let answer = async {
+            match &self.client {
+                Client::Http(client) => client.send_records(request, gzip).await,
+                Client::Grpc(client) => client.send_records(request, gzip, limit).await,
             }
         };
         tokio::time::timeout(limit, answer)

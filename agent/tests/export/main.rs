@@ -13,6 +13,7 @@ mod delivery;
 mod encode;
 mod faults;
 mod own;
+mod records;
 mod tls;
 
 use std::collections::BTreeMap;

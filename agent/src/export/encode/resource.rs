@@ -9,7 +9,7 @@ use super::{image, list, pair, text};
 use crate::export::semconv as key;
 
 /// Attributes in a fixed order; what is not known is left out.
-pub(super) fn resource(subject: &Subject, node: &NodeIdentity) -> Resource {
+pub(crate) fn resource(subject: &Subject, node: &NodeIdentity) -> Resource {
     let mut attributes = Vec::with_capacity(16);
     let mut put = |key: &str, value: Option<&str>| {
         if let Some(value) = value.filter(|value| !value.is_empty()) {

@@ -1,5 +1,7 @@
 //! OTLP/gRPC, by tonic's generated clients over the same hyper and rustls as OTLP/HTTP.
 
+mod raw;
+
 use std::error::Error as _;
 use std::future::Future;
 use std::pin::Pin;
@@ -9,6 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::uri::PathAndQuery;
 use http::{HeaderMap, Request, Response, StatusCode, header, response};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, LengthLimitError, Limited};
@@ -20,6 +23,7 @@ use opentelemetry_proto::tonic::collector::logs::v1::ExportLogsServiceRequest;
 use opentelemetry_proto::tonic::collector::logs::v1::logs_service_client::LogsServiceClient;
 use opentelemetry_proto::tonic::collector::metrics::v1::ExportMetricsServiceRequest;
 use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_client::MetricsServiceClient;
+use tonic::client::Grpc;
 use tonic::codec::CompressionEncoding;
 use tonic::codegen::Service;
 use tonic::{Code, Status};
@@ -31,6 +35,8 @@ use crate::export::encode::Payload;
 use crate::export::settings::Endpoint;
 use crate::export::verdict::{RETRY_AFTER_MAX, Reply, retry_after};
 
+/// As the generated client has it.
+const LOGS_PATH: &str = "/opentelemetry.proto.collector.logs.v1.LogsService/Export";
 const GRPC_STATUS: &str = "grpc-status";
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(20);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -39,6 +45,8 @@ const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) struct GrpcClient {
     metrics: MetricsServiceClient<Http2>,
     logs: LogsServiceClient<Http2>,
+    /// For messages that are encoded already.
+    raw: Grpc<Http2>,
 }
 
 impl GrpcClient {
@@ -59,7 +67,10 @@ impl GrpcClient {
             headers: headers.clone(),
         };
         let origin = endpoint.url.clone();
+        let raw = Grpc::with_origin(http2.clone(), origin.clone())
+            .max_decoding_message_size(RESPONSE_BYTES_MAX);
         Self {
+            raw,
             metrics: MetricsServiceClient::with_origin(http2.clone(), origin.clone())
                 .max_decoding_message_size(RESPONSE_BYTES_MAX),
             logs: LogsServiceClient::with_origin(http2, origin)
@@ -80,6 +91,31 @@ impl GrpcClient {
             Ok(partial) => {
                 let (rejected, message) = partial.unwrap_or_default();
                 Reply::Accepted { rejected, message }
+            }
+            Err(status) => refused(&status, &spoke),
+        }
+    }
+
+    pub(super) async fn send_records(&self, message: Bytes, gzip: bool, limit: Duration) -> Reply {
+        let spoke = Spoke::default();
+        let mut client = self.raw.clone();
+        if gzip {
+            client = client.send_compressed(CompressionEncoding::Gzip);
+        }
+        let request = prepare(&message, limit, &spoke);
+        let answer = async {
+            // hyper's client is always ready; tonic wants to hear it.
+            client.ready().await.map_err(Status::from_error)?;
+            let path = PathAndQuery::from_static(LOGS_PATH);
+            client.unary(request, path, raw::Codec).await
+        };
+        match answer.await {
+            Ok(response) => {
+                let partial = response.into_inner().partial_success.unwrap_or_default();
+                Reply::Accepted {
+                    rejected: partial.rejected_log_records,
+                    message: partial.error_message,
+                }
             }
             Err(status) => refused(&status, &spoke),
         }

@@ -25,6 +25,13 @@ use crate::export::verdict::{Reply, retry_after};
 
 const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
 
+/// What the answer is about.
+#[derive(Clone, Copy, Debug)]
+enum Signal {
+    Metrics,
+    Logs,
+}
+
 #[derive(Debug)]
 pub(super) struct HttpClient {
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
@@ -41,7 +48,7 @@ impl HttpClient {
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(90))
-            .pool_max_idle_per_host(1)
+            .pool_max_idle_per_host(super::IDLE_CONNECTIONS_MAX)
             .build(connector);
         Self {
             client,
@@ -51,9 +58,25 @@ impl HttpClient {
     }
 
     pub(super) async fn send(&self, payload: &Payload, gzip: bool) -> Reply {
-        let body = payload.to_bytes();
-        let body = if gzip { compress(&body) } else { body };
-        let mut request = Request::new(Full::new(Bytes::from(body)));
+        let signal = match payload {
+            Payload::Metrics(_) => Signal::Metrics,
+            Payload::Logs(_) => Signal::Logs,
+        };
+        self.post(Bytes::from(payload.to_bytes()), gzip, signal)
+            .await
+    }
+
+    pub(super) async fn send_records(&self, request: Bytes, gzip: bool) -> Reply {
+        self.post(request, gzip, Signal::Logs).await
+    }
+
+    async fn post(&self, body: Bytes, gzip: bool, signal: Signal) -> Reply {
+        let body = if gzip {
+            Bytes::from(compress(&body))
+        } else {
+            body
+        };
+        let mut request = Request::new(Full::new(body));
         *request.method_mut() = Method::POST;
         *request.uri_mut() = self.url.clone();
         *request.headers_mut() = self.headers.clone();
@@ -64,7 +87,7 @@ impl HttpClient {
                 .insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         }
         match self.client.request(request).await {
-            Ok(response) => read(response, payload).await,
+            Ok(response) => read(response, signal).await,
             Err(error) => Reply::Transport(with_causes(&error)),
         }
     }
@@ -79,7 +102,7 @@ fn compress(body: &[u8]) -> Vec<u8> {
         .expect("writing to a Vec cannot fail")
 }
 
-async fn read(response: Response<Incoming>, payload: &Payload) -> Reply {
+async fn read(response: Response<Incoming>, signal: Signal) -> Reply {
     let (head, body) = response.into_parts();
     let body = match Limited::new(body, RESPONSE_BYTES_MAX).collect().await {
         Ok(body) => body.to_bytes(),
@@ -87,7 +110,7 @@ async fn read(response: Response<Incoming>, payload: &Payload) -> Reply {
         Err(error) => return Reply::Transport(with_causes(&*error)),
     };
     if head.status.is_success() {
-        return accepted(&body, payload);
+        return accepted(&body, signal);
     }
     let after = head
         .headers
@@ -105,13 +128,13 @@ async fn read(response: Response<Incoming>, payload: &Payload) -> Reply {
 }
 
 /// A body that is no response message (some stores answer with none) says nothing about partial success.
-fn accepted(body: &Bytes, payload: &Payload) -> Reply {
-    let partial = match payload {
-        Payload::Metrics(_) => ExportMetricsServiceResponse::decode(&body[..])
+fn accepted(body: &Bytes, signal: Signal) -> Reply {
+    let partial = match signal {
+        Signal::Metrics => ExportMetricsServiceResponse::decode(&body[..])
             .ok()
             .and_then(|response| response.partial_success)
             .map(|partial| (partial.rejected_data_points, partial.error_message)),
-        Payload::Logs(_) => ExportLogsServiceResponse::decode(&body[..])
+        Signal::Logs => ExportLogsServiceResponse::decode(&body[..])
             .ok()
             .and_then(|response| response.partial_success)
             .map(|partial| (partial.rejected_log_records, partial.error_message)),

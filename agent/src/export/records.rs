@@ -1,0 +1,324 @@
+//! The lane of container logs: nothing gives way and nothing is retried for a while only. A batch is answered when it has
+//! arrived or is lost for good; what is never answered stays in its file and is read again.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as answers};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use bytes::Bytes;
+use plumbline_core::settings::NodeIdentity;
+use plumbline_core::time::UnixNanos;
+use plumbline_logs::batch::Batch;
+use plumbline_logs::sink::{Answer, Sink, losses};
+use plumbline_logs::watch::Waker;
+use tokio::sync::{Mutex as AsyncMutex, RwLock, mpsc};
+
+use super::courier::{Closing, REFUSED_PAUSE, note, random};
+use super::settings::Endpoint;
+use super::stats::SharedStats;
+use super::transport::Transport;
+use super::verdict::{Attempt, Reply, Verdict, backoff, decide};
+use crate::clock;
+
+/// Requests under way at once. The reader stops when so many batches are unanswered.
+pub const IN_FLIGHT_MAX: usize = 4;
+
+/// How patient the lane is.
+#[derive(Clone, Copy, Debug)]
+pub struct Pace {
+    /// How long to leave a collector alone that refuses us.
+    pub refused: Duration,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self {
+            refused: REFUSED_PAUSE,
+        }
+    }
+}
+
+/// Where the reader's batches go.
+#[derive(Debug)]
+pub struct RecordSink {
+    batches: mpsc::Sender<Batch>,
+    answers: answers::Receiver<Answer>,
+}
+
+impl Sink for RecordSink {
+    fn send(&mut self, batch: Batch) {
+        // Never full: the reader counts what is unanswered. When the lane is gone the batch stays unanswered.
+        if let Err(error) = self.batches.try_send(batch) {
+            tracing::debug!(error = %error, "a batch of log records was not taken");
+        }
+    }
+
+    fn answers(&mut self) -> Vec<Answer> {
+        self.answers.try_iter().collect()
+    }
+}
+
+/// Starts the lane in a thread of its own, so that compressing does not hold up the agent's loop. It ends when the other
+/// end of `closing` is gone and what is under way has had one more attempt.
+pub(super) fn start(
+    endpoint: Endpoint,
+    node: &NodeIdentity,
+    stats: Arc<SharedStats>,
+    closing: Closing,
+    waker: Waker,
+    pace: Pace,
+) -> anyhow::Result<RecordSink> {
+    let (batches, queue) = mpsc::channel(IN_FLIGHT_MAX);
+    let (answered, answers) = answers::sync_channel(2 * IN_FLIGHT_MAX);
+    let transport = Transport::new(endpoint, node)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("start a runtime")?;
+    let lane = Arc::new(Lane {
+        queue: AsyncMutex::new(queue),
+        gate: Mutex::new(Gate {
+            gzip: transport.endpoint().gzip,
+            ..Gate::default()
+        }),
+        probing: AsyncMutex::new(()),
+        origin: transport.endpoint().origin(),
+        transport: RwLock::new(transport),
+        stats,
+        closing,
+        answered,
+        waker,
+        pace,
+    });
+    let run = move || {
+        runtime.block_on(async {
+            let workers = (0..IN_FLIGHT_MAX).map(|_| tokio::spawn(Arc::clone(&lane).work()));
+            futures::future::join_all(workers.collect::<Vec<_>>()).await;
+        });
+        runtime.shutdown_background();
+    };
+    std::thread::Builder::new()
+        .name("log-export".into())
+        .spawn(run)
+        .context("start the thread that exports log records")?;
+    Ok(RecordSink { batches, answers })
+}
+
+struct Lane {
+    queue: AsyncMutex<mpsc::Receiver<Batch>>,
+    transport: RwLock<Transport>,
+    origin: String,
+    gate: Mutex<Gate>,
+    /// Held by the one who tries whether a collector that refused us takes something again.
+    probing: AsyncMutex<()>,
+    stats: Arc<SharedStats>,
+    closing: Closing,
+    answered: answers::SyncSender<Answer>,
+    waker: Waker,
+    pace: Pace,
+}
+
+/// What one request teaches all.
+#[derive(Debug, Default)]
+struct Gate {
+    /// Compress.
+    gzip: bool,
+    /// A compressed request was accepted.
+    gzip_proven: bool,
+    /// Attempts in a row that are to be repeated.
+    failures: u32,
+    /// No request before this.
+    not_before: Option<Instant>,
+    /// Only a person can mend it: one record at a time, each half minute.
+    refused: bool,
+}
+
+impl Lane {
+    async fn work(self: Arc<Self>) {
+        let mut closing = self.closing.clone();
+        loop {
+            let next = async { self.queue.lock().await.recv().await };
+            let closes = async { drop(closing.wait_for(|closing| *closing).await) };
+            let batch = tokio::select! {
+                biased;
+                batch = next => batch,
+                // The reader is joined before the lane closes: nothing more is to come.
+                () = closes => None,
+            };
+            let Some(batch) = batch else { return };
+            self.stats.wait_for(batch.records());
+            if let Some(answer) = self.deliver(batch).await {
+                // Room for all that can be unanswered; a reader that is gone needs no answer.
+                drop(self.answered.try_send(answer));
+                self.waker.wake();
+            }
+        }
+    }
+
+    /// Until all of it has arrived or is lost. `None`: the lane closes, and what is left stays in its file.
+    async fn deliver(&self, batch: Batch) -> Option<Answer> {
+        let mut answer = Answer::arrived(batch.id);
+        let (mut stack, mut compress, mut proven) = (vec![batch], true, false);
+        while let Some(mut piece) = stack.pop() {
+            self.wait().await;
+            // While the collector refuses us one record at a time goes ahead, of one batch; the rest is not risked.
+            let alone = if self.gate().refused {
+                let alone = self.probing.lock().await;
+                self.wait().await;
+                Some(alone)
+            } else {
+                None
+            };
+            let probing = alone.is_some() && self.gate().refused;
+            if probing {
+                piece = match piece.split_first() {
+                    Ok((first, rest)) => {
+                        stack.push(rest);
+                        first
+                    }
+                    Err(single) => single,
+                };
+            }
+            let closing = self.is_closing();
+            let verdict = self.attempt(&piece, compress).await;
+            match verdict {
+                Verdict::Accepted { rejected } => {
+                    self.arrived(piece.records(), rejected);
+                    answer.rejected += rejected;
+                    proven |= probing;
+                }
+                Verdict::Drop(reason) => self.lose(&piece, reason, &mut answer),
+                Verdict::Split => self.split(piece, "too_large", &mut stack, &mut answer),
+                Verdict::Refused(reason) if probing => {
+                    self.lose(&piece, reason, &mut answer);
+                    self.refuse();
+                }
+                // Others were taken just now: it is something in this one that the collector does not want.
+                Verdict::Refused(reason) if proven => {
+                    self.split(piece, reason, &mut stack, &mut answer);
+                }
+                Verdict::Refused(_) | Verdict::Retry { .. } if closing => return None,
+                Verdict::Refused(_) => {
+                    self.refuse();
+                    stack.push(piece);
+                }
+                Verdict::Uncompressed => {
+                    compress = false;
+                    stack.push(piece);
+                }
+                Verdict::Retry { after } => {
+                    self.put_off(after);
+                    stack.push(piece);
+                }
+            }
+        }
+        Some(answer)
+    }
+
+    async fn attempt(&self, batch: &Batch, compress: bool) -> Verdict {
+        let (gzip, unproven) = {
+            let gate = self.gate();
+            (gate.gzip && compress, !gate.gzip_proven)
+        };
+        let request = Bytes::from(batch.request());
+        let reply = {
+            let transport = self.transport.read().await;
+            transport.send_records(request, gzip, Duration::MAX).await
+        };
+        let attempt = Attempt {
+            items: batch.records(),
+            gzip_unproven: gzip && unproven,
+        };
+        let verdict = decide(&reply, attempt);
+        note(&self.stats, &self.origin, &reply, &verdict);
+        if matches!(reply, Reply::Transport(_)) {
+            self.transport.write().await.reconnect();
+        }
+        if matches!(verdict, Verdict::Accepted { .. }) {
+            let mut gate = self.gate();
+            (gate.failures, gate.not_before, gate.refused) = (0, None, false);
+            if gzip {
+                gate.gzip_proven = true;
+            } else if gate.gzip && !gate.gzip_proven {
+                gate.gzip = false;
+                tracing::warn!(
+                    endpoint = self.origin,
+                    "the collector does not take gzip: sending log records uncompressed"
+                );
+            }
+        }
+        verdict
+    }
+
+    fn split(
+        &self,
+        batch: Batch,
+        reason: &'static str,
+        stack: &mut Vec<Batch>,
+        answer: &mut Answer,
+    ) {
+        match batch.split() {
+            Ok((first, second)) => stack.extend([second, first]),
+            Err(single) => self.lose(&single, reason, answer),
+        }
+    }
+
+    fn arrived(&self, records: u64, rejected: u64) {
+        self.stats.change(|stats| {
+            stats.sent += records - rejected;
+            stats.requests += 1;
+            stats.pending = stats.pending.saturating_sub(records);
+            stats.last_success = Some(UnixNanos(clock::unix_ns()));
+            if rejected > 0 {
+                *stats.dropped.entry("rejected").or_default() += rejected;
+            }
+        });
+    }
+
+    fn lose(&self, batch: &Batch, reason: &'static str, answer: &mut Answer) {
+        self.stats.lose(reason, batch.records());
+        answer.lost.extend(losses(batch, reason));
+    }
+
+    /// The earliest time for the next request, whoever sends it.
+    fn put_off(&self, after: Option<Duration>) {
+        let mut gate = self.gate();
+        gate.failures = gate.failures.saturating_add(1);
+        let until = clock::instant() + backoff(gate.failures, after, random());
+        gate.not_before = gate.not_before.max(Some(until));
+    }
+
+    fn refuse(&self) {
+        let mut gate = self.gate();
+        gate.refused = true;
+        gate.not_before = Some(clock::instant() + self.pace.refused);
+    }
+
+    /// Until the time has come, or the lane closes: then one last attempt is made at once.
+    async fn wait(&self) {
+        let mut closing = self.closing.clone();
+        loop {
+            let Some(not_before) = self.gate().not_before else {
+                return;
+            };
+            let time = not_before.saturating_duration_since(clock::instant());
+            if time.is_zero() {
+                return;
+            }
+            tokio::select! {
+                biased;
+                _ = closing.wait_for(|closing| *closing) => return,
+                () = tokio::time::sleep(time) => {}
+            }
+        }
+    }
+
+    fn is_closing(&self) -> bool {
+        // An error means that the exporter is gone.
+        *self.closing.borrow() || self.closing.has_changed().is_err()
+    }
+
+    fn gate(&self) -> MutexGuard<'_, Gate> {
+        self.gate.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,304 @@
+//! Container logs from file to collector, under each fault: nothing is lost that is not counted, and the checkpoint follows
+//! the collector's answers.
+
+use std::collections::BTreeMap;
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+use std::time::Duration;
+
+use opentelemetry_proto::tonic::common::v1::any_value::Value;
+use plumbline::export::Exporter;
+use plumbline::export::records::Pace;
+use plumbline::export::settings::Protocol;
+use plumbline_logs::otlp::Envelope;
+use plumbline_logs::source::Source;
+use plumbline_logs::stats::{Counts, Stats};
+use plumbline_logs::tailer::{self, Handle, Resources, Settings};
+use plumbline_logs::watch::Waker;
+use tonic::{Code, Status};
+
+use crate::common::collector::{Answer, Collector, until};
+use crate::common::data::node;
+use crate::{settings, start};
+
+const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
+
+/// Anyone is the same one.
+struct Nobody;
+
+impl Resources for Nobody {
+    fn generation(&self) -> u64 {
+        0
+    }
+
+    fn envelope(&self, _source: &Source) -> Envelope {
+        Envelope::new(b"", "test", "1", "")
+    }
+}
+
+/// A log directory with one container, and its reader.
+struct Node {
+    pods: tempfile::TempDir,
+    state: tempfile::TempDir,
+    written: u32,
+    compression: &'static str,
+    exporter: Option<Exporter>,
+    reader: Option<Handle>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let pods = tempfile::tempdir().unwrap();
+        fs::create_dir_all(pods.path().join("shop_web_uid/app")).unwrap();
+        Self {
+            pods,
+            state: tempfile::tempdir().unwrap(),
+            written: 0,
+            compression: "gzip",
+            exporter: None,
+            reader: None,
+        }
+    }
+
+    fn write(&mut self, records: u32) {
+        let path = self.pods.path().join("shop_web_uid/app/0.log");
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(path)
+            .unwrap();
+        for number in self.written..self.written + records {
+            writeln!(file, "2026-11-25T10:00:00.{number:09}Z stdout F {number}").unwrap();
+        }
+        self.written += records;
+    }
+
+    fn start(&mut self, collector: &Collector, batch_bytes: usize) {
+        let more = [
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", "500"),
+            ("OTEL_EXPORTER_OTLP_COMPRESSION", self.compression),
+        ];
+        let endpoint = settings(collector, &more).findings.unwrap();
+        let mut exporter = start(collector, &[]);
+        let waker = Waker::new().unwrap();
+        let pace = Pace {
+            refused: Duration::from_millis(50),
+        };
+        let sink = exporter
+            .start_records(endpoint, &node(), waker.clone(), pace)
+            .unwrap();
+        let settings = Settings {
+            state: Some(self.state.path().to_owned()),
+            // The margin below which a batch counts as full is 32 KiB.
+            batch_bytes: (32 << 10) + batch_bytes,
+            linger: Duration::from_millis(20),
+            scan_interval: Duration::from_millis(50),
+            checkpoint_interval: Duration::from_millis(20),
+            drain: Duration::from_secs(20),
+            ..Settings::new(self.pods.path().to_owned())
+        };
+        let reader = tailer::spawn(settings, Box::new(sink), Box::new(Nobody), waker).unwrap();
+        (self.exporter, self.reader) = (Some(exporter), Some(reader));
+    }
+
+    async fn end(&mut self) -> Counts {
+        let reader = self.reader.take().unwrap();
+        let stats: Stats = tokio::task::spawn_blocking(|| reader.join()).await.unwrap();
+        self.exporter
+            .take()
+            .unwrap()
+            .shutdown(Duration::from_secs(20))
+            .await;
+        stats.containers[0].counts.clone()
+    }
+
+    /// How often each record arrived.
+    fn arrived(&self, collectors: &[&Collector]) -> BTreeMap<u32, u32> {
+        let mut arrived = BTreeMap::new();
+        let requests = collectors.iter().flat_map(|collector| collector.logs());
+        let scopes = requests
+            .flat_map(|request| request.resource_logs)
+            .flat_map(|resource| resource.scope_logs);
+        for record in scopes.flat_map(|scope| scope.log_records) {
+            let Some(Value::StringValue(body)) = record.body.unwrap().value else {
+                panic!("a body that is no text");
+            };
+            *arrived.entry(body.parse().unwrap()).or_default() += 1;
+        }
+        arrived
+    }
+
+    fn missing(&self, collectors: &[&Collector]) -> u32 {
+        self.written - u32::try_from(self.arrived(collectors).len()).unwrap()
+    }
+
+    /// Whether all that was read is settled.
+    fn is_settled(&self) -> bool {
+        let stats = self.reader.as_ref().unwrap().stats().read();
+        let records: u64 = stats
+            .containers
+            .iter()
+            .flat_map(|container| container.counts.records)
+            .sum();
+        let lag: u64 = stats.containers.iter().map(|container| container.lag).sum();
+        records >= u64::from(self.written) && lag == 0
+    }
+}
+
+fn http(status: u16) -> Answer {
+    Answer::Http(status, Vec::new(), "said by the collector")
+}
+
+fn grpc(code: Code) -> Answer {
+    Answer::Status(Status::new(code, "said by the collector"))
+}
+
+/// Reads 3,000 records to a collector that first gives `answers`. What was lost, and how many did not arrive.
+async fn through(protocol: Protocol, answers: Vec<Answer>) -> (Counts, u32, BTreeMap<u32, u32>) {
+    of(Node::new(), protocol, answers).await
+}
+
+async fn of(
+    mut node: Node,
+    protocol: Protocol,
+    answers: Vec<Answer>,
+) -> (Counts, u32, BTreeMap<u32, u32>) {
+    let collector = Collector::start(protocol).await;
+    collector.script(answers);
+    node.write(3_000);
+    node.start(&collector, 20_000);
+    until("all to be settled", || node.is_settled()).await;
+    let counts = node.end().await;
+    let missing = node.missing(&[&collector]);
+    (counts, missing, node.arrived(&[&collector]))
+}
+
+#[tokio::test]
+async fn what_may_pass_costs_nothing() {
+    for protocol in BOTH {
+        let mut answers = vec![Answer::Reset, http(503), Answer::Stall, Answer::Reset];
+        if protocol == Protocol::HttpProtobuf {
+            answers.push(Answer::Http(429, vec![("retry-after", "0".into())], ""));
+        } else {
+            answers.push(grpc(Code::Unavailable));
+        }
+        let (counts, missing, arrived) = through(protocol, answers).await;
+        assert_eq!((missing, counts.lost.len()), (0, 0), "{counts:?}");
+        // None of these answers came after the records were taken.
+        assert!(arrived.values().all(|times| *times == 1));
+    }
+}
+
+#[tokio::test]
+async fn too_large_is_halved_until_it_fits() {
+    for (protocol, answer) in [
+        (Protocol::HttpProtobuf, http(413)),
+        (Protocol::Grpc, grpc(Code::ResourceExhausted)),
+    ] {
+        let (counts, missing, _) = through(protocol, vec![answer; 9]).await;
+        assert_eq!((missing, counts.lost.len()), (0, 0), "{counts:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_refused_for_good_is_counted_and_not_sent_again() {
+    for (protocol, answer, reason) in [
+        (Protocol::HttpProtobuf, http(400), "bad_request"),
+        (Protocol::HttpProtobuf, http(500), "server_error"),
+        (Protocol::Grpc, grpc(Code::InvalidArgument), "bad_request"),
+    ] {
+        let mut node = Node::new();
+        // To a compressed request such an answer may only mean that the collector does not take gzip.
+        node.compression = "none";
+        let (counts, missing, _) = of(node, protocol, vec![answer]).await;
+        assert!(missing > 0, "{counts:?}");
+        assert_eq!(
+            counts.lost[reason].records,
+            u64::from(missing),
+            "{counts:?}"
+        );
+        assert_eq!(counts.lost.len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_collector_that_refuses_us_gets_one_record_at_a_time() {
+    for (protocol, answer) in [
+        (Protocol::HttpProtobuf, http(401)),
+        (Protocol::HttpProtobuf, http(404)),
+        (Protocol::Grpc, grpc(Code::Unauthenticated)),
+    ] {
+        // Up to four requests are under way when the first is refused; then three tries of one record.
+        let (counts, missing, _) = through(protocol, vec![answer; 7]).await;
+        let lost: u64 = counts.lost.values().map(|lost| lost.records).sum();
+        assert_eq!(lost, u64::from(missing), "{counts:?}");
+        assert!((1..=6).contains(&missing), "{missing} {counts:?}");
+    }
+}
+
+#[tokio::test]
+async fn partial_success_is_counted_and_never_sent_again() {
+    for protocol in BOTH {
+        let answers = vec![
+            Answer::Partial(3, "no"),
+            Answer::Partial(0, "hm"),
+            Answer::Partial(1 << 40, "all"),
+        ];
+        let (_, missing, arrived) = through(protocol, answers).await;
+        assert_eq!(missing, 0);
+        assert!(arrived.values().all(|times| *times == 1));
+    }
+}
+
+/// The thorough tier; else the one for every change.
+fn full() -> bool {
+    std::env::var("PLUMBLINE_TEST_TIER").is_ok_and(|tier| tier == "full")
+}
+
+/// F1, F9: the collector goes away and comes back, and the agent is restarted meanwhile.
+#[tokio::test]
+async fn outages_and_restarts_lose_nothing() {
+    for protocol in BOTH {
+        let mut node = Node::new();
+        let first = Collector::start(protocol).await;
+        let address = first.address;
+        let mut collectors = vec![first];
+        for round in 0..if full() { 50 } else { 3 } {
+            node.write(500);
+            node.start(collectors.last().unwrap(), 5_000);
+            until("all to arrive", || {
+                node.missing(&collectors.iter().collect::<Vec<_>>()) == 0
+            })
+            .await;
+            // From now on its address answers nobody.
+            let gone = collectors.last().unwrap();
+            gone.script(vec![Answer::Reset; 2]);
+            node.write(500);
+            if round % 2 == 0 {
+                let counts = node.end().await;
+                assert!(counts.lost.is_empty(), "{counts:?}");
+                node.start(collectors.last().unwrap(), 5_000);
+            }
+            until("all to arrive", || {
+                node.missing(&collectors.iter().collect::<Vec<_>>()) == 0
+            })
+            .await;
+            let counts = node.end().await;
+            assert!(counts.lost.is_empty(), "{counts:?}");
+        }
+        let arrived = node.arrived(&collectors.iter().collect::<Vec<_>>());
+        assert!(
+            arrived.values().all(|times| *times == 1),
+            "after clean ends there are no duplicates"
+        );
+        // Gone when the agent starts, and back later at the same address.
+        let gone = collectors.pop().unwrap();
+        node.write(500);
+        node.start(&gone, 5_000);
+        drop(gone);
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let back = Collector::again(address, protocol).await;
+        until("the last to arrive", || node.arrived(&[&back]).len() >= 500).await;
+        node.end().await;
+    }
+}
