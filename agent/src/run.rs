@@ -1,5 +1,7 @@
 //! THE loop of a live node: starts the sources, feeds the engine, hands what it says to export and status, and ends in order.
 
+mod resend;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -19,7 +21,6 @@ use crate::clock;
 use crate::config::{Config, DeclaredSource};
 use crate::engine::{Engine, Evaluation};
 use crate::export::Exporter;
-use crate::export::stats::LaneState;
 use crate::logs::Logs;
 use crate::record::{Header, Recorder};
 use crate::sources::cgroups::CgroupRoot;
@@ -28,6 +29,7 @@ use crate::sources::sockets::Scanner;
 use crate::sources::{Sink, cpu, ebpf, kube, manifests, sockets};
 use crate::status::{self, Published};
 use crate::telemetry::{SelfStats, SelfValues, Telemetry};
+use resend::Resend;
 
 /// Rules are evaluated this often: a listener is in a finding's way within 2 s.
 const TICK: Duration = Duration::from_secs(1);
@@ -424,30 +426,6 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
         server.abort();
     }
     Ok(())
-}
-
-/// Findings are promised at least once: when the lane works again after it lost some, the open ones are offered anew.
-#[derive(Debug, Default)]
-struct Resend {
-    /// Losses of the findings' lane that have been made up for.
-    made_up: u64,
-}
-
-impl Resend {
-    fn after_losses(&mut self, evaluation: &Evaluation, export: &Exporter) {
-        let Some(lane) = export
-            .stats()
-            .into_iter()
-            .find(|lane| lane.lane == "findings")
-        else {
-            return;
-        };
-        let lost = lane.dropped.values().sum();
-        if lane.state == LaneState::Ok && lane.pending == 0 && lost > self.made_up {
-            self.made_up = lost;
-            export.offer_findings(evaluation.open.clone());
-        }
-    }
 }
 
 /// Hands one evaluation to everyone who waits for it.
