@@ -179,7 +179,14 @@ impl Node {
             .as_ref()
             .is_some_and(|kernel| !kernel.is_alive())
         {
-            ended.extend(["tcp", "udp", "cpu_windows", "cgroups", "canary"]);
+            ended.extend([
+                "tcp",
+                "udp",
+                "cpu_windows",
+                "cgroups",
+                "connections",
+                "canary",
+            ]);
         }
         if !self.scanner.is_alive() {
             ended.push("listeners");

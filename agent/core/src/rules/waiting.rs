@@ -28,14 +28,22 @@ pub(super) fn contention(snapshot: &Snapshot) -> Option<f64> {
 }
 
 /// Throttled time as a share of wall time, summed over CPUs: not less than the share of time in which the group was
-/// stopped. `Some(0.0)` where no quota is in force; `None` where that is not known.
+/// stopped. `Some(0.0)` where no quota is in force; `None` where that is not known, as with the quota of a pod, which
+/// stops its containers and is not in their own files.
 pub(super) fn throttled_share(container: &ContainerView, rates: &CpuRates) -> Option<f64> {
+    let of_pod = container
+        .pod
+        .as_ref()
+        .is_some_and(|pod| pod.cpu_limit_millis.is_some());
     match (&container.cpu.max, rates.throttled_us) {
+        (Some(max), _) if of_pod && max.quota_us.is_none() => None,
         (Some(max), _) if max.quota_us.is_none() => Some(0.0),
         (Some(_), Some(us)) => ratio(us / 1_000, u64::try_from(rates.span.as_millis()).ok()?),
         (Some(_), None) => None,
+        // The controller is there, and what it was told could not be read.
+        (None, Some(_)) => None,
         // Without the controller there is no quota.
-        (None, _) => Some(0.0),
+        (None, None) => Some(0.0),
     }
 }
 

@@ -85,6 +85,16 @@ fn waiting_for_the_own_limit_is_not_contention() {
     check(&app, &expect!["C002 medium web/app requests.cpu"]);
 }
 
+/// The quota of a pod stops its containers and stands in the pod's own cgroup, which is not theirs.
+#[test]
+fn waiting_for_the_limit_of_the_pod_is_not_contention() {
+    let mut pod = pod(vec![container("app", ContainerKind::Regular, &[])]);
+    pod.cpu_limit_millis = Some(500);
+    let mut app = of(&pod);
+    app.containers[0].cpu.max = Some(cpu_max(None));
+    check(&app, &expect![[""]]);
+}
+
 #[test]
 fn what_is_not_known_is_not_judged() {
     let silent = |change: fn(&mut Snapshot)| {
@@ -97,6 +107,7 @@ fn what_is_not_known_is_not_judged() {
     silent(|app| app.node_cpu.as_mut().unwrap().some = None);
     silent(|app| app.node_cpu.as_mut().unwrap().span = Duration::from_secs(20));
     silent(|app| app.containers[0].cpu.rates = None);
+    silent(|app| app.containers[0].cpu.rates.as_mut().unwrap().throttled_us = Some(0));
     silent(|app| app.containers[0].cpu.rates.as_mut().unwrap().some = None);
     silent(|app| app.containers[0].cpu.rates.as_mut().unwrap().span = Duration::from_secs(20));
     silent(|app| app.containers[0].cpu.day = None);

@@ -39,6 +39,12 @@ const DONE: Errno = Errno::CANCELED;
 /// Does it all.
 pub(super) fn act(directory: &Path) -> io::Result<()> {
     let probe = directory.join("probe");
+    match fs::remove_dir(&probe) {
+        // Left by an agent that was killed between the next two lines.
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
     fs::create_dir(&probe)?;
     fs::remove_dir(&probe)?;
     let members = File::options()

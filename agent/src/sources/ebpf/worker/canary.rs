@@ -1,5 +1,7 @@
 //! The worker's side of the canary, and its look after programs that others detached.
 
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
 use plumbline_core::observation::{Fact, Health, ProbeStatus};
@@ -159,7 +161,12 @@ impl Worker {
         };
         let mut found = 0;
         for cgroup in keeper.detached() {
-            if let Some(path) = self.containers.detached(cgroup) {
+            let Some(path) = self.containers.detached(cgroup) else {
+                continue;
+            };
+            // A cgroup that was just removed has lost its programs too: its event may still be in the ring.
+            let directory = self.settings.cgroup_root.directory_of(&path);
+            if fs::metadata(directory).is_ok_and(|metadata| metadata.ino() == cgroup.0) {
                 tracing::warn!(path, "another tool detached the network program");
                 keeper.detach(cgroup);
                 found += 1;

@@ -107,19 +107,20 @@ impl Worker {
 
     /// Reads what programs could not record. Returns whether flows went to overflow entries.
     fn read_counters(&mut self) -> bool {
-        let Some(drops) = &self.probes.drops else {
+        // Each object has its own; either may have failed to load.
+        let of_udp = self.probes.udp.as_ref().map(|udp| &udp.drops);
+        let objects = [self.probes.drops.as_ref(), of_udp];
+        if objects.iter().all(Option::is_none) {
             return false;
-        };
+        }
         let before = self.counters;
         for (reason, counter) in REASONS.iter().zip(&mut self.counters) {
-            let of_udp = self.probes.udp.as_ref().map(|udp| &udp.drops);
-            let sums =
-                [Some(drops), of_udp]
-                    .into_iter()
-                    .flatten()
-                    .map(|drops| -> Result<u64, MapError> {
-                        Ok(drops.get(&reason.index, 0)?.iter().sum())
-                    });
+            let sums = objects
+                .into_iter()
+                .flatten()
+                .map(|drops| -> Result<u64, MapError> {
+                    Ok(drops.get(&reason.index, 0)?.iter().sum())
+                });
             match sums.sum::<Result<u64, MapError>>() {
                 Ok(sum) => *counter = sum,
                 Err(error) => tracing::debug!(error = %error, "a counter cannot be read"),

@@ -117,7 +117,11 @@ impl Worker {
                 "pods are in cgroup v1 ({}), and only cgroup v2 can be seen",
                 mount.display()
             );
-            for status in [&mut self.probes.tcp, &mut self.probes.cpu_windows] {
+            for status in [
+                &mut self.probes.tcp,
+                &mut self.probes.udp_status,
+                &mut self.probes.cpu_windows,
+            ] {
                 if status.health == Health::Ok {
                     (status.health, status.reason) = (Health::Unsupported, Some(reason.clone()));
                 }
