@@ -35,7 +35,10 @@ fn broken(socket: &Path, name: &str) -> String {
     found.unwrap_or_else(|| panic!("{name} is not broken: {:?}", get(socket, "/status")))
 }
 
-/// Ids of the links of a process that are attached to the cgroup.
+/// `BPF_CGROUP_SOCK_OPS` of the kernel's `enum bpf_attach_type`.
+const SOCK_OPS: u64 = 3;
+
+/// Ids of the links of a process that hold a network program to the cgroup; those of UDP are not among them.
 fn links_of(pid: u32, cgroup: u64) -> Vec<u32> {
     let mut links = Vec::new();
     for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))
@@ -47,7 +50,7 @@ fn links_of(pid: u32, cgroup: u64) -> Vec<u32> {
             text.lines()
                 .find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
         };
-        if field("cgroup_id:") == Some(cgroup) {
+        if field("cgroup_id:") == Some(cgroup) && field("attach_type:") == Some(SOCK_OPS) {
             links.extend(field("link_id:").and_then(|id| u32::try_from(id).ok()));
         }
     }
