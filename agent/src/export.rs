@@ -38,7 +38,7 @@ use tokio::task::JoinHandle;
 use encode::FindingOptions;
 use lane::{FindingsLane, Lane, MetricsLane};
 use plumbline_logs::watch::Waker;
-use records::{Pace, RecordSink};
+use records::{Hold, Pace, RecordSink};
 use settings::{Endpoint, ExportSettings};
 use stats::{LaneStats, SharedStats};
 use transport::Transport;
@@ -53,8 +53,6 @@ pub struct Exporter {
     stats: Vec<Arc<SharedStats>>,
     closing: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
-    /// The lane of container logs ends with this: the reader waits for its last answers, not the exporter.
-    records: Option<watch::Sender<bool>>,
 }
 
 impl Exporter {
@@ -78,7 +76,6 @@ impl Exporter {
             metrics: None,
             findings: None,
             stats: vec![Arc::clone(&metrics_stats), Arc::clone(&findings_stats)],
-            records: None,
             closing: watch::Sender::new(false),
             tasks: Vec::new(),
         };
@@ -112,7 +109,8 @@ impl Exporter {
         Ok(())
     }
 
-    /// Starts the lane of container logs. It rings `waker` with each answer.
+    /// Starts the lane of container logs. It rings `waker` with each answer, and ends when the hold is dropped: the reader
+    /// waits for its last answers, not the exporter.
     ///
     /// # Errors
     ///
@@ -123,14 +121,13 @@ impl Exporter {
         node: &NodeIdentity,
         waker: Waker,
         pace: Pace,
-    ) -> anyhow::Result<RecordSink> {
+    ) -> anyhow::Result<(RecordSink, Hold)> {
         let stats = Arc::new(SharedStats::new("logs", Some(endpoint.origin())));
         self.stats.push(Arc::clone(&stats));
         let (closing, closes) = watch::channel(false);
         let sink = records::start(endpoint, node, stats, closes, waker, pace)
             .context("start the export of container logs")?;
-        self.records = Some(closing);
-        Ok(sink)
+        Ok((sink, Hold { _closing: closing }))
     }
 
     /// Offers the points of a report. The latest report wins: one that waits or is being retried gives way and is counted.

@@ -23,7 +23,7 @@ use prost::Message as _;
 
 use crate::export::Exporter;
 use crate::export::encode::resource;
-use crate::export::records::{IN_FLIGHT_MAX, Pace};
+use crate::export::records::{Hold, IN_FLIGHT_MAX, Pace};
 use crate::export::semconv::SCHEMA_URL;
 use crate::export::settings::Endpoint;
 
@@ -42,6 +42,8 @@ pub struct LogConfig {
 #[derive(Debug)]
 pub struct Logs {
     reader: tailer::Handle,
+    /// The lane that the reader's batches go through.
+    lane: Hold,
     index: Arc<Index>,
 }
 
@@ -60,23 +62,33 @@ impl Logs {
             return Ok(None);
         };
         let waker = Waker::new().context("make the reader's bell")?;
-        let sink = export.start_records(
+        let (sink, lane) = export.start_records(
             config.endpoint.clone(),
             node,
             waker.clone(),
             Pace::default(),
         )?;
         let index = Arc::new(Index::new(node.clone()));
+        let own = own_pod();
+        if own.is_none() {
+            tracing::warn!(
+                "POD_UID is not set and the agent's own pod cannot be told: if it is in one its log is read and sent too"
+            );
+        }
         let settings = Settings {
             state: Some(config.state.clone()),
             in_flight_max: IN_FLIGHT_MAX,
-            exclude_uids: own_pod().into_iter().collect(),
+            exclude_uids: own.into_iter().collect(),
             ..Settings::new(config.root.clone())
         };
         let resources = Box::new(Names(Arc::clone(&index)));
         let reader = tailer::spawn(settings, Box::new(sink), resources, waker)
             .context("start the reader of container logs")?;
-        Ok(Some(Self { reader, index }))
+        Ok(Some(Self {
+            reader,
+            lane,
+            index,
+        }))
     }
 
     /// Takes over who is who.
@@ -109,7 +121,11 @@ impl Logs {
     /// Waits for the last answers, for at most three seconds, and for the checkpoint.
     #[must_use]
     pub fn join(self) -> Stats {
-        self.reader.join()
+        let Self { reader, lane, .. } = self;
+        let stats = reader.join();
+        // Only now: the reader's last batch is sent when it ends.
+        drop(lane);
+        stats
     }
 }
 

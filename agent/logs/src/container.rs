@@ -30,6 +30,8 @@ const fn quiet(milliseconds: u64) -> Duration {
     })
 }
 
+/// How often a directory is listed at once while new files are found in it.
+const LOOKS_MAX: usize = 4;
 /// How many forms of one file are told apart from new ones.
 const ALIASES_MAX: usize = 4;
 
@@ -109,6 +111,29 @@ impl Container {
         for index in 0..self.files.len() {
             self.refresh(index);
         }
+        let refused = scan.refused.clone();
+        for _ in 0..LOOKS_MAX {
+            *scan.refused = refused.clone();
+            let known = self.numbers;
+            self.look(directory.as_ref(), scan);
+            // When a file is opened for the first time, one that was renamed meanwhile to make room for it may be in no
+            // listing yet, and is to be read before it.
+            if self.numbers == known {
+                break;
+            }
+        }
+        self.files.sort_by_key(|file| {
+            (
+                file.name.restart,
+                file.missing.is_none(),
+                file.name.age,
+                file.id,
+            )
+        });
+    }
+
+    /// Looks at what is in the directory, and opens what is not known.
+    fn look(&mut self, directory: Option<&OwnedFd>, scan: &mut Scan<'_>) {
         let listing = directory
             .map(|directory| listing(directory, scan))
             .unwrap_or_default();
@@ -134,14 +159,6 @@ impl Container {
                 file.missing = None;
             }
         }
-        self.files.sort_by_key(|file| {
-            (
-                file.name.restart,
-                file.missing.is_none(),
-                file.name.age,
-                file.id,
-            )
-        });
     }
 
     /// The file that this is, if it is one that needs no look at its content.
@@ -245,13 +262,16 @@ impl Container {
     /// What the checkpoint knows of this file. A plain file must also have the same inode: equal first lines are no proof
     /// where a runtime writes no times.
     fn take_pending(&mut self, file: &LogFile) -> Option<u64> {
-        let head = file.head?;
-        let at = self.pending.iter().position(|entry| {
-            let same = entry.restart == file.name.restart && entry.head == head;
-            let plain = entry.inode == file.stamp.inode && entry.offset <= file.stamp.size;
-            same && (file.name.gzip || plain)
-        })?;
+        let at = self.pending.iter().position(|entry| is_of(entry, file))?;
         Some(self.pending.swap_remove(at).offset)
+    }
+
+    /// What the checkpoint said, when it could not be read before files were opened. What was read since is sent again.
+    pub(crate) fn learn(&mut self, entry: Entry) {
+        match self.files.iter_mut().find(|file| is_of(&entry, file)) {
+            Some(file) => file.committed = file.committed.max(entry.offset),
+            None => self.pending.push(entry),
+        }
     }
 
     /// Asks for the file's length. One that was truncated is another file from now on.
@@ -312,8 +332,13 @@ impl Container {
     }
 
     /// Where each file is to be read on from once all that was handed on is delivered, where that is news.
+    /// While a line is unfinished that began in another file nothing is noted: parts of it may be in this one, and in no
+    /// batch yet. Each turn notes anew, also that which ships the line for want of an end.
     pub(crate) fn note(&mut self, resume: &mut Vec<Place>) {
         for file in &mut self.files {
+            if self.merger.starts().any(|start| start.file != file.id) {
+                continue;
+            }
             let start = self.merger.start_in(file.id);
             let offset = start.map_or(file.read, |start| start.min(file.read));
             if offset > file.noted {
@@ -360,9 +385,16 @@ impl Container {
     }
 }
 
+/// Whether the checkpoint speaks of this file.
+fn is_of(entry: &Entry, file: &LogFile) -> bool {
+    let same = entry.restart == file.name.restart && Some(entry.head) == file.head;
+    let plain = entry.inode == file.stamp.inode && entry.offset <= file.stamp.size;
+    same && (file.name.gzip || plain)
+}
+
 /// The log files in a directory.
-fn listing(directory: OwnedFd, scan: &mut Scan<'_>) -> Vec<(LogName, Stamp)> {
-    let names = match guard::names(&directory) {
+fn listing(directory: &OwnedFd, scan: &mut Scan<'_>) -> Vec<(LogName, Stamp)> {
+    let names = match guard::names(directory) {
         Ok(names) => names,
         Err(errno) => {
             scan.refuse(Refused::Error(errno));
@@ -371,7 +403,7 @@ fn listing(directory: OwnedFd, scan: &mut Scan<'_>) -> Vec<(LogName, Stamp)> {
     };
     let mut listing = Vec::with_capacity(names.len());
     for name in names.iter().filter_map(|name| LogName::parse(name)) {
-        match guard::look(&directory, &name.file_name()) {
+        match guard::look(directory, &name.file_name()) {
             Ok(stat) => listing.push((name, Stamp::of(&stat))),
             Err(refused) => scan.refuse(refused),
         }

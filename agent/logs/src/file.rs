@@ -154,7 +154,8 @@ impl LogFile {
     pub(crate) fn is_readable(&self) -> bool {
         match &self.handle {
             Handle::Plain(_) => self.stamp.size > self.read.max(self.looked),
-            Handle::Gzip(gzip) => !gzip.ended,
+            // Closed as soon as all of it was used.
+            Handle::Gzip(_) => true,
             Handle::Closed => false,
         }
     }
@@ -162,7 +163,6 @@ impl LogFile {
     /// Bytes that are known to be there and were not read.
     pub(crate) fn unread(&self) -> u64 {
         match &self.handle {
-            Handle::Gzip(gzip) if gzip.ended => 0,
             // Compressed: at least so many.
             Handle::Gzip(_) => self.stamp.size,
             Handle::Plain(_) | Handle::Closed => self.stamp.size.saturating_sub(self.read),
@@ -272,8 +272,6 @@ pub(crate) struct Gzip {
     carry: Vec<u8>,
     /// Nothing more will come; `carry` may still hold something.
     at_end: bool,
-    /// All was used.
-    pub(crate) ended: bool,
     /// It did not decompress to its end.
     pub(crate) broken: bool,
 }
@@ -285,7 +283,6 @@ impl Gzip {
             decoder: None,
             carry: Vec::new(),
             at_end: false,
-            ended: false,
             broken: false,
         }
     }

@@ -71,6 +71,12 @@ impl Ledger {
         resume
     }
 
+    /// Batches that are remembered: not settled, or settled after one that is not. What bounds them bounds the memory.
+    #[must_use]
+    pub fn uncommitted(&self) -> usize {
+        self.sealed.len()
+    }
+
     /// Batches sealed and not settled.
     #[must_use]
     pub fn unsettled(&self) -> usize {
@@ -101,11 +107,11 @@ mod tests {
             .map(|offset| ledger.seal(vec![at(offset)]))
             .collect();
         assert_eq!(ledger.settle(ids[1]), []);
-        assert_eq!(ledger.unsettled(), 2);
+        assert_eq!((ledger.unsettled(), ledger.uncommitted()), (2, 3));
         assert_eq!(ledger.settle(ids[0]), [at(1), at(2)]);
         assert_eq!(ledger.settle(ids[0]), []);
         assert_eq!(ledger.settle(ids[2]), [at(3)]);
-        assert_eq!(ledger.unsettled(), 0);
+        assert_eq!((ledger.unsettled(), ledger.uncommitted()), (0, 0));
     }
 
     proptest! {

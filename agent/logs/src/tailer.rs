@@ -41,6 +41,7 @@ const LITTLE: u64 = 64 << 10;
 const PENDING: Duration = Duration::from_mins(1);
 /// Between tries to get the lock of the state directory.
 const LOCK_RETRY: Duration = Duration::from_millis(500);
+const IN_USE: &str = "another process uses the state directory";
 
 /// Who a container is to the receiver.
 pub trait Resources: Send {
@@ -210,12 +211,14 @@ impl Tailer {
         };
         while !self.stopping() {
             match Store::open(&path) {
-                Ok(Some(store)) => return self.load_from(store),
-                Ok(None) => {
-                    self.tell_checkpoint(Some("another process uses the state directory".into()))
+                Ok(Some(store)) => {
+                    // If it cannot be read it is tried again with each checkpoint that is due.
+                    self.dirty = !self.load_from(store);
+                    return true;
                 }
+                Ok(None) => self.tell_checkpoint(Some(IN_USE.into())),
                 Err(error) => {
-                    // Tried again with each checkpoint that is due.
+                    // Likewise.
                     self.tell_checkpoint(Some(error.to_string()));
                     self.dirty = true;
                     return true;
@@ -227,28 +230,53 @@ impl Tailer {
         false
     }
 
+    /// Takes over what the checkpoint says. `false`: it cannot be read, and is not to be replaced before it was.
     fn load_from(&mut self, store: Store) -> bool {
-        match store.load() {
-            Ok(loaded) => {
-                self.stats.quarantined = loaded.quarantined.is_some();
-                if let Some(refused) = loaded.quarantined {
-                    tracing::error!(
-                        ?refused,
-                        "the log checkpoint does not check and was put aside: what is on disk is sent again"
-                    );
-                }
-                for entry in loaded.entries {
-                    if let Some(source) = entry.source() {
-                        self.pending.entry(source).or_default().push(entry);
-                    }
-                }
-                self.tell_checkpoint(None);
+        let loaded = match store.load() {
+            Ok(loaded) => loaded,
+            Err(error) => {
+                self.tell_checkpoint(Some(error.to_string()));
+                return false;
             }
-            Err(error) => self.tell_checkpoint(Some(error.to_string())),
+        };
+        self.stats.quarantined = loaded.quarantined.is_some();
+        if let Some(refused) = loaded.quarantined {
+            tracing::error!(
+                ?refused,
+                "the log checkpoint does not check and was put aside: what is on disk is sent again"
+            );
         }
+        for entry in loaded.entries {
+            let Some(source) = entry.source() else {
+                continue;
+            };
+            // Known already when it is read late.
+            let known = self.by_source.get(&source);
+            match known.and_then(|id| self.containers.get_mut(id)) {
+                Some(container) => container.learn(entry),
+                None => self.pending.entry(source).or_default().push(entry),
+            }
+        }
+        self.tell_checkpoint(None);
         self.pending_until = clock::monotonic() + PENDING;
         self.store = Some(store);
         true
+    }
+
+    /// Gets the lock and the checkpoint if that could not be done before. `false`: it still cannot.
+    fn load_late(&mut self) -> bool {
+        if self.store.is_some() {
+            return true;
+        }
+        let Some(path) = &self.settings.state else {
+            return false;
+        };
+        match Store::open(path) {
+            Ok(Some(store)) => return self.load_from(store),
+            Ok(None) => self.tell_checkpoint(Some(IN_USE.into())),
+            Err(error) => self.tell_checkpoint(Some(error.to_string())),
+        }
+        false
     }
 
     /// Told when it changes, not each second.
@@ -348,13 +376,8 @@ impl Tailer {
     }
 
     fn save(&mut self) {
-        if self.store.is_none()
-            && let Some(path) = &self.settings.state
-        {
-            match Store::open(path) {
-                Ok(store) => self.store = store,
-                Err(error) => return self.tell_checkpoint(Some(error.to_string())),
-            }
+        if !self.load_late() {
+            return;
         }
         let Some(store) = &self.store else { return };
         let known = self

@@ -11,7 +11,7 @@ use plumbline_core::time::UnixNanos;
 use plumbline_logs::batch::Batch;
 use plumbline_logs::sink::{Answer, Sink, losses};
 use plumbline_logs::watch::Waker;
-use tokio::sync::{Mutex as AsyncMutex, RwLock, mpsc};
+use tokio::sync::{Mutex as AsyncMutex, RwLock, mpsc, watch};
 
 use super::courier::{Closing, REFUSED_PAUSE, note, random};
 use super::settings::Endpoint;
@@ -45,6 +45,12 @@ pub struct RecordSink {
     answers: answers::Receiver<Answer>,
 }
 
+/// Keeps the lane open. To be dropped once the reader was joined: until then it may send, and waits for answers.
+#[derive(Debug)]
+pub struct Hold {
+    pub(super) _closing: watch::Sender<bool>,
+}
+
 impl Sink for RecordSink {
     fn send(&mut self, batch: Batch) {
         // Never full: the reader counts what is unanswered. When the lane is gone the batch stays unanswered.
@@ -59,7 +65,7 @@ impl Sink for RecordSink {
 }
 
 /// Starts the lane in a thread of its own, so that compressing does not hold up the agent's loop. It ends when the other
-/// end of `closing` is gone and what is under way has had one more attempt.
+/// end of `closing`, the [`Hold`], is gone and what is under way has had one more attempt.
 pub(super) fn start(
     endpoint: Endpoint,
     node: &NodeIdentity,
@@ -189,6 +195,8 @@ impl Lane {
                 }
                 Verdict::Drop(reason) => self.lose(&piece, reason, &mut answer),
                 Verdict::Split => self.split(piece, "too_large", &mut stack, &mut answer),
+                // Before it is given up: nobody waits any more for the collector to be mended.
+                Verdict::Refused(_) | Verdict::Retry { .. } if closing => return None,
                 Verdict::Refused(reason) if probing => {
                     self.lose(&piece, reason, &mut answer);
                     self.refuse();
@@ -197,7 +205,6 @@ impl Lane {
                 Verdict::Refused(reason) if proven => {
                     self.split(piece, reason, &mut stack, &mut answer);
                 }
-                Verdict::Refused(_) | Verdict::Retry { .. } if closing => return None,
                 Verdict::Refused(_) => {
                     self.refuse();
                     stack.push(piece);
@@ -314,7 +321,7 @@ impl Lane {
     }
 
     fn is_closing(&self) -> bool {
-        // An error means that the exporter is gone.
+        // An error means that the hold is gone.
         *self.closing.borrow() || self.closing.has_changed().is_err()
     }
 

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use plumbline::export::Exporter;
-use plumbline::export::records::Pace;
+use plumbline::export::records::{Hold, Pace};
 use plumbline::export::settings::Protocol;
 use plumbline_logs::otlp::Envelope;
 use plumbline_logs::source::Source;
-use plumbline_logs::stats::{Counts, Stats};
+use plumbline_logs::stats::{ContainerStats, Counts, Stats};
 use plumbline_logs::tailer::{self, Handle, Resources, Settings};
 use plumbline_logs::watch::Waker;
 use tonic::{Code, Status};
@@ -42,6 +42,9 @@ struct Node {
     state: tempfile::TempDir,
     written: u32,
     compression: &'static str,
+    linger: Duration,
+    drain: Duration,
+    lane: Option<Hold>,
     exporter: Option<Exporter>,
     reader: Option<Handle>,
 }
@@ -55,6 +58,9 @@ impl Node {
             state: tempfile::tempdir().unwrap(),
             written: 0,
             compression: "gzip",
+            linger: Duration::from_millis(20),
+            drain: Duration::from_secs(20),
+            lane: None,
             exporter: None,
             reader: None,
         }
@@ -84,32 +90,47 @@ impl Node {
         let pace = Pace {
             refused: Duration::from_millis(50),
         };
-        let sink = exporter
+        let (sink, lane) = exporter
             .start_records(endpoint, &node(), waker.clone(), pace)
             .unwrap();
         let settings = Settings {
             state: Some(self.state.path().to_owned()),
             // The margin below which a batch counts as full is 32 KiB.
             batch_bytes: (32 << 10) + batch_bytes,
-            linger: Duration::from_millis(20),
+            linger: self.linger,
             scan_interval: Duration::from_millis(50),
             checkpoint_interval: Duration::from_millis(20),
-            drain: Duration::from_secs(20),
+            drain: self.drain,
             ..Settings::new(self.pods.path().to_owned())
         };
         let reader = tailer::spawn(settings, Box::new(sink), Box::new(Nobody), waker).unwrap();
-        (self.exporter, self.reader) = (Some(exporter), Some(reader));
+        (self.exporter, self.lane, self.reader) = (Some(exporter), Some(lane), Some(reader));
     }
 
     async fn end(&mut self) -> Counts {
+        let counts = self.join().await;
+        self.shutdown().await;
+        counts
+    }
+
+    /// Ends the reader, and then the lane.
+    async fn join(&mut self) -> Counts {
         let reader = self.reader.take().unwrap();
         let stats: Stats = tokio::task::spawn_blocking(|| reader.join()).await.unwrap();
-        self.exporter
-            .take()
-            .unwrap()
-            .shutdown(Duration::from_secs(20))
-            .await;
+        self.lane = None;
         stats.containers[0].counts.clone()
+    }
+
+    async fn shutdown(&mut self) {
+        let exporter = self.exporter.take().unwrap();
+        exporter.shutdown(Duration::from_secs(20)).await;
+    }
+
+    /// Records that the lane gave up.
+    fn given_up(&self) -> u64 {
+        let stats = self.exporter.as_ref().unwrap().stats();
+        let lane = stats.iter().find(|stats| stats.lane == "logs").unwrap();
+        lane.dropped.values().sum()
     }
 
     /// How often each record arrived.
@@ -248,6 +269,47 @@ async fn partial_success_is_counted_and_never_sent_again() {
         assert_eq!(missing, 0);
         assert!(arrived.values().all(|times| *times == 1));
     }
+}
+
+/// The agent ends both at once: the lane must outlast the reader.
+#[tokio::test]
+async fn the_last_batch_arrives_though_the_exporter_ended_first() {
+    let (mut node, collector) = (Node::new(), Collector::start(Protocol::HttpProtobuf).await);
+    // Only the end sends it.
+    node.linger = Duration::from_hours(1);
+    node.write(10);
+    node.start(&collector, 20_000);
+    until("all to be read", || {
+        let stats = node.reader.as_ref().unwrap().stats().read();
+        let records = |container: &ContainerStats| container.counts.records[0];
+        stats.containers.iter().map(records).sum::<u64>() == 10
+    })
+    .await;
+    node.shutdown().await;
+    node.join().await;
+    assert_eq!(node.missing(&[&collector]), 0);
+}
+
+/// Records are tried one at a time while a collector refuses us; at the end none of the rest may be thrown after them.
+#[tokio::test]
+async fn at_the_end_what_is_refused_stays_in_its_file() {
+    let (mut node, refusing) = (Node::new(), Collector::start(Protocol::HttpProtobuf).await);
+    refusing.script(vec![http(401); 5_000]);
+    node.drain = Duration::from_secs(1);
+    node.write(3_000);
+    node.start(&refusing, 20_000);
+    until("one to be given up", || node.given_up() > 0).await;
+    node.lane = None;
+    let before = node.given_up();
+    let counts = node.join().await;
+    // One may have been under way; one each 50 ms is given up before the lane knows.
+    assert!(node.given_up() <= before + 3, "{before} {counts:?}");
+    node.shutdown().await;
+    assert!(counts.lost.is_empty(), "{counts:?}");
+    let taking = Collector::start(Protocol::HttpProtobuf).await;
+    node.start(&taking, 20_000);
+    until("all to arrive", || node.missing(&[&taking]) == 0).await;
+    node.end().await;
 }
 
 /// The thorough tier; else the one for every change.

@@ -52,9 +52,9 @@ impl Tailer {
         match Root::open(&self.settings.root) {
             Ok(root) => {
                 self.root = Some(root);
-                self.stats.root_error = None;
+                self.tell_root(None);
             }
-            Err(errno) => self.stats.root_error = Some(errno.to_string()),
+            Err(errno) => self.tell_root(Some(errno.to_string())),
         }
         for source in self.sources() {
             self.add(source);
@@ -66,6 +66,19 @@ impl Tailer {
         self.enforce_held(now);
         self.forget(now);
         self.publish();
+    }
+
+    /// Told when it changes, not each second.
+    fn tell_root(&mut self, error: Option<String>) {
+        let root = self.settings.root.display();
+        match &error {
+            _ if error == self.stats.root_error => return,
+            Some(error) => {
+                tracing::warn!(error, %root, "the directory of container logs cannot be read")
+            }
+            None => tracing::info!(%root, "the directory of container logs is read again"),
+        }
+        self.stats.root_error = error;
     }
 
     /// The containers that have a directory.

@@ -76,7 +76,7 @@ impl Output {
 
     pub(super) fn opened(&self) -> Option<Duration> {
         self.opened
-            .filter(|_| self.ledger.unsettled() < self.in_flight_max)
+            .filter(|_| self.ledger.uncommitted() < self.in_flight_max)
     }
 
     /// Something was read: the time of the batch runs.
@@ -100,7 +100,8 @@ impl Output {
     }
 
     fn try_seal(&mut self) {
-        if self.ledger.unsettled() >= self.in_flight_max {
+        // Those that wait only for an earlier one's answer count too: else one that is stuck lets them become ever more.
+        if self.ledger.uncommitted() >= self.in_flight_max {
             return;
         }
         let id = self.ledger.seal(std::mem::take(&mut self.resume));
@@ -109,12 +110,19 @@ impl Output {
             // Lines that gave no record: nothing to wait for but what came before.
             let resume = self.ledger.settle(id);
             self.early.extend(resume);
+            // The turns left what surrounds their records: with none it must not fill the batch.
+            self.builder = Builder::default();
+            self.turn_again();
             return;
         }
         // Only tests can fail it.
         drop(fault::point("send"));
         let batch = self.builder.seal(id);
         self.sink.send(batch);
+        self.turn_again();
+    }
+
+    fn turn_again(&mut self) {
         if let Some((source, envelope)) = &self.source {
             self.builder.turn(*source, envelope);
         }
@@ -140,5 +148,105 @@ impl Output {
     /// Nothing is in the making or under way.
     pub(super) fn is_idle(&self) -> bool {
         self.opened.is_none() && self.ledger.unsettled() == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+    use crate::batch::Batch;
+    use crate::offsets::{BatchId, FileId};
+    use crate::sink::Answer;
+
+    /// Answers what the test says.
+    #[derive(Clone, Default)]
+    struct Told {
+        sent: Arc<Mutex<Vec<BatchId>>>,
+        answers: Arc<Mutex<Vec<Answer>>>,
+    }
+
+    impl Sink for Told {
+        fn send(&mut self, batch: Batch) {
+            self.sent.lock().unwrap().push(batch.id);
+        }
+
+        fn answers(&mut self) -> Vec<Answer> {
+            std::mem::take(&mut self.answers.lock().unwrap_or_else(PoisonError::into_inner))
+        }
+    }
+
+    fn output(sink: &Told) -> Output {
+        let settings = Settings {
+            batch_bytes: MARGIN + 10_000,
+            in_flight_max: 3,
+            ..Settings::new("/".into())
+        };
+        Output::new(&settings, Box::new(sink.clone()))
+    }
+
+    fn envelope(number: u32) -> Arc<Envelope> {
+        Arc::new(Envelope::new(&[b'x'; 1_000], &number.to_string(), "", ""))
+    }
+
+    fn push(out: &mut Output) {
+        let record = Record {
+            time: 1,
+            stream: None,
+            content: b"x".as_slice().into(),
+            truncated: false,
+            unparsed: false,
+        };
+        out.push(&Encoder::new(1), &record, true);
+        out.note_time(Duration::ZERO);
+    }
+
+    #[test]
+    fn behind_one_that_is_stuck_no_more_are_sent_than_may_be_in_flight() {
+        let sink = Told::default();
+        let mut out = output(&sink);
+        out.turn(SourceId(1), envelope(1));
+        for _ in 0..10 {
+            push(&mut out);
+            out.flush();
+            // All but the first are answered.
+            let sent = sink.sent.lock().unwrap().clone();
+            let answers = sent.into_iter().skip(1).map(Answer::arrived);
+            sink.answers.lock().unwrap().extend(answers);
+            out.settle();
+        }
+        assert_eq!(sink.sent.lock().unwrap().len(), 3);
+        assert_eq!((out.in_flight(), out.opened()), (1, None));
+        sink.answers
+            .lock()
+            .unwrap()
+            .push(Answer::arrived(BatchId(0)));
+        out.settle();
+        out.flush();
+        assert_eq!(sink.sent.lock().unwrap().len(), 4);
+    }
+
+    #[test]
+    fn turns_without_records_do_not_fill_a_batch() {
+        let sink = Told::default();
+        let mut out = output(&sink);
+        for number in 1..=100 {
+            assert!(out.has_room(), "after {number} turns");
+            out.turn(SourceId(number), envelope(number));
+            let file = FileId {
+                source: SourceId(number),
+                number: 1,
+            };
+            out.resume.push(Place { file, offset: 1 });
+            out.note_time(Duration::ZERO);
+        }
+        assert!(out.has_room());
+        let settled = out.settle();
+        assert!(!settled.resume.is_empty() && sink.sent.lock().unwrap().is_empty());
+        // What comes next is still of the last turn's source.
+        push(&mut out);
+        out.flush();
+        assert_eq!(sink.sent.lock().unwrap().len(), 1);
     }
 }

@@ -95,10 +95,6 @@ impl Reader {
         out: &mut Output,
     ) -> u64 {
         let run = container.files.get(index).map(|file| file.name.restart);
-        if container.run != run {
-            self.end_run(container, out);
-            container.run = run;
-        }
         let mut size = CHUNK;
         loop {
             self.buffer.resize(size, 0);
@@ -114,10 +110,27 @@ impl Reader {
                     return 1;
                 }
             };
+            // A file of an earlier run that is only closed, with nothing left in it, does not end this one's lines.
+            if filled > 0 && container.run != run {
+                self.end_run(container, out);
+                container.run = run;
+            }
+            let Some(file) = container.files.get(index) else {
+                return 1;
+            };
             let is_final = end && (is_over || matches!(file.handle, Handle::Gzip(_)));
             let is_long = filled == size && size >= self.buffer_max;
             let used = self.feed(container, index, filled, is_final, is_long, now, out);
-            if used == 0 && filled == size && size < self.buffer_max {
+            let is_full = out.is_full();
+            let is_longer = filled == size && size < self.buffer_max;
+            if used == 0 && (is_full || is_longer) {
+                if let Some(file) = container.files.get_mut(index) {
+                    file.used(self.buffer.get(..filled).unwrap_or_default(), 0);
+                }
+                if is_full {
+                    // Not looked at: the end of a run has filled the batch. It is still to be read.
+                    return 1;
+                }
                 // A long line: more of it at once.
                 size = (size * 4).min(self.buffer_max);
                 continue;

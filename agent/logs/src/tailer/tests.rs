@@ -3,6 +3,7 @@
 mod identity;
 mod kill;
 mod kubelet;
+mod late;
 mod lines;
 mod oracle;
 mod rotation;

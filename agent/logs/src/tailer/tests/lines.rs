@@ -4,6 +4,9 @@ use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 
+use flate2::Compression;
+use flate2::write::GzEncoder;
+
 use super::{Arrived, settings, start, until};
 
 const TIME: &str = "2026-11-25T10:00:00.000000001Z";
@@ -92,6 +95,47 @@ fn an_endless_line_is_cut_and_the_next_is_whole() {
     );
     assert_eq!((got[1].as_str(), got[3].as_str()), ("next", "last"));
     assert!(got[2].ends_with("w (cut) (raw)"), "{lens:?}");
+}
+
+#[test]
+fn a_long_line_in_a_compressed_file_is_whole() {
+    let (root, arrived) = (tempfile::tempdir().unwrap(), Arrived::default());
+    let directory = root.path().join("shop_web_uid/app");
+    fs::create_dir_all(&directory).unwrap();
+    // Longer than what is read at once.
+    let long: String = (0..80_000).map(|number| format!("{number} ")).collect();
+    let name = directory.join("0.log.20261125-100000.gz");
+    let mut encoder = GzEncoder::new(fs::File::create(name).unwrap(), Compression::default());
+    write!(
+        encoder,
+        "{TIME} stdout F a\n{TIME} stdout F {long}\n{TIME} stdout F next\n"
+    )
+    .unwrap();
+    encoder.finish().unwrap();
+    let reader = start(settings(root.path()), &arrived);
+    until("the records", || arrived.len() >= 3);
+    reader.join();
+    assert!(arrived.bodies() == ["a", &long, "next"]);
+}
+
+#[test]
+fn a_file_is_read_though_the_end_of_the_run_before_has_filled_the_batch() {
+    let (root, arrived) = (tempfile::tempdir().unwrap(), Arrived::default());
+    let directory = root.path().join("shop_web_uid/app");
+    fs::create_dir_all(&directory).unwrap();
+    let part = "p".repeat(20_000);
+    append(
+        &directory.join("0.log"),
+        &format!("{TIME} stdout P {part}\n"),
+    );
+    append(&directory.join("1.log"), &format!("{TIME} stdout F next\n"));
+    let mut settings = settings(root.path());
+    // Full 32 KiB before this.
+    settings.batch_bytes = (32 << 10) + 10_000;
+    let reader = start(settings, &arrived);
+    until("both", || arrived.len() >= 2);
+    reader.join();
+    assert!(arrived.bodies() == [format!("{part} (cut)"), "next".to_owned()]);
 }
 
 fn append(path: &Path, text: &str) {

@@ -1,5 +1,8 @@
 //! Rotation, as fast as it can come, while the reader runs and while it does not.
 
+use std::fs::{self, OpenOptions};
+use std::io::Write as _;
+
 use super::kubelet::Kubelet;
 use super::oracle::{Verdict, judge};
 use super::{Arrived, Random, full, seed, settings, start, until};
@@ -74,4 +77,47 @@ fn after_a_pause_of_some_rotations_it_goes_on_where_it_was() {
     let stats = reader.join();
     let verdict = judge(&[&kubelet], &arrived.all());
     assert_eq!(verdict, Verdict::default(), "{stats:#?}");
+}
+
+/// The middle of a line is in no batch when the agent ends: it must be read again, though all of its file was read.
+#[test]
+fn a_line_over_two_rotations_survives_a_restart() {
+    let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let arrived = Arrived::default();
+    let mut settings = settings(root.path());
+    settings.state = Some(state.path().to_owned());
+    let directory = root.path().join("shop_web_uid/app");
+    fs::create_dir_all(&directory).unwrap();
+    let line = |number: u32, rest: &str| format!("2026-11-25T10:00:0{number}Z stdout {rest}\n");
+    let old = line(1, "F a") + &line(2, "P one ");
+    // A line of the other stream between them is delivered, and is a reason to note the place.
+    let live = line(3, "P two ") + "2026-11-25T10:00:04Z stderr F b\n";
+    fs::write(directory.join("0.log.20261125-100002"), &old).unwrap();
+    fs::write(directory.join("0.log"), &live).unwrap();
+    let reader = start(settings.clone(), &arrived);
+    let all = (old.len() + live.len()) as u64;
+    until("both files to be read", || {
+        let stats = reader.stats().read();
+        let read = |container: &crate::stats::ContainerStats| container.counts.bytes;
+        stats.containers.iter().flat_map(read).sum::<u64>() == all
+    });
+    reader.join();
+    assert_eq!(arrived.bodies(), ["a", "b"]);
+    let mut file = OpenOptions::new()
+        .append(true)
+        .open(directory.join("0.log"))
+        .unwrap();
+    file.write_all(line(5, "F three").as_bytes()).unwrap();
+    let reader = start(settings, &arrived);
+    let whole = "one two three".to_owned();
+    until("the line's end", || {
+        arrived.bodies().iter().any(|body| body.contains("three"))
+    });
+    assert!(arrived.bodies().contains(&whole), "{:?}", arrived.bodies());
+    // Once it is whole all places are told, though nothing more comes.
+    until("all to be committed", || {
+        let stats = reader.stats().read();
+        stats.containers.iter().all(|container| container.lag == 0) && !stats.containers.is_empty()
+    });
+    reader.join();
 }
