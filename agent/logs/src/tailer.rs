@@ -430,10 +430,15 @@ impl Tailer {
     fn drain(&mut self) {
         let until = clock::monotonic() + self.settings.drain;
         loop {
-            self.out.flush();
+            // First the answers: they make room for what is still to be sent, and no answer may come to ring once more.
             self.settle();
             let now = clock::monotonic();
-            if self.out.is_idle() || now >= until {
+            if now >= until {
+                break;
+            }
+            self.out.flush();
+            self.settle();
+            if self.out.is_idle() {
                 break;
             }
             self.waker.wait(None, until.saturating_sub(now));

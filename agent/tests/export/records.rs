@@ -42,6 +42,8 @@ struct Node {
     state: tempfile::TempDir,
     written: u32,
     compression: &'static str,
+    /// A busy machine answers late, and an answer that is too late is a duplicate: only who stalls needs it short.
+    timeout_ms: &'static str,
     linger: Duration,
     drain: Duration,
     lane: Option<Hold>,
@@ -58,6 +60,7 @@ impl Node {
             state: tempfile::tempdir().unwrap(),
             written: 0,
             compression: "gzip",
+            timeout_ms: "20000",
             linger: Duration::from_millis(20),
             drain: Duration::from_secs(20),
             lane: None,
@@ -81,7 +84,7 @@ impl Node {
 
     fn start(&mut self, collector: &Collector, batch_bytes: usize) {
         let more = [
-            ("OTEL_EXPORTER_OTLP_TIMEOUT", "500"),
+            ("OTEL_EXPORTER_OTLP_TIMEOUT", self.timeout_ms),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", self.compression),
         ];
         let endpoint = settings(collector, &more).findings.unwrap();
@@ -203,7 +206,11 @@ async fn what_may_pass_costs_nothing() {
         } else {
             answers.push(grpc(Code::Unavailable));
         }
-        let (counts, missing, arrived) = through(protocol, answers).await;
+        let node = Node {
+            timeout_ms: "3000",
+            ..Node::new()
+        };
+        let (counts, missing, arrived) = of(node, protocol, answers).await;
         assert_eq!((missing, counts.lost.len()), (0, 0), "{counts:?}");
         // None of these answers came after the records were taken.
         assert!(arrived.values().all(|times| *times == 1));
@@ -349,9 +356,10 @@ async fn outages_and_restarts_lose_nothing() {
             assert!(counts.lost.is_empty(), "{counts:?}");
         }
         let arrived = node.arrived(&collectors.iter().collect::<Vec<_>>());
+        let again: Vec<_> = arrived.iter().filter(|(_, times)| **times > 1).collect();
         assert!(
-            arrived.values().all(|times| *times == 1),
-            "after clean ends there are no duplicates"
+            again.is_empty(),
+            "{protocol:?}: after clean ends there are no duplicates: {again:?}"
         );
         // Gone when the agent starts, and back later at the same address.
         let gone = collectors.pop().unwrap();
