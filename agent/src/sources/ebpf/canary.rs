@@ -27,10 +27,8 @@ pub(super) use act::{BURN, PAYLOAD};
 const SETTLE: Duration = Duration::from_secs(5);
 /// What is done takes some milliseconds; its own time-outs end it after 8 s.
 const HANGS: Duration = Duration::from_secs(20);
-/// At the end, a running round is waited for as many times as this,
-const LAST_ROUND_STEPS: u32 = 50;
-/// for so long each time.
-const LAST_ROUND_STEP: Duration = Duration::from_millis(10);
+/// At the end, a running round is looked after so often, every 10 ms.
+const LAST_LOOKS: u32 = 50;
 /// Rounds in a row in which something was missing before a probe is called broken.
 const MISSES: u32 = 2;
 /// How the directories begin; the agent's pid follows.
@@ -299,11 +297,9 @@ impl Drop for Canary {
     fn drop(&mut self) {
         if let Some(thread) = self.round.take().and_then(|round| round.thread) {
             // A round takes some milliseconds. One that hangs must not hold up the end; its child dies with us.
-            for _ in 0..LAST_ROUND_STEPS {
-                if thread.is_finished() {
-                    break;
-                }
-                std::thread::sleep(LAST_ROUND_STEP);
+            let mut looks = 0..LAST_LOOKS;
+            while !thread.is_finished() && looks.next().is_some() {
+                std::thread::sleep(Duration::from_millis(10));
             }
             if thread.is_finished() && thread.join().is_err() {
                 tracing::error!("the canary's thread panicked");
