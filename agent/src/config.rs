@@ -11,6 +11,7 @@ use crate::cli::{LogFormat, NodeArgs, Probe};
 use crate::export::settings::ExportSettings;
 use crate::logs::LogConfig;
 use crate::sources::ebpf::UdpMode;
+use crate::sources::kube::Peers;
 
 /// Everything the agent may be told, with defaults filled in.
 #[derive(Clone, Debug)]
@@ -25,6 +26,10 @@ pub struct Config {
     pub proc_root: PathBuf,
     /// Where declarations come from.
     pub declared: DeclaredSource,
+    /// What is watched of the rest of the cluster.
+    pub peers: Peers,
+    /// The first request to the API server comes within this.
+    pub start_jitter: Duration,
     /// Attach the TCP program to containers.
     pub tcp: bool,
     /// What is seen of UDP.
@@ -112,6 +117,10 @@ pub struct File {
     pub kube: Option<bool>,
     /// For the watch; in-cluster configuration when absent.
     pub kubeconfig: Option<PathBuf>,
+    /// What is watched of the rest of the cluster: `cluster`, `node` or `off`.
+    pub peers: Option<Peers>,
+    /// The first request to the API server comes within this, at random.
+    pub start_jitter: Option<Span>,
     /// The cgroup directory to watch.
     pub cgroup_root: Option<PathBuf>,
     /// Where procfs of the node is mounted.
@@ -233,6 +242,11 @@ pub fn resolve(
             .or(file.proc_root)
             .unwrap_or_else(|| "/proc".into()),
         declared,
+        peers: args.peers.or(file.peers).unwrap_or_default(),
+        start_jitter: args
+            .start_jitter
+            .or(file.start_jitter)
+            .map_or(Duration::ZERO, |span| span.0),
         tcp: !args.disable.contains(&Probe::Tcp) && file.probes.tcp.unwrap_or(true),
         udp: if args.disable.contains(&Probe::Udp) {
             UdpMode::Off

@@ -5,7 +5,7 @@ use expect_test::expect;
 use crate::declared::ContainerKind;
 use crate::observation::Health;
 use crate::rules::testing::{
-    container, cpu_max, declared, listener, node_cpu, pod, snapshot, status, view,
+    cluster, container, cpu_max, declared, listener, node_cpu, pod, snapshot, status, view,
 };
 use crate::rules::{ALL, evaluate, unknown_rules};
 use crate::snapshot::{NodeCpuView, Snapshot};
@@ -26,7 +26,7 @@ fn node() -> Snapshot {
         view(&pod, Some(0), listeners.clone()),
         view(&pod, Some(1), listeners),
     ];
-    let mut node = snapshot(Some(declared(&pod, vec![])), containers);
+    let mut node = snapshot(Some(cluster(declared(&pod, vec![]))), containers);
     node.node_cpu = Some(node_cpu(0.0));
     node
 }
