@@ -1,5 +1,7 @@
 //! Settings: flags > environment > file > defaults. All problems are reported at once.
 
+mod host;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -225,7 +227,11 @@ pub fn resolve(
     let logs = logs(args, &file, &export, &mut problems);
     let node = NodeIdentity {
         cluster: args.cluster_name.clone().or(file.cluster_name),
-        node: args.node_name.clone().or(file.node_name).or_else(hostname),
+        node: args
+            .node_name
+            .clone()
+            .or(file.node_name)
+            .or_else(host::name),
         environment: args.environment.clone().or(file.environment),
         agent_version: env!("CARGO_PKG_VERSION").into(),
     };
@@ -331,7 +337,7 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
             message,
         });
     }
-    if let Some(range) = ephemeral_ports() {
+    if let Some(range) = host::ephemeral_ports() {
         core.ephemeral_ports = range;
     }
     core
@@ -390,20 +396,6 @@ const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(30);
 const CONNECTION_INTERVAL: Duration = Duration::from_secs(10);
 /// A connection that moves bytes is to be seen to in every interval of ordinary rules.
 const CONNECTION_INTERVAL_MAX: Duration = Duration::from_secs(300);
-
-/// The node's name for itself, for want of a better one.
-fn hostname() -> Option<String> {
-    let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
-    (!name.is_empty()).then_some(name)
-}
-
-/// `net.ipv4.ip_local_port_range` of the agent's network namespace: pods inherit the kernel's default, which nodes rarely
-/// change. Reading another namespace's would need `CAP_SYS_ADMIN`.
-fn ephemeral_ports() -> Option<(u16, u16)> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let (first, last) = text.trim().split_once(char::is_whitespace)?;
-    Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
-}
 
 #[cfg(test)]
 mod tests {

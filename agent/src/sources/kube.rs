@@ -258,16 +258,15 @@ struct State {
 impl State {
     /// A watch has something new, or is doing better or worse.
     fn on_news(&mut self) {
-        let now = clock::instant();
-        let (mut near, mut far) = (false, false);
-        for member in &self.members {
-            if member.take_changed() {
-                *(if member.is_far() { &mut far } else { &mut near }) = true;
-            }
+        let changed: Vec<bool> = self
+            .members
+            .iter()
+            .map(|member| member.take_changed())
+            .collect();
+        if changed.contains(&true) {
+            self.due
+                .get_or_insert_with(|| clock::instant() + self.pacing.debounce);
         }
-        let soon = near.then_some(now + self.pacing.debounce);
-        let later = far.then_some(now + self.pacing.debounce_peers);
-        self.due = self.due.into_iter().chain(soon).chain(later).min();
         self.send_status();
     }
 

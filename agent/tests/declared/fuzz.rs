@@ -122,7 +122,7 @@ fn mutate(random: &mut Random, object: &mut Value, corpus: &[Value]) {
     for _ in 0..=random.below(4) {
         let mut all = Vec::new();
         places(object, "", &mut all);
-        let place = object.pointer_mut(random.of(&all)).unwrap();
+        let place = object.pointer_mut(random.of::<String>(&all)).unwrap();
         match random.below(6) {
             0 | 1 => *place = odd(random),
             2 => {
@@ -130,7 +130,7 @@ fn mutate(random: &mut Random, object: &mut Value, corpus: &[Value]) {
                 let other = random.of(corpus);
                 let mut pieces = Vec::new();
                 places(other, "", &mut pieces);
-                *place = other.pointer(random.of(&pieces)).unwrap().clone();
+                *place = other.pointer(random.of::<String>(&pieces)).unwrap().clone();
             }
             3 => *place = json!([place.take()]),
             4 => match place {

@@ -46,7 +46,19 @@ fn owners_of_pods_of_every_kind() {
     let declared = load(&fixture("kinds.json")).unwrap();
     assert_eq!(declared.problems, []);
     let owners = declared.pods.iter().map(|pod| owner(pod));
-    expect![[r#""#]].assert_eq(&owners.collect::<String>());
+    expect![[r#"
+        import-once-zz9qk of Job import-once
+        report-29420160-abcde of CronJob report
+        toolbox of Pod toolbox
+        kube-apiserver-node-a of Pod kube-apiserver static 4f1d2c3b4a5968778695a4b3c2d1e0f1
+        train-1-worker-0 of PyTorchJob train-1
+        node-exporter-8kq2v of DaemonSet node-exporter
+        cart-6d8f7c9b5-x2x9p of Deployment cart
+        db-0 of StatefulSet db
+        legacy-0 of StatefulSet legacy
+        web-5f7d6c-q8w7e of ReplicaSet web-5f7d6c
+    "#]]
+    .assert_eq(&owners.collect::<String>());
 }
 
 #[test]
@@ -58,7 +70,12 @@ fn containers_of_every_kind_with_a_resize_under_way() {
         .find(|pod| pod.namespace == "shop" && pod.name.starts_with("cart-"))
         .unwrap();
     let containers = pod.containers.iter().map(container);
-    expect![[r#""#]].assert_eq(&containers.collect::<String>());
+    expect![[r#"
+        migrate Init ports [] probes [] declared -/- admitted - in force -/- token Some(true) restarts Some(0) a
+        istio-proxy Sidecar ports [15090] probes [15021] declared 100/2000 admitted 100 in force 100/2000 token Some(false) restarts Some(0) b
+        cart Regular ports [8080] probes [9000] declared 500/1000 admitted 500 in force 250/500 token Some(true) restarts Some(2) c
+        debugger-7x2kq Ephemeral ports [] probes [] declared -/- admitted - in force -/- token Some(false) restarts Some(0) d
+    "#]].assert_eq(&containers.collect::<String>());
     assert_eq!(
         (pod.cpu_request_millis, pod.cpu_limit_millis),
         (Some(1_000), Some(2_000))

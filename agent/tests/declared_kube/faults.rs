@@ -359,10 +359,7 @@ fn the_wall_clock_does_not_age_what_is_declared() {
             .filter(|point| point.metric.name == "plumbline.declared.age")
             .collect();
         assert!(
-            ages.len() >= 2
-                && ages
-                    .iter()
-                    .all(|age| age.value == Number::Float(0.0).into()),
+            ages.len() >= 2 && ages.iter().all(|age| age.value == Number::Float(0.0)),
             "{ages:?}"
         );
     }

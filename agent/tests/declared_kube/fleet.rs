@@ -5,7 +5,7 @@ use std::time::Duration;
 use plumbline::clock;
 use plumbline::sources::kube::{KubeSettings, Pacing, Peers, run};
 use plumbline::sources::{CHANNEL_CAPACITY, Sink};
-use plumbline_core::observation::Fact;
+use plumbline_core::observation::{Fact, Health};
 use tokio::task::JoinSet;
 
 use crate::double::Api;
@@ -123,12 +123,13 @@ fn what_found_no_room_is_told_again() {
         }
         let (mut declared, mut healthy) = (false, false);
         while !(declared && healthy) {
-            match receiver.recv().await.unwrap().fact {
-                Fact::Declared(told) => declared = told.pods.len() == 1,
-                Fact::Probe(status) if status.probe == "declared" => {
-                    healthy = status.health == plumbline_core::observation::Health::Ok;
-                }
-                _ => {}
+            let fact = receiver.recv().await.unwrap().fact;
+            if let Fact::Declared(told) = fact {
+                declared = told.pods.len() == 1;
+            } else if let Fact::Probe(status) = fact
+                && status.probe == "declared"
+            {
+                healthy = status.health == Health::Ok;
             }
         }
         watching.abort();

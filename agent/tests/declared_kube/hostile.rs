@@ -198,7 +198,8 @@ fn names_that_are_chosen_to_harm_are_only_names() {
     watch.until("all of them", |watch| watch.names().len() == names.len());
     let mut told = watch.names();
     let mut sorted = names.to_vec();
-    (told.sort_unstable(), sorted.sort_unstable());
+    told.sort_unstable();
+    sorted.sort_unstable();
     assert_eq!(told, sorted);
     let asked = api.asked();
     let strange = |c: char| !(c.is_ascii_alphanumeric() || "/?&=.-%".contains(c));

@@ -56,7 +56,7 @@ fn objects_of_today_give_what_a_dump_of_them_gives() {
         let api = Api::over_tls();
         api.set_minor(minor);
         put_dump(&api, &dump);
-        let mut watch = Watching::start(&api);
+        let mut watch = Watching::of_node(&api, "Node-A");
         watch.until_health(Health::Ok);
         let told = watch.declared.clone().unwrap();
         let source = format!("api:{}", api.url());
@@ -71,14 +71,14 @@ fn objects_of_today_give_what_a_dump_of_them_gives() {
         assert_eq!(
             api.count(
                 "list",
-                "/pods?fieldSelector=spec.nodeName%3Dnode-a&resourceVersion=0"
+                "/pods?fieldSelector=spec.nodeName%3DNode-A&resourceVersion=0"
             ),
             lists
         );
         assert_eq!(
             api.count(
                 "watch",
-                "/pods?fieldSelector=spec.nodeName%3Dnode-a&watch=true&allowWatchBookmarks=true"
+                "/pods?fieldSelector=spec.nodeName%3DNode-A&watch=true&allowWatchBookmarks=true"
             ),
             1
         );

@@ -26,7 +26,6 @@ pub(crate) const QUICK: Pacing = Pacing {
     list: Duration::from_secs(240),
     watch: Duration::from_secs(3_600),
     debounce: Duration::from_millis(20),
-    debounce_peers: Duration::from_millis(50),
     heartbeat: Duration::from_millis(100),
 };
 
@@ -49,16 +48,31 @@ impl Watching {
         Self::with(api, Peers::Node, QUICK, None)
     }
 
+    /// As the agent of another node than `node-a`.
+    pub(crate) fn of_node(api: &Api, node: &str) -> Self {
+        Self::begin(api, Peers::Node, QUICK, None, node)
+    }
+
     pub(crate) fn with(
         api: &Api,
         peers: Peers,
         pacing: Pacing,
         token: Option<&std::path::Path>,
     ) -> Self {
+        Self::begin(api, peers, pacing, token, "node-a")
+    }
+
+    fn begin(
+        api: &Api,
+        peers: Peers,
+        pacing: Pacing,
+        token: Option<&std::path::Path>,
+        node: &str,
+    ) -> Self {
         let scratch = tempfile::tempdir().unwrap();
         let settings = KubeSettings {
             kubeconfig: Some(api.kubeconfig(scratch.path(), token)),
-            node_name: "node-a".to_owned(),
+            node_name: node.to_owned(),
             peers,
             pacing,
         };

@@ -81,7 +81,8 @@ fn rules_that_cannot_decide_say_why() {
         C003: cpu_windows has not reported yet
         C007: cpu_windows has not reported yet
         P001: listeners has not reported yet; tcp is unsupported: no CAP_BPF
-        P007: listeners has not reported yet; tcp is unsupported: no CAP_BPF"#]]
+        P007: listeners has not reported yet; tcp is unsupported: no CAP_BPF
+        S001: tcp is unsupported: no CAP_BPF"#]]
     .assert_eq(&unknown(&snapshot).join("\n"));
 
     snapshot.declared = None;
@@ -93,7 +94,8 @@ fn rules_that_cannot_decide_say_why() {
         C006: no declared side has been read yet
         C007: cpu_windows has not reported yet
         P001: no declared side has been read yet
-        P007: no declared side has been read yet"#]]
+        P007: no declared side has been read yet
+        S001: no declared side has been read yet"#]]
     .assert_eq(&unknown(&snapshot).join("\n"));
     snapshot.probes.retain(|status| status.probe != "declared");
     snapshot.probes.push(status(

@@ -201,7 +201,7 @@ mod tests {
             ),
             (
                 r#"{"type":"ADDED","object":{"spec":{"cpu":1e999},"metadata":{"name":"a","namespace":"n","resourceVersion":"3"}}}"#,
-                "3 n/a: cannot be read: number out of range at line 1 column 21",
+                "3 n/a: cannot be read: number out of range at line 1 column 20",
             ),
             (r#"{"type":"ERROR","object":null}"#, "- error 0 "),
         ] {

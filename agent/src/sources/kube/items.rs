@@ -128,8 +128,9 @@ impl Items {
                 self.place = Place::Items;
                 Ok(false)
             }
-            (b"items", b'n')
-            | (_, b'"' | b'{' | b'[' | b't' | b'f' | b'n' | b'-' | b'0'..=b'9') => {
+            (b"items", b'n') => Ok(self.begin(Place::Other)),
+            (b"items", _) => Err(NoList("the answer is no list")),
+            (_, b'"' | b'{' | b'[' | b't' | b'f' | b'n' | b'-' | b'0'..=b'9') => {
                 Ok(self.begin(Place::Other))
             }
             _ => Err(NoList("the answer is no list")),

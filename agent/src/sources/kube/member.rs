@@ -19,8 +19,6 @@ pub(super) enum Of {
     Declared,
     /// A probe of its own: the rest works without it.
     Probe(&'static str),
-    /// Likewise; and it changes often and for this node mostly without meaning.
-    Far(&'static str),
 }
 
 /// One watch, seen from outside.
@@ -36,10 +34,6 @@ pub(super) trait Member: Send {
     fn age(&self, now: Timestamp) -> Option<SourceRow>;
     /// Adds the objects that make no sense; returns how many there were since the beginning.
     fn report(&self, all: &mut Objects) -> u64;
-
-    fn is_far(&self) -> bool {
-        matches!(self.of(), Of::Far(_))
-    }
 }
 
 /// A watch as a member.
@@ -164,7 +158,7 @@ fn declared(members: &[Box<dyn Member>], told: bool, source: &str, now: Instant)
 
 /// Of what the rest works without. An outage is the declared side's news; only what time will not mend is told here.
 fn extra(member: &dyn Member, now: Instant) -> Option<ProbeStatus> {
-    let (Of::Probe(probe) | Of::Far(probe)) = member.of() else {
+    let Of::Probe(probe) = member.of() else {
         return None;
     };
     let (trouble, synced) = member.condition(now);

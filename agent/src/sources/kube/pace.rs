@@ -30,8 +30,6 @@ pub struct Pacing {
     pub watch: Duration,
     /// Changes of what this node needs that come so close together are told as one.
     pub debounce: Duration,
-    /// The same for pods of other nodes.
-    pub debounce_peers: Duration,
     /// How often the age of each source is told.
     pub heartbeat: Duration,
 }
@@ -48,7 +46,6 @@ impl Default for Pacing {
             list: Duration::from_secs(300),
             watch: Duration::from_secs(3_600),
             debounce: Duration::from_millis(200),
-            debounce_peers: Duration::from_secs(1),
             heartbeat: Duration::from_secs(5),
         }
     }

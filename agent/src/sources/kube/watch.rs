@@ -177,9 +177,11 @@ impl<T: PartialEq> Watch<T> {
                 tracing::debug!(reason = text, "a request to the API server ended");
             }
             // Of a watch that is silent, nothing is known since the last that was heard.
-            let since = match failure {
-                Failure::Silent(_) => self.heard,
-                _ => clock::monotonic(),
+            let silent = matches!(failure, Failure::Silent(_));
+            let since = if silent {
+                self.heard
+            } else {
+                clock::monotonic()
             };
             self.store.ended(trouble, since);
             let wait = self.pace.after(&failure, now, random());

@@ -49,7 +49,19 @@ fn is_said(snapshot: &Snapshot) -> bool {
 
 #[test]
 fn a_token_that_is_never_used() {
-    expect![[r#""#]].assert_eq(&in_full(&one()));
+    expect![[r#"
+        S001 low web/- token
+        declared: a service account token for the API server in app
+        observed: no connection of the pod to the API server in 24 h
+        evidence: {"containers":["app"],"window_hours":24}
+        coverage: Full
+        remediation: Set automountServiceAccountToken: false, unless the pod needs the token less than once a day, or shows it to somebody else, such as Vault.
+        # kubectl --namespace shop patch deployment/web --patch-file FILE
+        spec:
+          template:
+            spec:
+              automountServiceAccountToken: false
+    "#]].assert_eq(&in_full(&one()));
 }
 
 #[test]
