@@ -103,22 +103,7 @@ fn the_api_server_and_a_dump_say_the_same() {
     objects(&cluster);
     let mut watch = Watch::start(&account, Peers::Node);
     watch.until_equal(&cluster);
-    let applied = clock::instant();
-    cluster.apply(&pod("quick", NODE));
-    watch.until("a new pod", |watch| watch.pods().contains(&"quick"));
-    eprintln!(
-        "measured: an applied pod is declared after {:?}, kubectl's own time included",
-        applied.elapsed()
-    );
-    cluster.admin(&[
-        "delete",
-        "-n",
-        "shop",
-        "pod",
-        "quick",
-        "--grace-period=0",
-        "--force",
-    ]);
+    tells_soon(&cluster, &mut watch);
     watch.until("two replicas", |watch| {
         watch
             .pods()
@@ -159,11 +144,42 @@ fn the_api_server_and_a_dump_say_the_same() {
         })
     });
     watch.until_equal(&cluster);
-    // What no rule reads is not told; what follows it is.
+    tells_what_changes(&cluster, &mut watch);
+    says_what_is_not_served(&mut watch);
+    survives_a_restart(&cluster, &mut watch);
+    survives_a_new_token(&cluster, &proxy, &mut watch, &scratch.path().join("token"));
+    survives_410(&cluster, &proxy, &mut watch);
+    drop(watch);
+    role_is_enough_and_no_more(&cluster, &account);
+}
+
+/// How long it takes, for whoever runs this.
+#[expect(clippy::print_stderr, reason = "what this measures")]
+fn tells_soon(cluster: &ControlPlane, watch: &mut Watch) {
+    let applied = clock::instant();
+    cluster.apply(&pod("quick", NODE));
+    watch.until("a new pod", |watch| watch.pods().contains(&"quick"));
+    eprintln!(
+        "measured: an applied pod is declared after {:?}, kubectl's own time included",
+        applied.elapsed()
+    );
+    cluster.admin(&[
+        "delete",
+        "-n",
+        "shop",
+        "pod",
+        "quick",
+        "--grace-period=0",
+        "--force",
+    ]);
+}
+
+/// What no rule reads is not told; what follows it is.
+fn tells_what_changes(cluster: &ControlPlane, watch: &mut Watch) {
     let told = watch.told;
     cluster.admin(&["annotate", "-n", "shop", "pod", "web", "note=x"]);
     cluster.admin(&["label", "-n", "shop", "pod", "host", "tier=front"]);
-    watch.until_equal(&cluster);
+    watch.until_equal(cluster);
     assert_eq!(watch.told, told + 1);
     cluster.admin(&[
         "delete",
@@ -176,14 +192,7 @@ fn the_api_server_and_a_dump_say_the_same() {
     ]);
     cluster.admin(&["delete", "-n", "shop", "service", "web"]);
     watch.until("the pod gone", |watch| !watch.pods().contains(&"host"));
-    watch.until_equal(&cluster);
-
-    says_what_is_not_served(&mut watch);
-    survives_a_restart(&cluster, &mut watch);
-    survives_a_new_token(&cluster, &proxy, &mut watch, &scratch.path().join("token"));
-    survives_410(&cluster, &proxy, &mut watch);
-    drop(watch);
-    role_is_enough_and_no_more(&cluster, &account);
+    watch.until_equal(cluster);
 }
 
 /// This server is too old for EndpointSlices of today: one source less, said once, and the rest works.
