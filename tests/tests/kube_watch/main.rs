@@ -172,6 +172,7 @@ fn tells_soon(cluster: &ControlPlane, watch: &mut Watch) {
         "--grace-period=0",
         "--force",
     ]);
+    watch.until("it is gone", |watch| !watch.pods().contains(&"quick"));
 }
 
 /// What no rule reads is not told; what follows it is.
