@@ -9,6 +9,7 @@
 //! - [`attribution`]: cgroup path -> container -> pod.
 //! - [`declared`]: what Kubernetes objects promise.
 //! - [`peers`]: an address -> a name that may leave.
+//! - [`policy`]: would the policies of the cluster let a flow through?
 //! - [`sketch`]: a distribution of CPU use.
 //! - [`observed`]: bounded tables of what the kernel did.
 //! - [`ledger`]: which bounded things there are, and what becomes of what they have no room for.
@@ -28,6 +29,7 @@ pub mod node;
 pub mod observation;
 pub mod observed;
 pub mod peers;
+pub mod policy;
 pub mod report;
 pub mod rules;
 pub mod settings;

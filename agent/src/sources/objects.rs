@@ -3,13 +3,17 @@
 //! Both declared sources end here, so equal objects give equal results wherever they came from. An object that makes no
 //! sense is skipped as a whole and told with the path of the mistake: half a pod would make findings that nobody caused.
 
+mod adminpolicy;
 mod container;
 mod endpoints;
 mod error;
+mod namespace;
+mod networkpolicy;
 mod node;
 mod owner;
 mod pod;
 mod quantity;
+mod route;
 mod service;
 mod value;
 
@@ -20,11 +24,12 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::PodTemplateSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use plumbline_core::declared::{
-    Declared, DeclaredNode, DeclaredPod, DeclaredProblem, DeclaredService,
+    Declared, DeclaredAdminPolicy, DeclaredEndpoints, DeclaredNamespace, DeclaredNode, DeclaredPod,
+    DeclaredPolicy, DeclaredProblem, DeclaredRoute, DeclaredService, ForeignPolicies,
 };
 use serde_json::Value;
 
-pub use endpoints::api_servers;
+pub use endpoints::{api_servers, endpoints};
 pub use error::ObjectError;
 pub use pod::pod;
 pub use service::service;
@@ -49,6 +54,20 @@ pub struct Objects {
     pub nodes: Vec<DeclaredNode>,
     /// Endpoints of the API server, in the order of reading.
     pub api_servers: Vec<SocketAddr>,
+    /// In the order of reading.
+    pub namespaces: Vec<DeclaredNamespace>,
+    /// A list of NetworkPolicies was among the objects, or a policy: an empty list is an answer too.
+    pub policies_known: bool,
+    /// In the order of reading.
+    pub policies: Vec<DeclaredPolicy>,
+    /// In the order of reading.
+    pub admin_policies: Vec<DeclaredAdminPolicy>,
+    /// In the order of reading.
+    pub foreign_policies: Vec<ForeignPolicies>,
+    /// In the order of reading.
+    pub endpoints: Vec<DeclaredEndpoints>,
+    /// In the order of reading.
+    pub routes: Vec<DeclaredRoute>,
     /// The first [`PROBLEMS_MAX`].
     pub problems: Vec<DeclaredProblem>,
     /// All, those without text too.
@@ -93,6 +112,7 @@ impl Objects {
 
     fn add_nested(&mut self, at: &str, path: &str, mut value: Value, depth: usize) {
         if let Some((item_kind, items)) = take_items(&mut value) {
+            self.policies_known |= item_kind.kind == "NetworkPolicy";
             let Some(items) = items else {
                 return self.problem(
                     at,
@@ -130,13 +150,28 @@ impl Objects {
             return;
         }
         match object(value) {
-            Ok(Converted::Pod(pod)) => self.pods.push(Arc::new(pod)),
-            Ok(Converted::Service(service)) => self.services.push(service),
-            Ok(Converted::Node(node)) => self.nodes.push(node),
-            Ok(Converted::ApiServers(servers)) => self.api_servers.extend(servers),
-            Ok(Converted::OtherKind(kind)) => self.ignore(kind),
-            Ok(Converted::NoPods) => {}
+            Ok(converted) => self.take(converted),
             Err(error) => self.problem(at, &error.under(path)),
+        }
+    }
+
+    fn take(&mut self, converted: Converted) {
+        match converted {
+            Converted::Pod(pod) => self.pods.push(Arc::new(pod)),
+            Converted::Service(service) => self.services.push(service),
+            Converted::Node(node) => self.nodes.push(node),
+            Converted::ApiServers(servers) => self.api_servers.extend(servers),
+            Converted::Endpoints(endpoints) => self.endpoints.push(endpoints),
+            Converted::Namespace(namespace) => self.namespaces.push(namespace),
+            Converted::Policy(policy) => {
+                self.policies_known = true;
+                self.policies.push(policy);
+            }
+            Converted::AdminPolicy(policy) => self.admin_policies.push(policy),
+            Converted::Foreign(policies) => self.foreign_policies.push(policies),
+            Converted::Route(route) => self.routes.push(route),
+            Converted::OtherKind(kind) => self.ignore(kind),
+            Converted::NoPods => {}
         }
     }
 
@@ -154,6 +189,15 @@ impl Objects {
         self.services.extend(other.services.iter().cloned());
         self.nodes.extend(other.nodes.iter().cloned());
         self.api_servers.extend(&other.api_servers);
+        self.namespaces.extend(other.namespaces.iter().cloned());
+        self.policies_known |= other.policies_known;
+        self.policies.extend(other.policies.iter().cloned());
+        self.admin_policies
+            .extend(other.admin_policies.iter().cloned());
+        self.foreign_policies
+            .extend(other.foreign_policies.iter().cloned());
+        self.endpoints.extend(other.endpoints.iter().cloned());
+        self.routes.extend(other.routes.iter().cloned());
         let room = PROBLEMS_MAX.saturating_sub(self.problems.len());
         self.problems
             .extend(other.problems.iter().take(room).cloned());
@@ -181,23 +225,41 @@ impl Objects {
         keep_last(&mut self.nodes, |node| node.name.clone());
         self.api_servers.sort_unstable();
         self.api_servers.dedup();
-        let Self {
-            pods,
-            services,
-            nodes,
-            api_servers,
-            problems,
-            problems_total,
-            ..
-        } = self;
+        keep_last(&mut self.namespaces, |namespace| namespace.name.clone());
+        keep_last(&mut self.policies, |policy| {
+            (policy.namespace.clone(), policy.name.clone())
+        });
+        keep_last(&mut self.admin_policies, |policy| {
+            (policy.name.clone(), policy.priority.is_none())
+        });
+        keep_last(&mut self.endpoints, |endpoints| {
+            (endpoints.namespace.clone(), endpoints.name.clone())
+        });
+        keep_last(&mut self.routes, |route| {
+            (
+                route.kind.clone(),
+                route.namespace.clone(),
+                route.name.clone(),
+            )
+        });
+        self.foreign_policies.sort();
+        self.foreign_policies.dedup();
         Declared {
             source,
-            pods,
-            services,
-            nodes,
-            api_servers,
-            problems,
-            problems_total,
+            pods: self.pods,
+            services: self.services,
+            nodes: self.nodes,
+            api_servers: self.api_servers,
+            peer_pods: Vec::new(),
+            namespaces: self.namespaces,
+            policies_known: self.policies_known,
+            policies: self.policies,
+            admin_policies: self.admin_policies,
+            foreign_policies: self.foreign_policies,
+            endpoints: self.endpoints,
+            routes: self.routes,
+            problems: self.problems,
+            problems_total: self.problems_total,
         }
     }
 }
@@ -215,6 +277,12 @@ enum Converted {
     Service(DeclaredService),
     Node(DeclaredNode),
     ApiServers(Vec<SocketAddr>),
+    Endpoints(DeclaredEndpoints),
+    Namespace(DeclaredNamespace),
+    Policy(DeclaredPolicy),
+    AdminPolicy(DeclaredAdminPolicy),
+    Foreign(ForeignPolicies),
+    Route(DeclaredRoute),
     /// A workload from which no pod comes now.
     NoPods,
     OtherKind(String),
@@ -232,15 +300,15 @@ fn object(mut value: Value) -> Result<Converted, ObjectError> {
     let kind = value::text(fields, "kind").ok_or_else(|| missing("kind"))?;
     let version = value::text(fields, "apiVersion").ok_or_else(|| missing("apiVersion"))?;
     let group = version.split_once('/').map_or("", |(group, _)| group);
+    if let Some(converted) = of_network(group, kind, version, &value) {
+        return converted;
+    }
     match (group, kind) {
         ("", "Pod") => pod_value(value).map(Converted::Pod),
         ("", "Service") => service_value(value).map(Converted::Service),
         ("", "Node") => node_value(value).map(Converted::Node),
-        ("", "Endpoints") | ("discovery.k8s.io", "EndpointSlice") => {
-            let servers = endpoints::api_servers(&value)?;
-            let other = || Converted::OtherKind(kind.to_owned());
-            Ok(servers.map_or_else(other, Converted::ApiServers))
-        }
+        ("", "Namespace") => namespace_value(value).map(Converted::Namespace),
+        ("networking.k8s.io", "NetworkPolicy") => policy_value(value).map(Converted::Policy),
         ("apps" | "extensions", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
         | ("batch", "Job") => {
             let kind = kind.to_owned();
@@ -253,6 +321,65 @@ fn object(mut value: Value) -> Result<Converted, ObjectError> {
         ),
         _ => Ok(Converted::OtherKind(kind.to_owned())),
     }
+}
+
+/// What is told of the network by objects that are not typed as a whole.
+fn of_network(
+    group: &str,
+    kind: &str,
+    version: &str,
+    value: &Value,
+) -> Option<Result<Converted, ObjectError>> {
+    match (group, kind) {
+        ("", "Endpoints") | ("discovery.k8s.io", "EndpointSlice") => Some(of_endpoints(value, kind)),
+        ("networking.k8s.io" | "extensions", "Ingress") => {
+            Some(route::ingress(value).map(Converted::Route))
+        }
+        ("gateway.networking.k8s.io", kind) if kind.ends_with("Route") => {
+            Some(route::gateway_route(kind, value).map(Converted::Route))
+        }
+        (_, "AdminNetworkPolicy" | "BaselineAdminNetworkPolicy")
+            if version == "policy.networking.k8s.io/v1alpha1" =>
+        {
+            Some(admin_policy_value(value.clone()).map(Converted::AdminPolicy))
+        }
+        _ => adminpolicy::foreign(group, kind, value).map(|found| Ok(Converted::Foreign(found))),
+    }
+}
+
+fn of_endpoints(value: &Value, kind: &str) -> Result<Converted, ObjectError> {
+    if let Some(servers) = api_servers(value)? {
+        return Ok(Converted::ApiServers(servers));
+    }
+    let other = || Converted::OtherKind(kind.to_owned());
+    Ok(endpoints(value)?.map_or_else(other, Converted::Endpoints))
+}
+
+/// A Namespace as the API or a file gives it.
+///
+/// # Errors
+/// The path of the first mistake in a field that is used.
+pub fn namespace_value(mut value: Value) -> Result<DeclaredNamespace, ObjectError> {
+    value::trim_namespace(&mut value);
+    namespace::namespace(&value::typed(value)?)
+}
+
+/// A NetworkPolicy as the API or a file gives it.
+///
+/// # Errors
+/// The path of the first mistake.
+pub fn policy_value(mut value: Value) -> Result<DeclaredPolicy, ObjectError> {
+    value::trim_policy(&mut value);
+    networkpolicy::policy(&value::typed(value)?)
+}
+
+/// An AdminNetworkPolicy or the BaselineAdminNetworkPolicy as the API or a file gives it.
+///
+/// # Errors
+/// The path of the first mistake.
+pub fn admin_policy_value(mut value: Value) -> Result<DeclaredAdminPolicy, ObjectError> {
+    value::trim_policy(&mut value);
+    adminpolicy::policy(value)
 }
 
 /// A Pod as the API or a file gives it.
