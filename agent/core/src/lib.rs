@@ -14,12 +14,14 @@
 //! - [`observed`]: bounded tables of what the kernel did.
 //! - [`ledger`]: which bounded things there are, and what becomes of what they have no room for.
 //! - [`node`]: [`node::NodeState`], the one writer, and the [`snapshot::Snapshot`] it gives.
+//! - [`exposure`]: how far a listening port can be reached.
 //! - [`rules`]: pure functions from a snapshot to conditions.
 //! - [`findings`]: the life of a finding over time.
 //! - [`report`]: what leaves: points and findings, sorted.
 
 pub mod attribution;
 pub mod declared;
+pub mod exposure;
 pub mod finding;
 pub mod findings;
 pub mod id;

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::declared::{Declared, Transport};
+use crate::declared::{Declared, DeclaredPolicy, Transport};
 use crate::id::CgroupId;
 use crate::time::Timestamp;
 
@@ -113,6 +113,11 @@ pub enum Fact {
     },
     /// The declared side of the node. Replaces the one before.
     Declared(Declared),
+    /// Policies that are evaluated and not in force: all of them.
+    CandidatePolicies {
+        /// Sorted by namespace and name.
+        policies: Vec<DeclaredPolicy>,
+    },
     /// How a probe is doing.
     Probe(ProbeStatus),
     /// Counts of what one bounded thing lost since the agent began; cumulative.

@@ -25,6 +25,7 @@ use crate::id::PodUid;
 use crate::observation::Role;
 use crate::snapshot::{Peer, PeerKind};
 use crate::time::Timestamp;
+pub(crate) use class::METADATA;
 use class::{Class, external, neighbourhood, peer, unresolved};
 use history::{Held, History, Holder, Name};
 pub use pods::Behind;
@@ -312,7 +313,8 @@ impl PeerTable {
             let key = (pod.namespace.clone(), pod.name.clone());
             let now = PeerPod::from(&**pod);
             let same = before.remove(&key).filter(|before| **before == now);
-            self.as_peers.insert(key, same.unwrap_or_else(|| Arc::new(now)));
+            self.as_peers
+                .insert(key, same.unwrap_or_else(|| Arc::new(now)));
         }
     }
 

@@ -15,20 +15,22 @@
 //! understood. `unknown` gives way only where every possible answer is the same.
 
 mod admin;
+mod admission;
 mod compile;
 mod endpoint;
 mod judge;
 mod service;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use crate::declared::{
-    AdminAction, AdminPods, Cidr, DeclaredNamespace, LabelSelector, PolicyPort, Transport,
+    AdminAction, AdminPods, Cidr, DeclaredNamespace, LabelSelector, PeerPod, PolicyPort, Transport,
 };
+pub use admission::Admission;
 pub use endpoint::Endpoint;
 pub use judge::{Judgement, Side, SideVerdict};
 pub use service::Backend;
@@ -174,6 +176,16 @@ struct Policy {
 }
 
 impl Policy {
+    fn keys(&self) -> Vec<(String, Direction, u32)> {
+        let of = |direction| {
+            let rules = (0..).zip(self.rules(direction).unwrap_or_default());
+            rules.map(move |(index, _)| (self.name.clone(), direction, index))
+        };
+        of(Direction::Ingress)
+            .chain(of(Direction::Egress))
+            .collect()
+    }
+
     fn rules(&self, direction: Direction) -> Option<&[Rule]> {
         match direction {
             Direction::Ingress => self.ingress.as_deref(),
@@ -271,11 +283,52 @@ impl Policies {
         format!("{policy} {}[{}]", rule.direction.as_str(), rule.index)
     }
 
+    /// What a rule of a NetworkPolicy is known by when the policies are compiled anew: policy, direction and place.
+    #[must_use]
+    pub fn key(&self, rule: RuleRef) -> Option<(String, Direction, u32)> {
+        match rule.policy {
+            PolicyRef::Network(index) => {
+                let policy = self.policies.get(index as usize)?;
+                Some((policy.name.clone(), rule.direction, rule.index))
+            }
+            PolicyRef::Admin(_) => None,
+        }
+    }
+
+    /// The keys of all rules of NetworkPolicies.
+    #[must_use]
+    pub fn keys(&self) -> BTreeSet<(String, Direction, u32)> {
+        self.policies.iter().flat_map(Policy::keys).collect()
+    }
+
+    /// Those of the NetworkPolicies that select one of these pods, of the directions for which they do.
+    #[must_use]
+    pub fn keys_about<'a>(
+        &self,
+        pods: impl Iterator<Item = &'a Arc<PeerPod>>,
+    ) -> BTreeSet<(String, Direction, u32)> {
+        let mut found = BTreeSet::new();
+        for pod in pods {
+            let here = self.of_namespace.get(&pod.namespace);
+            for index in here.into_iter().flatten() {
+                let policy = &self.policies[*index as usize];
+                if !found.contains(index) && policy.selector.selects(&pod.labels) {
+                    found.insert(*index);
+                }
+            }
+        }
+        let found = found.into_iter();
+        found
+            .flat_map(|index| self.policies[index as usize].keys())
+            .collect()
+    }
+
     /// Policies of a kind that is not understood and that may be about pods of this namespace.
     #[must_use]
     pub fn foreign(&self, namespace: &str) -> Option<&str> {
         let here = self.foreign.get(namespace);
-        here.or(self.foreign_everywhere.as_ref()).map(String::as_str)
+        here.or(self.foreign_everywhere.as_ref())
+            .map(String::as_str)
     }
 
     /// Labels of a namespace, where it is known.

@@ -331,7 +331,9 @@ fn of_network(
     value: &Value,
 ) -> Option<Result<Converted, ObjectError>> {
     match (group, kind) {
-        ("", "Endpoints") | ("discovery.k8s.io", "EndpointSlice") => Some(of_endpoints(value, kind)),
+        ("", "Endpoints") | ("discovery.k8s.io", "EndpointSlice") => {
+            Some(of_endpoints(value, kind))
+        }
         ("networking.k8s.io" | "extensions", "Ingress") => {
             Some(route::ingress(value).map(Converted::Route))
         }

@@ -96,16 +96,15 @@ impl Policies {
         baseline: bool,
     ) -> Tier {
         let mut tier = Tier::default();
-        let of_tier = |(index, _): &&(u32, bool)| {
-            self.admin[*index as usize].priority.is_none() == baseline
-        };
+        let of_tier =
+            |(index, _): &&(u32, bool)| self.admin[*index as usize].priority.is_none() == baseline;
         let mut selecting = pod.admin.iter().filter(of_tier).peekable();
         while let Some((index, surely)) = selecting.next() {
             let priority = self.admin[*index as usize].priority;
             let mut decided = self.rules_of(*index, *surely, other, flow, direction, &mut tier);
             // Which of equal priority goes first is not defined: each is heard.
-            while let Some((index, surely)) = selecting
-                .next_if(|(next, _)| self.admin[*next as usize].priority == priority)
+            while let Some((index, surely)) =
+                selecting.next_if(|(next, _)| self.admin[*next as usize].priority == priority)
             {
                 decided |= self.rules_of(*index, *surely, other, flow, direction, &mut tier);
             }

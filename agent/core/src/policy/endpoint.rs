@@ -55,9 +55,9 @@ impl Endpoint {
 
     /// The numbers that a name of a port has in this pod.
     pub(super) fn is_named(&self, name: &str, transport: Transport, port: u16) -> bool {
-        self.ports.iter().any(|named| {
-            named.name == name && named.transport == transport && named.port == port
-        })
+        self.ports
+            .iter()
+            .any(|named| named.name == name && named.transport == transport && named.port == port)
     }
 }
 
@@ -116,9 +116,7 @@ impl Policies {
     ) -> Vec<&str> {
         let here = self.of_namespace.get(namespace).into_iter().flatten();
         here.map(|index| &self.policies[*index as usize])
-            .filter(|policy| {
-                policy.rules(direction).is_some() && policy.selector.selects(labels)
-            })
+            .filter(|policy| policy.rules(direction).is_some() && policy.selector.selects(labels))
             .map(|policy| policy.name.as_str())
             .collect()
     }
@@ -150,10 +148,13 @@ impl Policies {
             return Match::of(selector.selects(labels));
         }
         let name = name.to_owned();
-        let equal = selector.labels.iter().map(|(key, value)| match key.as_str() {
-            NAME_LABEL => Match::of(*value == name),
-            _ => Match::Maybe,
-        });
+        let equal = selector
+            .labels
+            .iter()
+            .map(|(key, value)| match key.as_str() {
+                NAME_LABEL => Match::of(*value == name),
+                _ => Match::Maybe,
+            });
         let expressions = selector.expressions.iter();
         let expressions = expressions.map(|expression| match expression.key.as_str() {
             NAME_LABEL => Match::of(expression.holds(Some(&name))),

@@ -1,6 +1,8 @@
 //! The verdict of one flow.
 
-use super::{Direction, End, Endpoint, Flow, Match, Peer, Policies, PolicyRef, Rule, RuleRef, Verdict};
+use super::{
+    Direction, End, Endpoint, Flow, Match, Peer, Policies, PolicyRef, Rule, RuleRef, Verdict,
+};
 use crate::declared::{PolicyPort, PolicyPorts};
 
 /// What the policies say of a flow, and by which rules.
@@ -89,7 +91,9 @@ impl Policies {
         };
         let pod = match own {
             End::Pod(pod) => pod,
-            End::Node { .. } | End::Outside(_) => return Side::new(Verdict::None, SideVerdict::NoPod),
+            End::Node { .. } | End::Outside(_) => {
+                return Side::new(Verdict::None, SideVerdict::NoPod);
+            }
             End::Unknown => return Side::new(Verdict::Unknown, SideVerdict::EndUnknown),
         };
         let unknown = |why| Side::new(Verdict::Unknown, why);
@@ -203,9 +207,10 @@ fn is_peer(peer: &Peer, other: &End<'_>) -> Match {
         }
         // The API means blocks for what is outside; whether they hold pods too is the CNI's choice.
         (Peer::Block { cidr, except }, End::Pod(pod)) => {
-            let within = pod.ips.iter().any(|ip| {
-                cidr.contains(*ip) && !except.iter().any(|except| except.contains(*ip))
-            });
+            let within = pod
+                .ips
+                .iter()
+                .any(|ip| cidr.contains(*ip) && !except.iter().any(|except| except.contains(*ip)));
             if within || pod.ips.is_empty() {
                 Match::Maybe
             } else {

@@ -100,7 +100,11 @@ fn ports(transport: Transport, ports: PolicyPorts) -> PolicyRule {
 }
 
 /// A policy of `shop` for `app=web`.
-fn policy(name: &str, ingress: Option<Vec<PolicyRule>>, egress: Option<Vec<PolicyRule>>) -> DeclaredPolicy {
+fn policy(
+    name: &str,
+    ingress: Option<Vec<PolicyRule>>,
+    egress: Option<Vec<PolicyRule>>,
+) -> DeclaredPolicy {
     DeclaredPolicy {
         namespace: "shop".into(),
         name: name.into(),
@@ -164,12 +168,25 @@ fn tcp(declared: &Declared, from: &str, to: &str) -> String {
 #[test]
 fn without_policies_nothing_decides() {
     let none = declared(vec![]);
-    for (from, to) in [("cart", "web"), ("web", "1.2.3.4"), ("1.2.3.4", "web"), ("own-node", "web")] {
+    for (from, to) in [
+        ("cart", "web"),
+        ("web", "1.2.3.4"),
+        ("1.2.3.4", "web"),
+        ("own-node", "web"),
+    ] {
         assert_eq!(tcp(&none, from, to), "none", "{from} {to}");
     }
-    assert_eq!(tcp(&none, "web", "?"), "unknown", "of an end that is not known");
+    assert_eq!(
+        tcp(&none, "web", "?"),
+        "unknown",
+        "of an end that is not known"
+    );
     let untold = Declared::default();
-    assert_eq!(tcp(&untold, "cart", "web"), "unknown", "a dump of pods alone");
+    assert_eq!(
+        tcp(&untold, "cart", "web"),
+        "unknown",
+        "a dump of pods alone"
+    );
 }
 
 #[test]
@@ -268,11 +285,20 @@ fn peers_are_pods_of_namespaces() {
         (of_pods(named("lost"), None), "deny", "deny", "allow"),
         (of_pods(named("ops"), None), "deny", "allow", "deny"),
         // Both in one entry: both must hold.
-        (of_pods(team("ops"), app("cart")), "deny", "allow", "unknown"),
+        (
+            of_pods(team("ops"), app("cart")),
+            "deny",
+            "allow",
+            "unknown",
+        ),
         (of_pods(team("ops"), app("other")), "deny", "deny", "deny"),
         (of_pods(Some(any()), app("cart")), "allow", "allow", "allow"),
     ] {
-        let only = declared(vec![policy("p", Some(vec![peers(vec![peer.clone()])]), None)]);
+        let only = declared(vec![policy(
+            "p",
+            Some(vec![peers(vec![peer.clone()])]),
+            None,
+        )]);
         let found = ["cart", "probe", "stray"].map(|from| tcp(&only, from, "web"));
         assert_eq!(found, [cart, probe, stray], "{peer:?}");
         assert_eq!(tcp(&only, "1.2.3.4", "web"), "deny", "no pod: {peer:?}");
@@ -280,7 +306,10 @@ fn peers_are_pods_of_namespaces() {
     // In two entries: one of them must hold.
     let either = vec![of_pods(team("ops"), None), of_pods(None, app("cart"))];
     let either = declared(vec![policy("p", Some(vec![peers(either)]), None)]);
-    assert_eq!(["cart", "probe"].map(|from| tcp(&either, from, "web")), ["allow", "allow"]);
+    assert_eq!(
+        ["cart", "probe"].map(|from| tcp(&either, from, "web")),
+        ["allow", "allow"]
+    );
 }
 
 #[test]
@@ -300,8 +329,16 @@ fn blocks_are_for_what_is_outside() {
     ] {
         let rule = || Some(vec![peers(vec![peer.clone()])]);
         let both = declared(vec![policy("p", rule(), rule())]);
-        assert_eq!(tcp(&both, address, "web"), expected, "from {address} {peer:?}");
-        assert_eq!(tcp(&both, "web", address), expected, "to {address} {peer:?}");
+        assert_eq!(
+            tcp(&both, address, "web"),
+            expected,
+            "from {address} {peer:?}"
+        );
+        assert_eq!(
+            tcp(&both, "web", address),
+            expected,
+            "to {address} {peer:?}"
+        );
     }
 }
 
@@ -327,12 +364,24 @@ fn ports_are_of_the_pod_that_is_dialed() {
         (ports(Udp, name("http")), Udp, 8080, "deny"),
         (PolicyRule::default(), Sctp, 7, "allow"),
     ] {
-        let both = declared(vec![policy("p", Some(vec![rule.clone()]), Some(vec![rule.clone()]))]);
+        let both = declared(vec![policy(
+            "p",
+            Some(vec![rule.clone()]),
+            Some(vec![rule.clone()]),
+        )]);
         for (from, to) in [("cart", "web"), ("web", "cart")] {
-            assert_eq!(judged(&both, from, to, transport, port), expected, "{from} {rule:?}");
+            assert_eq!(
+                judged(&both, from, to, transport, port),
+                expected,
+                "{from} {rule:?}"
+            );
         }
     }
-    let named = declared(vec![policy("p", None, Some(vec![ports(Tcp, name("http"))]))]);
+    let named = declared(vec![policy(
+        "p",
+        None,
+        Some(vec![ports(Tcp, name("http"))]),
+    )]);
     assert_eq!(tcp(&named, "web", "1.2.3.4"), "deny", "a name is a pod's");
     assert_eq!(tcp(&named, "web", "?"), "unknown");
     // Ports and peers of one rule must both match; those of another rule do not help.
@@ -346,7 +395,14 @@ fn ports_are_of_the_pod_that_is_dialed() {
             ..ports(Udp, PolicyPorts::All)
         },
     ];
-    assert_eq!(tcp(&declared(vec![policy("p", Some(split), None)]), "cart", "web"), "deny");
+    assert_eq!(
+        tcp(
+            &declared(vec![policy("p", Some(split), None)]),
+            "cart",
+            "web"
+        ),
+        "deny"
+    );
 }
 
 #[test]
@@ -401,7 +457,11 @@ fn kinds_that_are_not_understood_leave_it_open() {
 
 #[test]
 fn a_verdict_names_the_rules_that_decided() {
-    let rules = vec![PolicyRule::default(), peers(vec![block("9.9.9.9/32", &[])]), PolicyRule::default()];
+    let rules = vec![
+        PolicyRule::default(),
+        peers(vec![block("9.9.9.9/32", &[])]),
+        PolicyRule::default(),
+    ];
     let both = declared(vec![
         policy("b", Some(vec![]), None),
         policy("c", Some(rules), None),
@@ -414,14 +474,22 @@ fn a_verdict_names_the_rules_that_decided() {
         transport: Transport::Tcp,
         port: 1,
     });
-    let names: Vec<_> = judgement.ingress.rules.iter().map(|rule| policies.name(*rule)).collect();
+    let names: Vec<_> = judgement
+        .ingress
+        .rules
+        .iter()
+        .map(|rule| policies.name(*rule))
+        .collect();
     assert_eq!(names, ["shop/c ingress[0]", "shop/c ingress[2]"]);
     assert_eq!(judgement.egress.why, SideVerdict::NotSelected);
     assert_eq!(
         policies.selecting_endpoint(&web, Direction::Ingress),
         ["shop/b", "shop/c"]
     );
-    assert_eq!(Verdict::of_both(Verdict::None, Verdict::Unknown), Verdict::Unknown);
+    assert_eq!(
+        Verdict::of_both(Verdict::None, Verdict::Unknown),
+        Verdict::Unknown
+    );
 }
 
 #[test]

@@ -33,7 +33,11 @@ fn the_evaluator_agrees_with_the_naive_model() {
         let mut random = Random(seed);
         let world = World::new(&mut random);
         let policies = Policies::new(&world.declared);
-        let endpoints: Vec<_> = world.pods.iter().map(|pod| policies.endpoint(pod)).collect();
+        let endpoints: Vec<_> = world
+            .pods
+            .iter()
+            .map(|pod| policies.endpoint(pod))
+            .collect();
         let end = |who: &Who| match who {
             Who::Pod(index) => End::Pod(&endpoints[*index]),
             Who::Node { own, address } => End::Node {
@@ -63,5 +67,8 @@ fn the_evaluator_agrees_with_the_naive_model() {
     }
     println!("{} clusters, flows by verdict: {seen:?}", clusters());
     // A generator that makes one kind of flow only would show nothing.
-    assert!(seen.len() == 4 && seen.values().all(|count| *count > clusters()), "{seen:?}");
+    assert!(
+        seen.len() == 4 && seen.values().all(|count| *count > clusters()),
+        "{seen:?}"
+    );
 }

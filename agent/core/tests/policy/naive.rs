@@ -106,9 +106,12 @@ impl About<'_> {
             }
             selected = true;
             for rule in rules {
-                let peers = any(rule.peers.is_empty(), rule.peers.iter().map(|peer| {
-                    self.network_peer(&policy.namespace, peer, other)
-                }));
+                let peers = any(
+                    rule.peers.is_empty(),
+                    rule.peers
+                        .iter()
+                        .map(|peer| self.network_peer(&policy.namespace, peer, other)),
+                );
                 match both(peers, self.ports(&rule.ports)) {
                     Some(true) => certain = true,
                     None => uncertain = true,
@@ -145,9 +148,15 @@ impl About<'_> {
         possible: &mut Possible,
     ) {
         let tier = |baseline: bool| {
-            let of_tier = chain.iter().filter(move |p| p.priority.is_none() == baseline);
+            let of_tier = chain
+                .iter()
+                .filter(move |p| p.priority.is_none() == baseline);
             of_tier.flat_map(|policy| {
-                if ingress { &policy.ingress } else { &policy.egress }
+                if ingress {
+                    &policy.ingress
+                } else {
+                    &policy.egress
+                }
             })
         };
         for result in self.first_match(tier(false).collect(), other) {
@@ -173,7 +182,10 @@ impl About<'_> {
         let Some((first, rest)) = rules.split_first() else {
             return vec![None];
         };
-        let peers = any(false, first.peers.iter().map(|peer| self.admin_peer(peer, other)));
+        let peers = any(
+            false,
+            first.peers.iter().map(|peer| self.admin_peer(peer, other)),
+        );
         match both(peers, self.ports(&first.ports)) {
             Some(true) => vec![Some(first.action)],
             Some(false) => self.first_match(rest.to_vec(), other),
@@ -193,7 +205,10 @@ impl About<'_> {
                     None => Some(pod.namespace == namespace),
                     Some(selector) => self.namespace_holds(selector, &pod.namespace),
                 };
-                both(here, Some(pods.as_ref().is_none_or(|pods| holds(pods, &pod.labels))))
+                both(
+                    here,
+                    Some(pods.as_ref().is_none_or(|pods| holds(pods, &pod.labels))),
+                )
             }),
         }
     }
@@ -201,9 +216,10 @@ impl About<'_> {
     fn admin_peer(&self, peer: &AdminPeer, other: &Who) -> Fact {
         match peer {
             AdminPeer::Other(_) => None,
-            AdminPeer::Networks(blocks) => {
-                any(false, blocks.iter().map(|cidr| self.block(cidr, &[], other)))
-            }
+            AdminPeer::Networks(blocks) => any(
+                false,
+                blocks.iter().map(|cidr| self.block(cidr, &[], other)),
+            ),
             AdminPeer::Pods(pods) => self.pod_peer(other, |pod| self.is_of(pod, pods)),
         }
     }
@@ -255,7 +271,11 @@ impl About<'_> {
                 (PolicyPorts::Name(name), Who::Pod(index)) => {
                     let named = &self.world.pods[*index].ports;
                     let wanted = (name, self.transport, self.port);
-                    Some(named.iter().any(|p| (&p.name, p.transport, p.port) == wanted))
+                    Some(
+                        named
+                            .iter()
+                            .any(|p| (&p.name, p.transport, p.port) == wanted),
+                    )
                 }
                 (PolicyPorts::Name(_), Who::Outside(_)) => Some(false),
                 (PolicyPorts::Name(_), Who::Node { .. } | Who::Unknown) => None,
@@ -275,7 +295,9 @@ impl About<'_> {
         let sure = |key: &String| own.contains_key(key);
         let mut certain = selector.clone();
         certain.labels.retain(|key, _| sure(key));
-        certain.expressions.retain(|expression| sure(&expression.key));
+        certain
+            .expressions
+            .retain(|expression| sure(&expression.key));
         let open = certain != *selector;
         match (holds(&certain, &own), open) {
             (false, _) => Some(false),
@@ -297,8 +319,12 @@ fn chains<'a>(admins: &[(&'a DeclaredAdminPolicy, bool)]) -> Vec<Vec<&'a Declare
         }
         let rank = |policy: &DeclaredAdminPolicy| (policy.priority.is_none(), policy.priority);
         for place in 0..=chain.len() {
-            let before = chain[..place].iter().all(|other| rank(other) <= rank(first));
-            let after = chain[place..].iter().all(|other| rank(first) <= rank(other));
+            let before = chain[..place]
+                .iter()
+                .all(|other| rank(other) <= rank(first));
+            let after = chain[place..]
+                .iter()
+                .all(|other| rank(first) <= rank(other));
             if before && after {
                 let mut chain = chain.clone();
                 chain.insert(place, first);
@@ -362,7 +388,10 @@ fn in_block(cidr: &Cidr, address: IpAddr) -> bool {
             IpAddr::V4(v4) => v4.octets().to_vec(),
             IpAddr::V6(v6) => v6.octets().to_vec(),
         };
-        bytes.iter().flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1)).collect()
+        bytes
+            .iter()
+            .flat_map(|byte| (0..8).rev().map(move |bit| byte >> bit & 1))
+            .collect()
     };
     let (first, address) = (bits(first.parse().unwrap()), bits(address));
     let prefix: usize = prefix.parse().unwrap();

@@ -18,10 +18,23 @@ const VALUES: [&str; 3] = ["x", "y", "z"];
 const PORTS: [u16; 4] = [80, 443, 8080, 9000];
 const NAMES: [&str; 3] = ["http", "https", "dns"];
 const TRANSPORTS: [Transport; 3] = [Transport::Tcp, Transport::Udp, Transport::Sctp];
-const OUTSIDE: [&str; 5] = ["1.2.3.4", "1.2.4.4", "8.8.8.8", "2001:db8::1", "2001:db8:1::1"];
+const OUTSIDE: [&str; 5] = [
+    "1.2.3.4",
+    "1.2.4.4",
+    "8.8.8.8",
+    "2001:db8::1",
+    "2001:db8:1::1",
+];
 const BLOCKS: [&str; 9] = [
-    "0.0.0.0/0", "::/0", "1.2.0.0/16", "1.2.3.0/24", "10.0.0.0/8", "10.0.0.2/32", "2001:db8::/32",
-    "192.168.0.0/24", "8.8.8.8/32",
+    "0.0.0.0/0",
+    "::/0",
+    "1.2.0.0/16",
+    "1.2.3.0/24",
+    "10.0.0.0/8",
+    "10.0.0.2/32",
+    "2001:db8::/32",
+    "192.168.0.0/24",
+    "8.8.8.8/32",
 ];
 const NODES: [&str; 2] = ["192.168.0.1", "192.168.1.1"];
 
@@ -78,10 +91,12 @@ impl World {
     }
 
     pub(crate) fn is_foreign(&self, namespace: &str) -> bool {
-        self.declared
-            .foreign_policies
-            .iter()
-            .any(|foreign| foreign.namespace.as_deref().is_none_or(|of| of == namespace))
+        self.declared.foreign_policies.iter().any(|foreign| {
+            foreign
+                .namespace
+                .as_deref()
+                .is_none_or(|of| of == namespace)
+        })
     }
 
     pub(crate) fn flow(&self, random: &mut Random) -> (Who, Who, Transport, u16) {
@@ -135,7 +150,9 @@ fn selector(random: &mut Random) -> LabelSelector {
         return selector;
     }
     if random.percent(60) {
-        selector.labels.insert(word(random, &KEYS), word(random, &VALUES));
+        selector
+            .labels
+            .insert(word(random, &KEYS), word(random, &VALUES));
     }
     if random.percent(40) {
         let operator = *random.pick(&[In, NotIn, Exists, DoesNotExist]).unwrap();
@@ -143,7 +160,11 @@ fn selector(random: &mut Random) -> LabelSelector {
         let count = if takes { 1 + random.below(2) } else { 0 };
         let by_name = random.percent(15);
         selector.expressions.push(LabelExpression {
-            key: if by_name { "kubernetes.io/metadata.name".into() } else { word(random, &KEYS) },
+            key: if by_name {
+                "kubernetes.io/metadata.name".into()
+            } else {
+                word(random, &KEYS)
+            },
             operator,
             values: (0..count)
                 .map(|_| word(random, if by_name { &NAMESPACES } else { &VALUES }))
@@ -152,7 +173,9 @@ fn selector(random: &mut Random) -> LabelSelector {
     }
     if random.percent(15) {
         let name = word(random, &NAMESPACES);
-        selector.labels.insert("kubernetes.io/metadata.name".into(), name);
+        selector
+            .labels
+            .insert("kubernetes.io/metadata.name".into(), name);
     }
     selector
 }
@@ -256,7 +279,11 @@ fn admin(random: &mut Random, number: u64) -> DeclaredAdminPolicy {
 
 fn admin_rules(random: &mut Random, baseline: bool) -> Vec<AdminRule> {
     use AdminAction::{Allow, Deny, Pass};
-    let actions: &[AdminAction] = if baseline { &[Allow, Deny] } else { &[Allow, Deny, Pass] };
+    let actions: &[AdminAction] = if baseline {
+        &[Allow, Deny]
+    } else {
+        &[Allow, Deny, Pass]
+    };
     (0..random.below(4))
         .map(|_| AdminRule {
             name: None,

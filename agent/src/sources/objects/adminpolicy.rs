@@ -163,7 +163,8 @@ fn rule(given: &Rule, baseline: bool) -> Result<AdminRule, ObjectError> {
         "Deny" => AdminAction::Deny,
         "Pass" if !baseline => AdminAction::Pass,
         other => {
-            let message = format!("{other:?} is none of Allow, Deny and, but for the baseline, Pass");
+            let message =
+                format!("{other:?} is none of Allow, Deny and, but for the baseline, Pass");
             return Err(ObjectError::new("action", message));
         }
     };
@@ -198,9 +199,8 @@ fn peer(given: &Value) -> Result<AdminPeer, ObjectError> {
         let texts: Vec<String> =
             super::value::typed(networks.clone()).map_err(|error| error.under("networks"))?;
         let parse = |(index, text): (usize, &String)| {
-            text.parse::<Cidr>().map_err(|error| {
-                ObjectError::new(format!("networks[{index}]"), error.to_string())
-            })
+            text.parse::<Cidr>()
+                .map_err(|error| ObjectError::new(format!("networks[{index}]"), error.to_string()))
         };
         let blocks: Result<_, _> = texts.iter().enumerate().map(parse).collect();
         return Ok(AdminPeer::Networks(blocks?));
@@ -222,8 +222,8 @@ fn port(given: &Port) -> Result<Vec<PolicyPort>, ObjectError> {
     };
     match (&given.port_number, &given.named_port, &given.port_range) {
         (Some(one), None, None) => {
-            let transport = transport(one.protocol.as_deref())
-                .map_err(|error| error.under("portNumber"))?;
+            let transport =
+                transport(one.protocol.as_deref()).map_err(|error| error.under("portNumber"))?;
             let port = number(one.port, "portNumber.port")?;
             let ports = PolicyPorts::Range(port, port);
             Ok(vec![PolicyPort { transport, ports }])

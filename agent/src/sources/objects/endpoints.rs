@@ -20,8 +20,11 @@ pub fn api_servers(object: &Value) -> Result<Option<Vec<SocketAddr>>, ObjectErro
         (endpoints.namespace.as_str(), endpoints.service.as_str()) == ("default", "kubernetes")
     });
     Ok(all.map(|all| {
-        let of = |ip: &IpAddr| all.ports.iter().map(|(_, port)| SocketAddr::new(*ip, *port));
-        let mut servers: Vec<SocketAddr> = all.addresses.iter().flat_map(of).collect();
+        let mut servers = Vec::new();
+        for ip in &all.addresses {
+            let ports = all.ports.iter();
+            servers.extend(ports.map(|(_, port)| SocketAddr::new(*ip, *port)));
+        }
         servers.sort_unstable();
         servers.dedup();
         servers
@@ -51,7 +54,8 @@ pub fn endpoints(object: &Value) -> Result<Option<DeclaredEndpoints>, ObjectErro
     match object.get("subsets") {
         Some(subsets) => {
             for (index, subset) in items(Some(subsets)).enumerate() {
-                let both = items(subset.get("addresses")).chain(items(subset.get("notReadyAddresses")));
+                let both =
+                    items(subset.get("addresses")).chain(items(subset.get("notReadyAddresses")));
                 add(both.map(|address| address.get("ip")), subset, &mut all)
                     .map_err(|error| error.under(&format!("subsets[{index}]")))?;
             }

@@ -13,7 +13,7 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 ///
 /// # Errors
 /// No name: the Namespace is then not used at all.
-pub fn namespace(namespace: &Namespace) -> Result<DeclaredNamespace, ObjectError> {
+pub(super) fn namespace(namespace: &Namespace) -> Result<DeclaredNamespace, ObjectError> {
     let name = name(&namespace.metadata)?;
     let mut labels = namespace.metadata.labels.clone().unwrap_or_default();
     labels.insert(NAME_LABEL.to_owned(), name.clone());

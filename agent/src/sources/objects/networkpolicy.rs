@@ -21,7 +21,7 @@ use super::pod::{name, namespace};
 ///
 /// # Errors
 /// A selector, block, port or type that the API server would refuse, no name: the policy is then not used at all.
-pub fn policy(policy: &NetworkPolicy) -> Result<DeclaredPolicy, ObjectError> {
+pub(super) fn policy(policy: &NetworkPolicy) -> Result<DeclaredPolicy, ObjectError> {
     let spec = policy.spec.clone().unwrap_or_default();
     let at_spec = |error: ObjectError| error.under("spec");
     let (mut ingress, mut egress) = (Vec::new(), Vec::new());
@@ -184,7 +184,11 @@ pub(super) fn selector(given: Option<&ApiSelector>) -> Result<LabelSelector, Obj
             }
         };
         if values.is_empty() == takes_values {
-            let needs = if takes_values { "needs some" } else { "takes none" };
+            let needs = if takes_values {
+                "needs some"
+            } else {
+                "takes none"
+            };
             let message = format!("{} {needs}", given.operator);
             return Err(ObjectError::new(at("values"), message));
         }

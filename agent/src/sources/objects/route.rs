@@ -18,7 +18,7 @@ const BACKENDS_MAX: usize = 1_000;
 ///
 /// # Errors
 /// No name, or a port that is none: the Ingress is then not used at all.
-pub fn ingress(object: &Value) -> Result<DeclaredRoute, ObjectError> {
+pub(super) fn ingress(object: &Value) -> Result<DeclaredRoute, ObjectError> {
     let route = Route::new("Ingress", object)?;
     let mut backends = BTreeSet::new();
     let by_default = object.pointer("/spec/defaultBackend");
@@ -42,7 +42,7 @@ pub fn ingress(object: &Value) -> Result<DeclaredRoute, ObjectError> {
 ///
 /// # Errors
 /// As for [`ingress`].
-pub fn gateway_route(kind: &str, object: &Value) -> Result<DeclaredRoute, ObjectError> {
+pub(super) fn gateway_route(kind: &str, object: &Value) -> Result<DeclaredRoute, ObjectError> {
     let route = Route::new(kind, object)?;
     let mut backends = BTreeSet::new();
     let references =
@@ -96,7 +96,9 @@ fn port(given: Option<&Value>) -> Result<Option<u16>, ObjectError> {
     let Some(number) = given.filter(|given| !given.is_null()) else {
         return Ok(None);
     };
-    let number = number.as_i64().and_then(|number| i32::try_from(number).ok());
+    let number = number
+        .as_i64()
+        .and_then(|number| i32::try_from(number).ok());
     port_number(number.unwrap_or(0))
         .map(Some)
         .map_err(|message| ObjectError::new("port", message))

@@ -38,19 +38,99 @@ fn tiers_go_in_their_order() {
         vec![policy("np", Some(vec![all]), None)]
     };
     for (case, policies, admins, expected) in [
-        ("admin first", deny_np(), vec![admin(Some(5), vec![to_all(Allow)])], "allow"),
-        ("admin first", allow_np(), vec![admin(Some(5), vec![to_all(Deny)])], "deny"),
-        ("pass", deny_np(), vec![admin(Some(5), vec![to_all(Pass), to_all(Allow)])], "deny"),
-        ("pass", allow_np(), vec![admin(Some(5), vec![to_all(Pass)]), admin(Some(9), vec![to_all(Deny)])], "allow"),
-        ("first rule", vec![], vec![admin(Some(5), vec![to_all(Deny), to_all(Allow)])], "deny"),
-        ("lowest priority", vec![], vec![admin(Some(9), vec![to_all(Allow)]), admin(Some(5), vec![to_all(Deny)])], "deny"),
-        ("baseline last", allow_np(), vec![admin(None, vec![to_all(Deny)])], "allow"),
-        ("baseline last", deny_np(), vec![admin(None, vec![to_all(Allow)])], "deny"),
-        ("baseline", vec![], vec![admin(None, vec![to_all(Deny)])], "deny"),
-        ("baseline", vec![], vec![admin(Some(1), vec![to_all(Pass)]), admin(None, vec![to_all(Deny)])], "deny"),
-        ("none", vec![], vec![admin(Some(1), vec![to_all(Pass)])], "none"),
-        ("equal priority", vec![], vec![admin(Some(1), vec![to_all(Allow)]), admin(Some(1), vec![to_all(Deny)])], "unknown"),
-        ("equal priority", vec![], vec![admin(Some(1), vec![to_all(Deny)]), admin(Some(1), vec![to_all(Deny)])], "deny"),
+        (
+            "admin first",
+            deny_np(),
+            vec![admin(Some(5), vec![to_all(Allow)])],
+            "allow",
+        ),
+        (
+            "admin first",
+            allow_np(),
+            vec![admin(Some(5), vec![to_all(Deny)])],
+            "deny",
+        ),
+        (
+            "pass",
+            deny_np(),
+            vec![admin(Some(5), vec![to_all(Pass), to_all(Allow)])],
+            "deny",
+        ),
+        (
+            "pass",
+            allow_np(),
+            vec![
+                admin(Some(5), vec![to_all(Pass)]),
+                admin(Some(9), vec![to_all(Deny)]),
+            ],
+            "allow",
+        ),
+        (
+            "first rule",
+            vec![],
+            vec![admin(Some(5), vec![to_all(Deny), to_all(Allow)])],
+            "deny",
+        ),
+        (
+            "lowest priority",
+            vec![],
+            vec![
+                admin(Some(9), vec![to_all(Allow)]),
+                admin(Some(5), vec![to_all(Deny)]),
+            ],
+            "deny",
+        ),
+        (
+            "baseline last",
+            allow_np(),
+            vec![admin(None, vec![to_all(Deny)])],
+            "allow",
+        ),
+        (
+            "baseline last",
+            deny_np(),
+            vec![admin(None, vec![to_all(Allow)])],
+            "deny",
+        ),
+        (
+            "baseline",
+            vec![],
+            vec![admin(None, vec![to_all(Deny)])],
+            "deny",
+        ),
+        (
+            "baseline",
+            vec![],
+            vec![
+                admin(Some(1), vec![to_all(Pass)]),
+                admin(None, vec![to_all(Deny)]),
+            ],
+            "deny",
+        ),
+        (
+            "none",
+            vec![],
+            vec![admin(Some(1), vec![to_all(Pass)])],
+            "none",
+        ),
+        (
+            "equal priority",
+            vec![],
+            vec![
+                admin(Some(1), vec![to_all(Allow)]),
+                admin(Some(1), vec![to_all(Deny)]),
+            ],
+            "unknown",
+        ),
+        (
+            "equal priority",
+            vec![],
+            vec![
+                admin(Some(1), vec![to_all(Deny)]),
+                admin(Some(1), vec![to_all(Deny)]),
+            ],
+            "deny",
+        ),
     ] {
         let all = Declared {
             admin_policies: admins,
@@ -81,7 +161,10 @@ fn peers_that_are_not_evaluated_leave_it_open_unless_it_makes_no_difference() {
 #[test]
 fn networks_and_subjects() {
     let to_net = DeclaredAdminPolicy {
-        egress: vec![rule(Deny, AdminPeer::Networks(vec!["1.2.0.0/16".parse().unwrap()]))],
+        egress: vec![rule(
+            Deny,
+            AdminPeer::Networks(vec!["1.2.0.0/16".parse().unwrap()]),
+        )],
         subject: AdminPods {
             namespaces: equal("team=shop"),
             pods: equal("app=web"),

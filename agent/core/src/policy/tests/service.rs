@@ -11,7 +11,10 @@ fn verdict(target: &TargetPort, pods: &[PeerPod], stranger: bool, complete: bool
         selector: equal("app=cart"),
         ..policy("open", Some(vec![PolicyRule::default()]), None)
     };
-    let policies = Policies::new(&declared(vec![policy("p", Some(vec![only_cart]), None), open]));
+    let policies = Policies::new(&declared(vec![
+        policy("p", Some(vec![only_cart]), None),
+        open,
+    ]));
     let from = policies.endpoint(&probe());
     let endpoints: Vec<_> = pods.iter().map(|pod| policies.endpoint(pod)).collect();
     let mut backends: Vec<_> = endpoints.iter().map(Backend::Pod).collect();
