@@ -24,6 +24,10 @@ pub struct Observation {
 /// What was seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box for the few facts that are large would be one more for every reader of them"
+)]
 pub enum Fact {
     /// Both clocks, read together. The first fact of every stream, and at least once a minute.
     Clock {

@@ -1,6 +1,6 @@
 //! Endpoints of Services; those of `default/kubernetes`, which the API server itself writes, say where it answers.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use plumbline_core::declared::{DeclaredEndpoints, Transport};
 use serde_json::Value;

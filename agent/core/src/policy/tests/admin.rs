@@ -31,6 +31,7 @@ fn admin(priority: Option<i32>, ingress: Vec<AdminRule>) -> DeclaredAdminPolicy 
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table")]
 fn tiers_go_in_their_order() {
     let deny_np = || vec![policy("np", Some(vec![]), None)];
     let allow_np = || {
