@@ -24,6 +24,7 @@ pub mod i004;
 mod images;
 pub mod m001;
 pub mod m002;
+pub mod m003;
 pub mod p001;
 pub mod p004;
 pub mod p005;
@@ -31,6 +32,7 @@ pub mod p007;
 pub mod p009;
 mod patch;
 pub mod ports;
+pub mod s001;
 #[cfg(test)]
 pub(crate) mod testing;
 mod undeclared;
@@ -59,11 +61,13 @@ pub const ALL: &[&Rule] = &[
     &i004::RULE,
     &m001::RULE,
     &m002::RULE,
+    &m003::RULE,
     &p001::RULE,
     &p004::RULE,
     &p005::RULE,
     &p007::RULE,
     &p009::RULE,
+    &s001::RULE,
 ];
 
 /// What is wrong at this moment, sorted by rule, subject and key. The order of the snapshot's lists does not matter.
@@ -71,6 +75,7 @@ pub const ALL: &[&Rule] = &[
 pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
     let mut conditions = m001::conditions(snapshot);
     conditions.extend(m002::conditions(snapshot));
+    conditions.extend(s001::conditions(snapshot));
     conditions.extend(f002::conditions(snapshot));
     for (index, container) in snapshot.containers.iter().enumerate() {
         if !is_judged(container) {
@@ -95,6 +100,9 @@ pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
         conditions.extend(p007::conditions(snapshot, container));
         conditions.extend(p009::conditions(snapshot, container));
     }
+    let suspended = m003::suspended(snapshot);
+    conditions.retain(|condition| !suspended.contains(condition.rule.id));
+    conditions.extend(m003::condition(snapshot, &suspended));
     conditions
         .sort_by(|a, b| (a.rule.id, &a.subject, &a.key).cmp(&(b.rule.id, &b.subject, &b.key)));
     conditions
@@ -105,7 +113,12 @@ pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
 /// A rule that is not among them may still know nothing about a single container: M001 says so.
 #[must_use]
 pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
-    let declared = no_declared(snapshot);
+    let declared = declared_for(snapshot, &["files", "pods"]);
+    let ports = declared_for(snapshot, &["files", "pods", "services"]);
+    let policies = declared_for(
+        snapshot,
+        &["files", "pods", "namespaces", "networkpolicies"],
+    );
     let listeners = none_works(snapshot, &["listeners", "tcp"]);
     let connections = none_works(snapshot, &["tcp"]);
     let windows = none_works(snapshot, &["cpu_windows"]);
@@ -120,18 +133,19 @@ pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
         (c005::RULE.id, first(&[&declared, &pressure])),
         (c006::RULE.id, first(&[&declared, &quotas])),
         (c007::RULE.id, windows),
-        (f001::RULE.id, first(&[&declared, &connections])),
-        (f002::RULE.id, first(&[&declared, &connections])),
-        (f006::RULE.id, first(&[&declared, &connections])),
+        (f001::RULE.id, first(&[&policies, &connections])),
+        (f002::RULE.id, first(&[&policies, &connections])),
+        (f006::RULE.id, first(&[&policies, &connections])),
         (f007::RULE.id, first(&[&declared, &connections])),
         (i001::RULE.id, declared.clone()),
         (i003::RULE.id, declared.clone()),
         (i004::RULE.id, declared.clone()),
-        (p001::RULE.id, first(&[&declared, &listeners])),
-        (p004::RULE.id, first(&[&declared, &listeners])),
-        (p005::RULE.id, first(&[&declared, &listeners, &connections])),
-        (p007::RULE.id, first(&[&declared, &listeners])),
-        (p009::RULE.id, first(&[&declared, &listeners])),
+        (p001::RULE.id, first(&[&ports, &listeners])),
+        (p004::RULE.id, first(&[&ports, &listeners])),
+        (p005::RULE.id, first(&[&ports, &listeners, &connections])),
+        (p007::RULE.id, first(&[&ports, &listeners])),
+        (p009::RULE.id, first(&[&ports, &policies, &listeners])),
+        (s001::RULE.id, s001::unknown(snapshot)),
     ];
     unknown
         .into_iter()
@@ -173,6 +187,11 @@ fn no_declared(snapshot: &Snapshot) -> Option<String> {
             None => "no declared side has been read yet".into(),
         },
     )
+}
+
+/// Why what a rule compares with is not known: there is no declared side, or one of its sources is too old.
+fn declared_for(snapshot: &Snapshot, sources: &[&str]) -> Option<String> {
+    no_declared(snapshot).or_else(|| m003::too_old(snapshot, sources))
 }
 
 /// Why none of the probes measures, unless one does.

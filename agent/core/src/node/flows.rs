@@ -34,6 +34,7 @@ impl NodeState {
             return self.count("flows", "unattributed", 1);
         };
         let Some(peer) = row.peer else {
+            self.note_api_use(&row, None);
             let key = FlowKey::overflow(row.owner, row.transport, row.role);
             return self.flows.add(key, &row, &Judged::default(), at);
         };
@@ -63,6 +64,7 @@ impl NodeState {
             return self.count("flows", "unattributed", 1);
         }
         let judged = self.judge(waiting, &peer);
+        self.note_api_use(row, Some(&peer));
         let key = FlowKey {
             container: row.owner,
             transport: row.transport,
