@@ -76,11 +76,27 @@ fn the_role_reads_what_is_watched_and_nothing_else() {
         rule("", &["namespaces"]),
         rule("discovery.k8s.io", &["endpointslices"]),
         rule("networking.k8s.io", &["ingresses", "networkpolicies"]),
-        rule("policy.networking.k8s.io", &["adminnetworkpolicies", "baselineadminnetworkpolicies", "clusternetworkpolicies"]),
+        rule(
+            "policy.networking.k8s.io",
+            &[
+                "adminnetworkpolicies",
+                "baselineadminnetworkpolicies",
+                "clusternetworkpolicies",
+            ],
+        ),
         rule("gateway.networking.k8s.io", &["grpcroutes", "httproutes"]),
-        rule("cilium.io", &["ciliumclusterwidenetworkpolicies", "ciliumnetworkpolicies"]),
-        rule("crd.projectcalico.org", &["globalnetworkpolicies", "networkpolicies"]),
-        rule("crd.antrea.io", &["clusternetworkpolicies", "networkpolicies"]),
+        rule(
+            "cilium.io",
+            &["ciliumclusterwidenetworkpolicies", "ciliumnetworkpolicies"],
+        ),
+        rule(
+            "crd.projectcalico.org",
+            &["globalnetworkpolicies", "networkpolicies"],
+        ),
+        rule(
+            "crd.antrea.io",
+            &["clusternetworkpolicies", "networkpolicies"],
+        ),
         rule("k8s.ovn.org", &["egressfirewalls"]),
     ];
     assert_eq!(

@@ -202,7 +202,11 @@ impl State {
         let (mut near, mut far) = (false, false);
         for member in &self.members {
             if member.take_changed() {
-                *(if member.of().is_far() { &mut far } else { &mut near }) = true;
+                *(if member.of().is_far() {
+                    &mut far
+                } else {
+                    &mut near
+                }) = true;
             }
         }
         let soon = near.then(|| now + self.pacing.debounce);

@@ -42,7 +42,10 @@ const RESOURCES: [(&str, &str); 8] = [
     ("NetworkPolicy", "networkpolicies"),
     ("EndpointSlice", "endpointslices"),
     ("Ingress", "ingresses"),
-    ("AdminNetworkPolicy", "adminnetworkpolicies.policy.networking.k8s.io"),
+    (
+        "AdminNetworkPolicy",
+        "adminnetworkpolicies.policy.networking.k8s.io",
+    ),
 ];
 
 /// Of a dump, everything of these kinds, as the server would have it.

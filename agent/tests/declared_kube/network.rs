@@ -48,7 +48,16 @@ fn everything() -> Value {
         "spec": {"rules": [{"http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": {"service": {"name": "web", "port": {"number": 80}}}}]}}]},
     });
     let items = [
-        pod("a", 80), service, own_node(), namespace("shop"), namespace("default"), policy("p"), slice, api_server_slice(), ingress, admin_policy(),
+        pod("a", 80),
+        service,
+        own_node(),
+        namespace("shop"),
+        namespace("default"),
+        policy("p"),
+        slice,
+        api_server_slice(),
+        ingress,
+        admin_policy(),
     ];
     json!({"apiVersion": "v1", "kind": "List", "items": items})
 }
@@ -61,7 +70,14 @@ fn everything_gives_what_a_file_of_it_gives() {
     fs::write(&file, everything().to_string()).unwrap();
     let expected = load(&file).unwrap();
     assert_eq!(expected.problems, []);
-    let counts = [expected.namespaces.len(), expected.policies.len(), expected.admin_policies.len(), expected.endpoints.len(), expected.routes.len(), expected.api_servers.len()];
+    let counts = [
+        expected.namespaces.len(),
+        expected.policies.len(),
+        expected.admin_policies.len(),
+        expected.endpoints.len(),
+        expected.routes.len(),
+        expected.api_servers.len(),
+    ];
     assert_eq!(counts, [2, 1, 1, 1, 1, 2]);
     for minor in [30, 34] {
         let api = Api::start();
@@ -69,13 +85,23 @@ fn everything_gives_what_a_file_of_it_gives() {
         put_dump(&api, &everything());
         let mut watch = Watching::start(&api);
         let source = format!("api:{}", api.url());
-        let expected = Declared { source, ..expected.clone() };
-        watch.until("all of it", |watch| watch.declared.as_ref() == Some(&expected));
+        let expected = Declared {
+            source,
+            ..expected.clone()
+        };
+        watch.until("all of it", |watch| {
+            watch.declared.as_ref() == Some(&expected)
+        });
         // And through events.
         api.delete("networkpolicies", "shop", "p");
         api.put("networkpolicies", policy("p"));
         api.put("namespaces", namespace("later"));
-        watch.until("the event", |watch| watch.declared.as_ref().is_some_and(|told| told.namespaces.len() == 3 && told.policies.len() == 1));
+        watch.until("the event", |watch| {
+            watch
+                .declared
+                .as_ref()
+                .is_some_and(|told| told.namespaces.len() == 3 && told.policies.len() == 1)
+        });
     }
     assert_eq!(RESOURCES.len(), 8);
 }
@@ -87,10 +113,16 @@ fn pods_of_other_nodes_are_peers_and_nothing_more() {
     let mut other = pod("other", 80);
     other["spec"]["nodeName"] = json!("node-b");
     other["spec"]["containers"][0]["ports"][0]["name"] = json!("http");
-    other["status"] = json!({"phase": "Running", "podIP": "10.244.2.9", "podIPs": [{"ip": "10.244.2.9"}]});
+    other["status"] =
+        json!({"phase": "Running", "podIP": "10.244.2.9", "podIPs": [{"ip": "10.244.2.9"}]});
     api.put("pods", other.clone());
     let mut watch = Watching::with(&api, Peers::Cluster, QUICK, None);
-    watch.until("the peer", |watch| watch.declared.as_ref().is_some_and(|declared| declared.peer_pods.len() == 1));
+    watch.until("the peer", |watch| {
+        watch
+            .declared
+            .as_ref()
+            .is_some_and(|declared| declared.peer_pods.len() == 1)
+    });
     assert_eq!(watch.names(), ["own"]);
     // The same pod, read from a file and trimmed.
     let scratch = tempfile::tempdir().unwrap();
@@ -103,15 +135,29 @@ fn pods_of_other_nodes_are_peers_and_nothing_more() {
     other["status"]["conditions"] = json!([{"type": "Ready", "status": "False"}]);
     api.put("pods", other);
     api.put("namespaces", namespace("marker"));
-    watch.until("the marker", |watch| watch.declared.as_ref().is_some_and(|declared| declared.namespaces.len() == 1));
+    watch.until("the marker", |watch| {
+        watch
+            .declared
+            .as_ref()
+            .is_some_and(|declared| declared.namespaces.len() == 1)
+    });
     assert_eq!(watch.told, told + 1);
     api.delete("pods", "shop", "other");
-    watch.until("no peer", |watch| watch.declared.as_ref().is_some_and(|declared| declared.peer_pods.is_empty()));
+    watch.until("no peer", |watch| {
+        watch
+            .declared
+            .as_ref()
+            .is_some_and(|declared| declared.peer_pods.is_empty())
+    });
 }
 
 fn foreign(watch: &Watching) -> Vec<(String, Option<String>)> {
-    let all = watch.declared.iter().flat_map(|declared| &declared.foreign_policies);
-    all.map(|ForeignPolicies { kind, namespace }| (kind.clone(), namespace.clone())).collect()
+    let all = watch
+        .declared
+        .iter()
+        .flat_map(|declared| &declared.foreign_policies);
+    all.map(|ForeignPolicies { kind, namespace }| (kind.clone(), namespace.clone()))
+        .collect()
 }
 
 #[test]
@@ -120,21 +166,54 @@ fn policies_of_others_are_known_to_be_there_or_not_or_else_nothing_is_judged() {
     api.put("pods", pod("a", 80));
     let forbidden = ["list ciliumnetworkpolicies.cilium.io"];
     api.refuse(&forbidden, 403);
-    api.put("networkpolicies.crd.projectcalico.org", json!({"metadata": {"name": "x", "namespace": "shop"}, "spec": {"any": 7}}));
-    let pacing = Pacing { optional: Duration::from_millis(300), absent_max: Duration::from_millis(200), ..QUICK };
+    api.put(
+        "networkpolicies.crd.projectcalico.org",
+        json!({"metadata": {"name": "x", "namespace": "shop"}, "spec": {"any": 7}}),
+    );
+    let pacing = Pacing {
+        optional: Duration::from_millis(300),
+        absent_max: Duration::from_millis(200),
+        ..QUICK
+    };
     let mut watch = Watching::with(&api, Peers::Node, pacing, None);
-    let calico = ("NetworkPolicy.crd.projectcalico.org".to_owned(), Some("shop".to_owned()));
-    let cilium = |namespace: Option<&str>| ("CiliumNetworkPolicy.cilium.io".to_owned(), namespace.map(str::to_owned));
-    watch.until("both", |watch| foreign(watch) == [cilium(None), calico.clone()]);
-    watch.until("told", |watch| watch.probes.contains_key("policies.ciliumnetworkpolicies.cilium.io"));
-    assert_eq!(watch.probes["policies.ciliumnetworkpolicies.cilium.io"].health, Health::Broken);
+    let calico = (
+        "NetworkPolicy.crd.projectcalico.org".to_owned(),
+        Some("shop".to_owned()),
+    );
+    let cilium = |namespace: Option<&str>| {
+        (
+            "CiliumNetworkPolicy.cilium.io".to_owned(),
+            namespace.map(str::to_owned),
+        )
+    };
+    watch.until("both", |watch| {
+        foreign(watch) == [cilium(None), calico.clone()]
+    });
+    watch.until("told", |watch| {
+        watch
+            .probes
+            .contains_key("policies.ciliumnetworkpolicies.cilium.io")
+    });
+    assert_eq!(
+        watch.probes["policies.ciliumnetworkpolicies.cilium.io"].health,
+        Health::Broken
+    );
     // Not installed: nothing to say, and nothing to fear.
     api.refuse(&[], 0);
     watch.until("calico alone", |watch| foreign(watch) == [calico.clone()]);
-    assert!(watch.probes.keys().all(|probe| !probe.contains("antrea")), "{:?}", watch.probes);
+    assert!(
+        watch.probes.keys().all(|probe| !probe.contains("antrea")),
+        "{:?}",
+        watch.probes
+    );
     // Installed later, and used.
-    api.put("ciliumnetworkpolicies.cilium.io", json!({"metadata": {"name": "y", "namespace": "pay"}}));
-    watch.until("cilium too", |watch| foreign(watch) == [cilium(Some("pay")), calico.clone()]);
+    api.put(
+        "ciliumnetworkpolicies.cilium.io",
+        json!({"metadata": {"name": "y", "namespace": "pay"}}),
+    );
+    watch.until("cilium too", |watch| {
+        foreign(watch) == [cilium(Some("pay")), calico.clone()]
+    });
 }
 
 #[test]
@@ -147,5 +226,10 @@ fn without_policies_nothing_is_known_of_policies() {
     watch.until_health(Health::Ok);
     assert!(!watch.declared.as_ref().unwrap().policies_known);
     api.refuse(&[], 0);
-    watch.until("an answer", |watch| watch.declared.as_ref().is_some_and(|declared| declared.policies_known));
+    watch.until("an answer", |watch| {
+        watch
+            .declared
+            .as_ref()
+            .is_some_and(|declared| declared.policies_known)
+    });
 }

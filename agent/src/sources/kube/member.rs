@@ -100,7 +100,11 @@ impl<T: PartialEq + Send + Sync> Member for One<T> {
 }
 
 /// Probes that `--peers off` turns off.
-const OFF: [&str; 3] = ["peers.endpointslices", "policies.namespaces", "policies.networkpolicies"];
+const OFF: [&str; 3] = [
+    "peers.endpointslices",
+    "policies.namespaces",
+    "policies.networkpolicies",
+];
 
 /// What was told of the health of each probe.
 pub(super) struct Statuses {

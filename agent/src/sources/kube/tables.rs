@@ -19,20 +19,52 @@ use super::{Peers, Watches};
 /// Kinds that decide about traffic and are not understood: group and version, resource, and kind. Where one of them is
 /// there, nothing is judged that it may be about.
 const FOREIGN: [(&str, &str, &str); 8] = [
-    ("cilium.io/v2", "ciliumnetworkpolicies", "CiliumNetworkPolicy"),
-    ("cilium.io/v2", "ciliumclusterwidenetworkpolicies", "CiliumClusterwideNetworkPolicy"),
-    ("crd.projectcalico.org/v1", "networkpolicies", "NetworkPolicy"),
-    ("crd.projectcalico.org/v1", "globalnetworkpolicies", "GlobalNetworkPolicy"),
+    (
+        "cilium.io/v2",
+        "ciliumnetworkpolicies",
+        "CiliumNetworkPolicy",
+    ),
+    (
+        "cilium.io/v2",
+        "ciliumclusterwidenetworkpolicies",
+        "CiliumClusterwideNetworkPolicy",
+    ),
+    (
+        "crd.projectcalico.org/v1",
+        "networkpolicies",
+        "NetworkPolicy",
+    ),
+    (
+        "crd.projectcalico.org/v1",
+        "globalnetworkpolicies",
+        "GlobalNetworkPolicy",
+    ),
     ("crd.antrea.io/v1beta1", "networkpolicies", "NetworkPolicy"),
-    ("crd.antrea.io/v1beta1", "clusternetworkpolicies", "ClusterNetworkPolicy"),
-    ("policy.networking.k8s.io/v1alpha2", "clusternetworkpolicies", "ClusterNetworkPolicy"),
+    (
+        "crd.antrea.io/v1beta1",
+        "clusternetworkpolicies",
+        "ClusterNetworkPolicy",
+    ),
+    (
+        "policy.networking.k8s.io/v1alpha2",
+        "clusternetworkpolicies",
+        "ClusterNetworkPolicy",
+    ),
     ("k8s.ovn.org/v1", "egressfirewalls", "EgressFirewall"),
 ];
 
 /// Policies of the administrators.
 const ADMIN: [(&str, &str, &str); 2] = [
-    ("policy.networking.k8s.io/v1alpha1", "adminnetworkpolicies", "AdminNetworkPolicy"),
-    ("policy.networking.k8s.io/v1alpha1", "baselineadminnetworkpolicies", "BaselineAdminNetworkPolicy"),
+    (
+        "policy.networking.k8s.io/v1alpha1",
+        "adminnetworkpolicies",
+        "AdminNetworkPolicy",
+    ),
+    (
+        "policy.networking.k8s.io/v1alpha1",
+        "baselineadminnetworkpolicies",
+        "BaselineAdminNetworkPolicy",
+    ),
 ];
 
 /// What each watch knows.
@@ -156,11 +188,17 @@ impl Cluster {
             } else {
                 admin_value
             };
-            (watches.start(Of::Optional, resource, convert), kind(version, of))
+            (
+                watches.start(Of::Optional, resource, convert),
+                kind(version, of),
+            )
         });
         let foreign = FOREIGN.map(|(version, name, of)| {
             let resource = optional(version, name);
-            (watches.start(Of::Optional, resource, foreign_value), kind(version, of))
+            (
+                watches.start(Of::Optional, resource, foreign_value),
+                kind(version, of),
+            )
         });
         let ingresses = grouped("networking.k8s.io/v1", "ingresses");
         let http = optional("gateway.networking.k8s.io/v1", "httproutes");
@@ -172,8 +210,16 @@ impl Cluster {
         ];
         Self {
             slices: watches.start(Of::Probe("peers.endpointslices"), slices, slice_value),
-            namespaces: watches.start(Of::Probe("policies.namespaces"), core("namespaces"), namespace_value),
-            policies: watches.start(Of::Probe("policies.networkpolicies"), policies, policy_value),
+            namespaces: watches.start(
+                Of::Probe("policies.namespaces"),
+                core("namespaces"),
+                namespace_value,
+            ),
+            policies: watches.start(
+                Of::Probe("policies.networkpolicies"),
+                policies,
+                policy_value,
+            ),
             admin: admin.into(),
             foreign: foreign.into(),
             routes,
@@ -189,7 +235,8 @@ impl Cluster {
         }
         add(&mut all.namespaces, &self.namespaces);
         add(&mut all.policies, &self.policies);
-        all.policies_known = self.policies.lock().table.synced() && self.namespaces.lock().table.synced();
+        all.policies_known =
+            self.policies.lock().table.synced() && self.namespaces.lock().table.synced();
         for (policies, kind) in &self.admin {
             add(&mut all.admin_policies, policies);
             all.foreign_policies.extend(unless_known(policies, kind));
@@ -267,6 +314,8 @@ fn foreign_value(value: Value) -> Result<ForeignPolicies, ObjectError> {
     let namespace = value.pointer("/metadata/namespace").and_then(Value::as_str);
     Ok(ForeignPolicies {
         kind: String::new(),
-        namespace: namespace.filter(|namespace| !namespace.is_empty()).map(str::to_owned),
+        namespace: namespace
+            .filter(|namespace| !namespace.is_empty())
+            .map(str::to_owned),
     })
 }
