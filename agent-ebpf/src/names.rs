@@ -27,6 +27,8 @@ pub const UDP_ADDRESS: [(&str, u32); 8] = [
     ("plumb_recv4", 19),
     ("plumb_recv6", 20),
 ];
+/// Those of them that see which port a program chooses.
+pub const UDP_BIND: [&str; 2] = ["plumb_bind4", "plumb_bind6"];
 /// The `cgroup/sock` programs of UDP. They ask the attachment nothing.
 pub const UDP_SOCKET: [&str; 3] = ["plumb_bound4", "plumb_bound6", "plumb_close"];
 /// The `cgroup_skb` programs of UDP, and their attach types.

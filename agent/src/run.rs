@@ -93,6 +93,7 @@ impl Node {
             rescan_interval: config.scan_interval,
             ..ebpf::Settings::new(cgroup_root.clone())
         };
+        let landmark = sockets::Landmark::open();
         let kernel = ebpf::spawn(settings, sink.clone())?;
         let settings = sockets::Settings {
             proc_root: config.proc_root.clone(),
@@ -100,7 +101,7 @@ impl Node {
             interval: config.scan_interval,
             sock_diag: true,
         };
-        let scanner = Scanner::spawn(settings, sink.clone(), Arc::clone(&stop))?;
+        let scanner = Scanner::spawn(settings, landmark, sink.clone(), Arc::clone(&stop))?;
         let memory = MemoryEvents::spawn(cgroup_root.clone(), sink.clone(), Arc::clone(&stop))?;
         Ok(Self {
             engine,
@@ -247,12 +248,25 @@ impl Node {
         self.dropped = dropped;
     }
 
-    /// Stops the sources, takes what they still had to say, and evaluates a last time. The threads that only read end by
+    /// Stops the sources, takes what they still have to say, and evaluates a last time. The threads that only read end by
     /// themselves, or with the process.
-    pub fn finish(mut self) -> (Engine, Evaluation) {
+    pub async fn finish(mut self) -> (Engine, Evaluation) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(kernel) = self.kernel.take() {
-            kernel.stop();
+            // It reads a last time, which takes as long as it takes: meanwhile the caller hears signals, and what it tells
+            // finds room.
+            let mut stopped = tokio::task::spawn_blocking(move || kernel.stop());
+            loop {
+                tokio::select! {
+                    ended = &mut stopped => {
+                        if let Err(error) = ended {
+                            tracing::error!(error = %error, "the eBPF source did not end in order");
+                        }
+                        break;
+                    }
+                    () = self.receive() => {}
+                }
+            }
         }
         self.cpu.read(&self.engine.containers(), &self.sink);
         while let Ok(observation) = self.receiver.try_recv() {
@@ -406,7 +420,7 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
     }
     tracing::info!("ending: the last export takes at most 3 s; a second signal ends at once");
     let ended = async {
-        let (mut engine, evaluation) = node.finish();
+        let (mut engine, evaluation) = node.finish().await;
         export.offer_report(Arc::new(engine.last_report(evaluation.snapshot.now)));
         handle(evaluation, &export, logs.as_ref(), &own, &publish);
         let own_lane = async {

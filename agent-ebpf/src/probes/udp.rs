@@ -276,11 +276,21 @@ fn may_add(attachment: *mut Attachment, epoch: u32) -> bool {
         0
     };
     if so_far >= FLOWS_PER_HOOK {
+        refuse(attachment);
         return false;
     }
     // SAFETY: as above.
     unsafe { write_volatile(flows, so_far + 1) };
     true
+}
+
+/// Counts for the container that it was refused something.
+#[inline(always)]
+fn refuse(attachment: *mut Attachment) {
+    // SAFETY: the storage of the attachment that runs.
+    let refused = unsafe { addr_of_mut!((*attachment).refused) };
+    // SAFETY: an aligned u64 in it.
+    unsafe { assembly::add_atomic(refused, 1) };
 }
 
 /// Atomic, since sockets of one flow work on several CPUs. Nothing is spent on adding nothing.

@@ -157,7 +157,20 @@ impl NodeState {
                 cgroup,
                 flows,
                 listeners,
-            } => self.refused(cgroup, flows, listeners, at),
+                udp_flows,
+                udp_sockets,
+                connections,
+            } => self.refused(
+                cgroup,
+                RefusedView {
+                    flows,
+                    listeners,
+                    udp_flows,
+                    udp_sockets,
+                    connections,
+                    last: at,
+                },
+            ),
             Fact::Occupancy {
                 place,
                 entries,
@@ -298,18 +311,27 @@ impl NodeState {
     }
 
     /// A container was refused something. What is told again is not news.
-    fn refused(&mut self, cgroup: CgroupId, flows: u64, listeners: u64, at: Timestamp) {
-        if let Some(container) = self.containers.get_mut(&cgroup)
-            && container
-                .refused
-                .as_ref()
-                .is_none_or(|known| (known.flows, known.listeners) != (flows, listeners))
-        {
-            container.refused = Some(RefusedView {
-                flows,
-                listeners,
-                last: at,
-            });
+    fn refused(&mut self, cgroup: CgroupId, told: RefusedView) {
+        let Some(container) = self.containers.get_mut(&cgroup) else {
+            return;
+        };
+        let Some(known) = &mut container.refused else {
+            container.refused = Some(told);
+            return;
+        };
+        let mut more = false;
+        for (known, told) in [
+            (&mut known.flows, told.flows),
+            (&mut known.listeners, told.listeners),
+            (&mut known.udp_flows, told.udp_flows),
+            (&mut known.udp_sockets, told.udp_sockets),
+            (&mut known.connections, told.connections),
+        ] {
+            more |= told > *known;
+            *known = told.max(*known);
+        }
+        if more {
+            known.last = told.last;
         }
     }
 

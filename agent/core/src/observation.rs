@@ -132,7 +132,7 @@ pub enum Fact {
         count: u64,
     },
     /// How often a container was refused something because it had used up its share of a shared table or ring, since it
-    /// has its network program; cumulative.
+    /// has its programs; cumulative. Who tells one of these tells nothing of the others, which are 0 then.
     Refused {
         /// The container's cgroup.
         cgroup: CgroupId,
@@ -140,6 +140,15 @@ pub enum Fact {
         flows: u64,
         /// Records of listeners, which scans find.
         listeners: u64,
+        /// New flows of UDP, which were counted without their peer.
+        #[serde(default)]
+        udp_flows: u64,
+        /// UDP sockets, of which scans find when they close.
+        #[serde(default)]
+        udp_sockets: u64,
+        /// Open connections, whose bytes are counted when they close.
+        #[serde(default)]
+        connections: u64,
     },
     /// How full a bounded thing is.
     Occupancy {

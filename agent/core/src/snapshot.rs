@@ -85,6 +85,12 @@ pub struct RefusedView {
     pub flows: u64,
     /// Records of listeners: found by scans.
     pub listeners: u64,
+    /// New flows of UDP: counted without their peer.
+    pub udp_flows: u64,
+    /// UDP sockets: scans find when they close.
+    pub udp_sockets: u64,
+    /// Open connections: their bytes are counted when they close.
+    pub connections: u64,
     /// When it was last told of more.
     pub last: Timestamp,
 }

@@ -70,6 +70,8 @@ pub struct Settings {
     pub cpu_windows: bool,
     /// Between readings of open connections; `None`: their bytes are counted when they close.
     pub connection_interval: Option<Duration>,
+    /// Connections of one network namespace that one such reading looks at.
+    pub connections_max: usize,
     /// Where procfs of the node is mounted; open connections are found by it.
     pub proc_root: PathBuf,
     /// Between readings of the flow tables.
@@ -93,6 +95,7 @@ impl Settings {
             ephemeral_ports: CoreSettings::default().ephemeral_ports,
             cpu_windows: true,
             connection_interval: Some(Duration::from_secs(10)),
+            connections_max: 65_536,
             proc_root: "/proc".into(),
             flow_interval: Duration::from_secs(1),
             rescan_interval: Duration::from_secs(30),

@@ -4,6 +4,7 @@
 //! The sockets come from `sock_diag` where foreign network namespaces may be entered (`CAP_SYS_ADMIN`), else from procfs; who
 //! holds them always from procfs, for which processes of other users need `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`.
 
+mod landmark;
 mod scan;
 mod tables;
 
@@ -25,6 +26,7 @@ use crate::sources::processes::CgroupResolver;
 use crate::sources::sock_diag::netns;
 use crate::sources::{Sink, addresses};
 use rustix::thread::{CapabilitySet, capabilities};
+pub use landmark::Landmark;
 use scan::{Errors, Scan};
 use tables::Method;
 
@@ -63,12 +65,17 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// Starts the thread. It ends soon after `stop` is set.
+    /// Starts the thread. It ends soon after `stop` is set. Each scan of the node must find the landmark.
     ///
     /// # Errors
     ///
     /// The system gives no thread.
-    pub fn spawn(settings: Settings, sink: Sink, stop: Arc<AtomicBool>) -> anyhow::Result<Self> {
+    pub fn spawn(
+        settings: Settings,
+        landmark: Landmark,
+        sink: Sink,
+        stop: Arc<AtomicBool>,
+    ) -> anyhow::Result<Self> {
         let (requests, receiver) = sync_channel(REQUESTS_MAX);
         let thread = std::thread::Builder::new()
             .name("sockets".into())
@@ -84,6 +91,7 @@ impl Scanner {
                     settings,
                     sink,
                     resolver,
+                    landmark,
                     health: None,
                 };
                 work.run(&receiver, &stop);
@@ -130,6 +138,7 @@ struct Work {
     settings: Settings,
     sink: Sink,
     resolver: CgroupResolver,
+    landmark: Landmark,
     /// Last said, so that only changes are logged.
     health: Option<Health>,
 }
@@ -180,8 +189,9 @@ impl Work {
             None,
             self.method,
         ) {
-            Ok(Scan { rows, errors }) => {
-                let (health, reason) = verdict(&errors, self.method);
+            Ok(Scan { mut rows, errors }) => {
+                self.landmark.take(&mut rows);
+                let (health, reason) = verdict(&errors, self.method, &self.landmark.missed());
                 let fact = Fact::Listeners {
                     scope: ScanScope::Node,
                     rows,
@@ -217,10 +227,11 @@ impl Work {
         let paths: Vec<&str> = asked.values().map(|row| row.path.as_str()).collect();
         let proc_root = &self.settings.proc_root;
         let scan = scan::scan(proc_root, &mut self.resolver, Some(&paths), self.method);
-        let Ok(Scan { rows, errors }) = scan else {
+        let Ok(Scan { mut rows, errors }) = scan else {
             // The next scan of the node says so.
             return;
         };
+        self.landmark.strip(&mut rows);
         let fact = Fact::Listeners {
             scope: ScanScope::Containers(asked.keys().copied().collect()),
             rows,
@@ -252,7 +263,7 @@ impl Work {
 
 /// How the probe is. That a process of the host could not be read is counted, and no reason to call the probe broken; one
 /// of a container is.
-fn verdict(errors: &Errors, method: Method) -> (Health, Option<String>) {
+fn verdict(errors: &Errors, method: Method, missed: &[&str]) -> (Health, Option<String>) {
     let missing = missing_rights();
     if errors.denied > 0 && (!missing.is_empty() || !errors.unreadable.is_empty()) {
         let why = if missing.is_empty() {
@@ -270,6 +281,13 @@ fn verdict(errors: &Errors, method: Method) -> (Health, Option<String>) {
         let reason = format!(
             "{} listening sockets are beyond the limit of a scan",
             errors.cut
+        );
+        return (Health::Broken, Some(reason));
+    }
+    if !missed.is_empty() {
+        let reason = format!(
+            "the agent's own {} is not found: is --proc-root that of the node, and of all its processes?",
+            missed.join(" and ")
         );
         return (Health::Broken, Some(reason));
     }

@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use plumbline_core::declared::Transport;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{Fact, ScanScope};
+use plumbline_core::observed::listeners::is_dynamic_udp;
+use plumbline_core::settings::CoreSettings;
 use plumbline_core::snapshot::BindScope;
 use plumbline_core::snapshot::ContainerView;
 use plumbline_tests::netns::Netns;
@@ -263,8 +266,11 @@ fn a_container_that_ends_takes_its_listeners_along() {
     });
 }
 
-/// Listening sockets by port and address.
-type Set = BTreeMap<(u16, IpAddr), u64>;
+/// Listening sockets, and UDP sockets without a peer, by port and address.
+type Set = BTreeMap<(Transport, u16, IpAddr), u64>;
+
+/// What the agent's state has of it: addresses and number of sockets by port.
+type Ports = BTreeMap<(Transport, u16), (Vec<IpAddr>, u64)>;
 
 /// What the kernel shows of a network namespace to a process in it.
 fn kernels_set(netns: &Netns) -> Set {
@@ -272,15 +278,24 @@ fn kernels_set(netns: &Netns) -> Set {
         std::fs::read_to_string(format!("/proc/thread-self/net/{table}")).unwrap_or_default()
     };
     let tables = netns
-        .run(|| ["tcp", "tcp6"].map(read))
+        .run(|| ["tcp", "tcp6", "udp", "udp6"].map(|table| (table, read(table))))
         .expect("the namespace can be entered");
     let mut set = Set::new();
-    for line in tables.iter().flat_map(|table| table.lines().skip(1)) {
-        let fields: Vec<&str> = line.split_whitespace().collect();
-        if fields[3] == "0A" {
-            let (address, port) = fields[1].split_once(':').unwrap();
-            let port = u16::from_str_radix(port, 16).unwrap();
-            *set.entry((port, address_of(address))).or_default() += 1;
+    for (table, text) in tables {
+        // TCP_LISTEN, and TCP_CLOSE, which is what the kernel calls UDP without a peer.
+        let (transport, state) = if table.starts_with("tcp") {
+            (Transport::Tcp, "0A")
+        } else {
+            (Transport::Udp, "07")
+        };
+        for line in text.lines().skip(1) {
+            let fields: Vec<&str> = line.split_whitespace().collect();
+            if fields[3] == state {
+                let (address, port) = fields[1].split_once(':').unwrap();
+                let port = u16::from_str_radix(port, 16).unwrap();
+                let key = (transport, port, address_of(address));
+                *set.entry(key).or_default() += 1;
+            }
         }
     }
     set
@@ -314,24 +329,33 @@ fn scanned_set(observer: &Observer, netns: u64) -> Set {
     let mut set = Set::new();
     for row in scan.unwrap_or_default() {
         if row.netns == netns {
-            *set.entry((row.port, row.address)).or_default() += 1;
+            *set.entry((row.transport, row.port, row.address))
+                .or_default() += 1;
         }
     }
     set
 }
 
 /// Ports, their addresses, and the number of their sockets, as the agent's state has them.
-fn state(view: &ContainerView) -> BTreeMap<u16, (Vec<IpAddr>, u64)> {
+fn state(view: &ContainerView) -> Ports {
     let views = view.listeners.iter();
     views
-        .map(|view| (view.port, (view.addresses.clone(), view.sockets)))
+        .map(|view| {
+            let key = (view.transport, view.port);
+            (key, (view.addresses.clone(), view.sockets))
+        })
         .collect()
 }
 
-fn by_port(set: &Set) -> BTreeMap<u16, (Vec<IpAddr>, u64)> {
-    let mut ports: BTreeMap<u16, (Vec<IpAddr>, u64)> = BTreeMap::new();
-    for ((port, address), sockets) in set {
-        let entry = ports.entry(*port).or_default();
+/// What of the kernel's set are servers: of UDP in the dynamic range nobody asked anything.
+fn by_port(set: &Set) -> Ports {
+    let dynamic = CoreSettings::default().ephemeral_ports;
+    let mut ports = Ports::new();
+    for ((transport, port, address), sockets) in set {
+        if is_dynamic_udp(*transport, *port, dynamic) {
+            continue;
+        }
+        let entry = ports.entry((*transport, *port)).or_default();
         entry.0.push(*address);
         entry.1 += sockets;
     }
@@ -370,11 +394,14 @@ fn random_listeners_equal_the_kernels(
     };
     for _ in 0..4 {
         for (_, _, worker) in &mut pods {
-            worker.command("120").unwrap();
+            worker.command("240").unwrap();
         }
         for (pod, container, _) in &pods {
             let kernels = kernels_set(pod.netns());
-            assert!(!kernels.is_empty(), "nothing listens");
+            for transport in [Transport::Tcp, Transport::Udp] {
+                let some = kernels.keys().any(|(of, ..)| *of == transport);
+                assert!(some, "{transport:?}: nothing listens");
+            }
             let netns = pod.netns().inode().unwrap();
             poll(PATIENCE, || {
                 let state = observer

@@ -55,12 +55,30 @@ impl Reporter {
 
     /// How often a container was refused something because it had used up its share.
     pub(super) fn refused(&mut self, cgroup: CgroupId, flows: u64, listeners: u64) {
+        self.refusal("tcp", cgroup, [flows, listeners, 0, 0, 0]);
+    }
+
+    /// The same of UDP.
+    pub(super) fn refused_udp(&mut self, cgroup: CgroupId, flows: u64, sockets: u64) {
+        self.refusal("udp", cgroup, [0, 0, flows, sockets, 0]);
+    }
+
+    /// The same of connections that could not be followed.
+    pub(super) fn refused_connections(&mut self, cgroup: CgroupId, connections: u64) {
+        self.refusal("connections", cgroup, [0, 0, 0, 0, connections]);
+    }
+
+    fn refusal(&mut self, by: &str, cgroup: CgroupId, counts: [u64; 5]) {
+        let [flows, listeners, udp_flows, udp_sockets, connections] = counts;
         let fact = Fact::Refused {
             cgroup,
             flows,
             listeners,
+            udp_flows,
+            udp_sockets,
+            connections,
         };
-        self.tell(format!("refused {}", cgroup.0), fact);
+        self.tell(format!("refused {by} {}", cgroup.0), fact);
     }
 
     /// How full one thing is.

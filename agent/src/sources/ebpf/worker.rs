@@ -8,6 +8,7 @@ mod datagrams;
 mod readings;
 mod walks;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
@@ -80,8 +81,8 @@ struct Worker {
     canary: Option<Canary>,
     /// Why there is no canary.
     no_canary: Option<ProbeStatus>,
-    /// When programs were last found detached by someone else, and how many.
-    detached: Option<(Timestamp, usize)>,
+    /// When programs of a probe were last found detached by someone else, and from how many containers.
+    detached: BTreeMap<&'static str, (Timestamp, usize)>,
     /// Walks of the tree that could not read all of it.
     incomplete: u64,
     next: Deadlines,
@@ -147,7 +148,7 @@ impl Worker {
             flags: Flags::default(),
             canary: None,
             no_canary: None,
-            detached: None,
+            detached: BTreeMap::new(),
             incomplete: 0,
         };
         worker.make_canary(now);
@@ -169,6 +170,7 @@ impl Worker {
                     proc_root: self.settings.proc_root.clone(),
                     cgroup_root: self.settings.cgroup_root.clone(),
                     interval,
+                    sockets_max: self.settings.connections_max,
                 };
                 Connections::start(settings, entries, self.sink.clone())
             }
@@ -382,9 +384,10 @@ impl Worker {
         if let Some(status) = canary.or_else(|| self.no_canary.clone()) {
             self.reporter.probe(&status);
         }
-        let ended = self.connections.as_ref().is_some_and(|c| !c.is_alive());
-        if ended {
-            self.connections = None;
+        if let Some(connections) = &mut self.connections
+            && !connections.is_alive()
+        {
+            connections.wind_up(now);
             self.probes.connections = Some(connections::broken(
                 "its thread has ended; the log says why",
             ));
