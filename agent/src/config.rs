@@ -11,6 +11,7 @@ use crate::cli::{LogFormat, NodeArgs, Probe};
 use crate::export::settings::ExportSettings;
 use crate::logs::LogConfig;
 use crate::sources::ebpf::UdpMode;
+use crate::sources::sock_diag::netns::dynamic_ports;
 
 /// Everything the agent may be told, with defaults filled in.
 #[derive(Clone, Debug)]
@@ -317,7 +318,8 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
             message,
         });
     }
-    if let Some(range) = ephemeral_ports() {
+    // Of the agent's own network namespace. Scans tell of containers where it is another, which takes CAP_SYS_ADMIN.
+    if let Some(range) = dynamic_ports() {
         core.ephemeral_ports = range;
     }
     core
@@ -381,14 +383,6 @@ const CONNECTION_INTERVAL_MAX: Duration = Duration::from_secs(300);
 fn hostname() -> Option<String> {
     let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
     (!name.is_empty()).then_some(name)
-}
-
-/// `net.ipv4.ip_local_port_range` of the agent's network namespace: pods inherit the kernel's default, which nodes rarely
-/// change. Reading another namespace's would need `CAP_SYS_ADMIN`.
-fn ephemeral_ports() -> Option<(u16, u16)> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let (first, last) = text.trim().split_once(char::is_whitespace)?;
-    Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
 }
 
 #[cfg(test)]

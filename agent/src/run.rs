@@ -1,6 +1,7 @@
 //! THE loop of a live node: starts the sources, feeds the engine, hands what it says to export and status, and ends in order.
 
 mod resend;
+mod signals;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +14,6 @@ use plumbline_core::observation::{Fact, Health, Observation, ProbeStatus};
 use plumbline_core::observed::listeners::is_dynamic_udp;
 use plumbline_core::snapshot::Dropped;
 use plumbline_core::time::UnixNanos;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -30,6 +30,7 @@ use crate::sources::{Sink, cpu, ebpf, kube, manifests, sockets};
 use crate::status::{self, Published};
 use crate::telemetry::{SelfStats, SelfValues, Telemetry};
 use resend::Resend;
+use signals::Signals;
 
 /// Rules are evaluated this often: a listener is in a finding's way within 2 s.
 const TICK: Duration = Duration::from_secs(1);
@@ -55,7 +56,6 @@ pub struct Node {
     files: Option<std::thread::JoinHandle<()>>,
     cpu: cpu::Reader,
     cgroup_root: CgroupRoot,
-    ephemeral_ports: (u16, u16),
     ticks: u64,
     dropped: Vec<Dropped>,
 }
@@ -114,7 +114,6 @@ impl Node {
             files,
             cpu: cpu::Reader::new(cgroup_root.clone(), config.proc_root.clone()),
             cgroup_root,
-            ephemeral_ports: config.core.ephemeral_ports,
             ticks: 0,
             dropped: Vec::new(),
         })
@@ -132,14 +131,19 @@ impl Node {
     fn take(&mut self, observation: Observation) {
         if let Fact::ListenerOpened(event) = &observation.fact
             // Resolvers choose a random port for each question: no scan for each of them.
-            && !is_dynamic_udp(event.transport, event.port, self.ephemeral_ports)
+            && !is_dynamic_udp(event.transport, event.port, self.engine.dynamic_ports(event.owner))
         {
             // The kernel's event names no process: a scan of the container does.
             if let Some(container) = self.engine.container(event.owner) {
                 self.scanner.request(container);
             }
         }
+        let is_about_ports = matches!(observation.fact, Fact::DynamicPorts { .. });
         self.engine.take(observation);
+        if is_about_ports && let Some(kernel) = &self.kernel {
+            // Programs tell servers of UDP from clients by it.
+            kernel.set_dynamic_ports(self.engine.other_dynamic_ports().clone());
+        }
     }
 
     /// One clock tick: counts what was lost, reads what is read on a tick, and evaluates.
@@ -355,30 +359,6 @@ fn ticks() -> tokio::time::Interval {
     let mut ticks = tokio::time::interval(TICK);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks
-}
-
-/// Signals that end the agent.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-        let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-        Ok(Self {
-            terminate,
-            interrupt,
-        })
-    }
-
-    async fn any(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
 }
 
 /// `plumbline run`: until SIGTERM or SIGINT. A second signal ends it at once, without the last export.

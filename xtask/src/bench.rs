@@ -54,7 +54,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     /// The agent's binary, already built
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", global = true)]
     agent: Option<PathBuf>,
     /// Something else than what the agent costs those it watches
     #[command(subcommand)]

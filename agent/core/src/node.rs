@@ -63,6 +63,8 @@ pub struct NodeState {
     peers: PeerTable,
     unnamed: PeerQueue,
     self_cgroup: Option<CgroupId>,
+    /// Of containers where the range is not the node's; at most as many as there are containers.
+    dynamic_ports: BTreeMap<CgroupId, (u16, u16)>,
     probes: BTreeMap<String, ProbeStatus>,
     ledger: Ledger,
     restarts: Restarts,
@@ -94,6 +96,7 @@ impl NodeState {
             peers,
             unnamed: PeerQueue::default(),
             self_cgroup: None,
+            dynamic_ports: BTreeMap::new(),
             probes: BTreeMap::new(),
             ledger: Ledger::default(),
             restarts: Restarts::default(),
@@ -129,6 +132,7 @@ impl NodeState {
                 }
                 self.listeners_scanned(scope, rows, &unreadable, at);
             }
+            Fact::DynamicPorts { rows } => self.dynamic_ports_read(&rows),
             Fact::Flows { rows, since } => self.flows_read(rows, since, at),
             Fact::NodeAddresses { addresses } => self.peers.interfaces(&addresses, at),
             Fact::MemoryEvents { rows } => self.memory_events(&rows),

@@ -68,6 +68,11 @@ pub enum Fact {
         #[serde(default)]
         unreadable: Vec<CgroupId>,
     },
+    /// Where the kernel gives out other ports by itself than in the agent's own network namespace. Replaces those before.
+    DynamicPorts {
+        /// One row a (leaf) cgroup with processes in such a namespace.
+        rows: Vec<DynamicPortsRow>,
+    },
     /// What TCP connections and UDP associations did since the last such fact.
     Flows {
         /// One row per owner, role, peer and server port that changed.
@@ -199,6 +204,17 @@ pub enum ScanScope {
     Node,
     /// Sockets that processes of these containers hold.
     Containers(Vec<CgroupId>),
+}
+
+/// A range of dynamic ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DynamicPortsRow {
+    /// Whose processes are in the network namespace.
+    pub cgroup: CgroupId,
+    /// The first port that the kernel gives out by itself.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
 }
 
 /// One listening socket found by a scan.

@@ -144,6 +144,8 @@ pub struct ContainerView {
     pub is_self: bool,
     /// How much of its network activity is seen.
     pub coverage: Coverage,
+    /// The first and last port that the kernel gives out by itself in its network namespace.
+    pub dynamic_ports: (u16, u16),
     /// Listening TCP ports, then UDP servers, sorted; at most [`crate::settings::PORTS_PER_CONTAINER_MAX`].
     pub listeners: Vec<ListenerView>,
     /// Sockets of ports beyond that number, by transport; no zeros.

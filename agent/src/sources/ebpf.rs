@@ -159,7 +159,11 @@ pub struct Handle {
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
     stats: Arc<Mutex<Stats>>,
+    ports: Arc<Mutex<Option<Ports>>>,
 }
+
+/// Ranges of dynamic ports by container.
+type Ports = BTreeMap<CgroupId, (u16, u16)>;
 
 /// Loading takes some hundred milliseconds, and a hundred times that on an emulated machine; longer means that it hangs.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
@@ -177,15 +181,21 @@ pub fn spawn(settings: Settings, sink: Sink) -> anyhow::Result<Handle> {
     );
     let stats = Arc::new(Mutex::new(Stats::default()));
     let (ready, started) = sync_channel(1);
-    let (stop_of_thread, stats_of_thread) = (Arc::clone(&stop), Arc::clone(&stats));
+    let ports = Arc::default();
+    let of_thread = worker::Shared {
+        stop: Arc::clone(&stop),
+        stats: Arc::clone(&stats),
+        ports: Arc::clone(&ports),
+    };
     let thread = std::thread::Builder::new()
         .name("ebpf".into())
-        .spawn(move || worker::run(settings, sink, &stop_of_thread, &stats_of_thread, &ready))
+        .spawn(move || worker::run(settings, sink, &of_thread, &ready))
         .context("start the thread of the eBPF source")?;
     let handle = Handle {
         stop,
         thread: Some(thread),
         stats,
+        ports,
     };
     match started.recv_timeout(START_TIMEOUT) {
         Ok(()) => Ok(handle),
@@ -206,6 +216,12 @@ impl Handle {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Says in which containers the kernel gives out other ports by itself than those of [`Settings::ephemeral_ports`]. Programs
+    /// know of it within a second.
+    pub fn set_dynamic_ports(&self, ports: BTreeMap<CgroupId, (u16, u16)>) {
+        *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = Some(ports);
     }
 
     /// Whether the source still works. `false` after its thread panicked or could not wait any more: nothing comes then,

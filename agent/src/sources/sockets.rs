@@ -18,15 +18,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use plumbline_core::id::CgroupId;
-use plumbline_core::observation::{CgroupRow, Fact, Health, ProbeStatus, ScanScope};
+use plumbline_core::observation::{
+    CgroupRow, DynamicPortsRow, Fact, Health, ProbeStatus, ScanScope,
+};
+use plumbline_core::time::Timestamp;
 
 use crate::clock;
 use crate::sources::cgroups::CgroupRoot;
 use crate::sources::processes::CgroupResolver;
 use crate::sources::sock_diag::netns;
 use crate::sources::{Sink, addresses};
-use rustix::thread::{CapabilitySet, capabilities};
 pub use landmark::Landmark;
+use rustix::thread::{CapabilitySet, capabilities};
 use scan::{Errors, Scan};
 use tables::Method;
 
@@ -189,7 +192,12 @@ impl Work {
             None,
             self.method,
         ) {
-            Ok(Scan { mut rows, errors }) => {
+            Ok(Scan {
+                mut rows,
+                errors,
+                ports,
+            }) => {
+                self.tell_ports(ports, at);
                 self.landmark.take(&mut rows);
                 let (health, reason) = verdict(&errors, self.method, &self.landmark.missed());
                 let fact = Fact::Listeners {
@@ -207,6 +215,21 @@ impl Work {
                 self.report(Health::Broken, Some(reason));
             }
         }
+    }
+
+    /// Tells in which containers the range of dynamic ports is not that of the agent's own network namespace.
+    fn tell_ports(&self, ports: BTreeMap<CgroupId, (u16, u16)>, at: Timestamp) {
+        let (Method::SockDiag, Some(own)) = (self.method, netns::dynamic_ports()) else {
+            return;
+        };
+        let others = ports.into_iter().filter(|(_, range)| *range != own);
+        let row = |(cgroup, (first, last))| DynamicPortsRow {
+            cgroup,
+            first,
+            last,
+        };
+        let rows = others.map(row).collect();
+        self.sink.send(at, Fact::DynamicPorts { rows });
     }
 
     /// Reads the node's own addresses: probes and everything of the host come from them.
@@ -227,7 +250,10 @@ impl Work {
         let paths: Vec<&str> = asked.values().map(|row| row.path.as_str()).collect();
         let proc_root = &self.settings.proc_root;
         let scan = scan::scan(proc_root, &mut self.resolver, Some(&paths), self.method);
-        let Ok(Scan { mut rows, errors }) = scan else {
+        let Ok(Scan {
+            mut rows, errors, ..
+        }) = scan
+        else {
             // The next scan of the node says so.
             return;
         };

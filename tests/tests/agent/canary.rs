@@ -120,7 +120,10 @@ fn what_the_canary_is_not_told_of_is_said_and_mended() {
     };
     foreign::detach_link(link).unwrap();
     let reason = broken(&scene.path("socket"), "udp");
-    assert!(reason.contains("the datagram that was received"), "{reason}");
+    assert!(
+        reason.contains("the datagram that was received"),
+        "{reason}"
+    );
     let socket = scene.path("socket");
     let well = poll(4 * PATIENCE, || {
         (probe(&socket, "udp")?["health"] == "ok").then_some(())

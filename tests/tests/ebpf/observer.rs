@@ -133,7 +133,8 @@ impl Observer {
             interval,
             sock_diag,
         };
-        let scanner = Scanner::spawn(settings, landmark, sink, Arc::clone(&stop)).expect("a thread");
+        let scanner =
+            Scanner::spawn(settings, landmark, sink, Arc::clone(&stop)).expect("a thread");
         Self {
             kernel,
             seen,

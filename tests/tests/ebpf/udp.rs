@@ -1,5 +1,7 @@
 //! UDP: who is a server, who talks to whom, and on request every datagram and byte, against sockets that the tests drive.
 
+mod attachments;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -9,7 +11,6 @@ use plumbline_core::declared::Transport;
 use plumbline_core::observation::{Fact, FlowCounts, Observation, Role};
 use plumbline_core::snapshot::BindScope;
 use plumbline_ebpf::udp::{FLOWS_MAX, FLOWS_PER_HOOK};
-use plumbline_tests::foreign::{self, UDP4_RECVMSG, links_of};
 use plumbline_tests::pods::Container;
 use plumbline_tests::scale::{Tier, scale};
 use plumbline_tests::traffic::{Lanes, Plan, Tally, Worker};
@@ -410,44 +411,6 @@ fn a_flood_from_random_ports_is_bounded_and_harms_nobody() {
     assert_eq!((refused(&flooding), refused(&other)), (budget(), 0));
     assert!(scale().tier == Tier::Guest || budget() > 0);
     println!("{count} sockets in {took} ms: at most {entries} entries, ledger error 0");
-}
-
-/// What another tool does to the programs must not turn into a quota that is used up: sockets that were counted close later.
-#[test]
-fn sockets_that_close_after_a_new_attachment_leave_the_quota_right() {
-    let Some(sandbox) = sandbox() else { return };
-    let Some(observer) = Observer::walking(&sandbox, Duration::from_secs(1)) else {
-        return;
-    };
-    let (_, container) = sandbox.solo("server").unwrap();
-    observer.attached(&container);
-    let mut here = Talker::new(&container);
-    let ports: Vec<u16> = (5_350..5_370).collect();
-    for port in &ports {
-        here.tell(&format!("bind {port} 0.0.0.0:{port}"));
-    }
-    let all: Vec<_> = ports.iter().map(|port| (*port, 1, BindScope::Any)).collect();
-    expect_servers(&observer, &container, "before", &all);
-    let links = || links_of(std::process::id(), container.cgroup_id(), UDP4_RECVMSG);
-    let [link] = links()[..] else {
-        panic!("one link: {:?}", links());
-    };
-    foreign::detach_link(link).unwrap();
-    let again = poll(SIGHT, || {
-        (links().len() == 1 && links() != [link]).then_some(())
-    });
-    assert!(again.is_some(), "attached again: {:?}", links());
-    for port in &ports {
-        here.tell(&format!("close {port}"));
-    }
-    here.tell("bind new 0.0.0.0:5370");
-    let found = poll(SIGHT, || {
-        let now = servers(&observer, &container);
-        now.contains(&(5_370, 1, BindScope::Any)).then_some(())
-    });
-    assert!(found.is_some(), "{:?}", servers(&observer, &container));
-    let budget = ("ebpf.udp_sockets".to_owned(), "budget".to_owned());
-    assert_eq!(observer.dropped().get(&budget), None);
 }
 
 /// The hooks of UDP also run for TCP: once per `connect` and once per socket that closes, and each returns at once.

@@ -66,15 +66,24 @@ pub(crate) struct Listing {
     pub(crate) unreadable: usize,
 }
 
+/// A network namespace that was entered.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Asks it.
+    pub(crate) socket: DiagSocket,
+    /// Its range of dynamic ports, where it was asked for and could be read.
+    pub(crate) ports: Option<(u16, u16)>,
+}
+
 /// Namespaces being opened by the thread that enters them.
 #[derive(Debug)]
 pub(crate) struct Visits {
-    opened: Receiver<(u64, Result<DiagSocket, Closed>)>,
+    opened: Receiver<(u64, Result<Opened, Closed>)>,
     hangs: bool,
 }
 
 impl Iterator for Visits {
-    type Item = (u64, Result<DiagSocket, Closed>);
+    type Item = (u64, Result<Opened, Closed>);
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.hangs {
@@ -113,12 +122,12 @@ impl Drop for Entering {
 }
 
 /// Opens each namespace in turn; the next one while the caller is busy with one. The caller's own namespace needs no right
-/// when it comes first, and is put there.
+/// when it comes first, and is put there. `ports` asks for ranges of dynamic ports, too.
 ///
 /// # Errors
 ///
 /// The system gives no thread, or too many hang.
-pub(crate) fn visit(mut namespaces: Vec<Namespace>) -> anyhow::Result<Visits> {
+pub(crate) fn visit(mut namespaces: Vec<Namespace>, ports: bool) -> anyhow::Result<Visits> {
     let here = own();
     namespaces.sort_by_key(|namespace| (Some(namespace.inode) != here, namespace.inode));
     // At most two are open at a time: each takes descriptors.
@@ -130,9 +139,13 @@ pub(crate) fn visit(mut namespaces: Vec<Namespace>) -> anyhow::Result<Visits> {
             let _entering = entering;
             let mut current = here;
             for Namespace { inode, ways } in namespaces {
-                let socket = enter(inode, &ways, &mut current)
-                    .and_then(|()| DiagSocket::open().map_err(Closed::Refused));
-                if sender.send((inode, socket)).is_err() {
+                let opened = enter(inode, &ways, &mut current).and_then(|()| {
+                    Ok(Opened {
+                        socket: DiagSocket::open().map_err(Closed::Refused)?,
+                        ports: if ports { dynamic_ports() } else { None },
+                    })
+                });
+                if sender.send((inode, opened)).is_err() {
                     return;
                 }
             }
@@ -178,6 +191,13 @@ fn open(way: &Path, inode: u64) -> io::Result<Option<File>> {
 /// The network namespace of the calling thread.
 fn own() -> Option<u64> {
     inode(Path::new("/proc/thread-self/ns/net")).ok()
+}
+
+/// `net.ipv4.ip_local_port_range` of the network namespace that the calling thread is in.
+pub(crate) fn dynamic_ports() -> Option<(u16, u16)> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let (first, last) = text.trim().split_once(char::is_whitespace)?;
+    Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
 }
 
 /// Inode of the network namespace that a file leads to.
@@ -261,8 +281,10 @@ mod tests {
             .into_iter()
             .find(|namespace| Some(namespace.inode) == own())
             .expect("this process is in one");
-        let (inode, socket) = visit(vec![mine]).unwrap().next().unwrap();
+        let (inode, opened) = visit(vec![mine], true).unwrap().next().unwrap();
         assert_eq!(Some(inode), own());
+        let mut opened = opened.unwrap();
+        assert!(opened.ports.is_some_and(|(first, last)| first <= last));
         let query = Query {
             family: IPV4,
             protocol: TCP,
@@ -270,8 +292,8 @@ mod tests {
             info: false,
         };
         let mut found = 0;
-        socket
-            .unwrap()
+        opened
+            .socket
             .dump(query, |entry| {
                 found += usize::from(entry.local_port == port);
                 ControlFlow::Continue(())
@@ -308,7 +330,7 @@ mod tests {
             // There, and not the one that is meant.
             PathBuf::from("/proc/self/ns/net"),
         ];
-        let (_, socket) = visit(vec![Namespace { inode: 1, ways }])
+        let (_, socket) = visit(vec![Namespace { inode: 1, ways }], false)
             .unwrap()
             .next()
             .unwrap();

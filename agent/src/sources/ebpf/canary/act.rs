@@ -153,12 +153,7 @@ fn udp() -> Result<OwnedFd, Errno> {
 }
 
 fn socket(kind: SocketType) -> Result<OwnedFd, Errno> {
-    let socket = socket_with(
-        AddressFamily::INET,
-        kind,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
     for timeout in [Timeout::Recv, Timeout::Send] {
         set_socket_timeout(&socket, timeout, Some(PATIENCE))?;
     }

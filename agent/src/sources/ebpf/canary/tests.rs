@@ -172,7 +172,11 @@ fn no_round_begins_while_another_hangs() {
         assert_eq!(canary.step(late.plus(rounds * MINUTE)), Step::Wait);
     }
     drop(release);
-    while canary.hanging.as_ref().is_some_and(|thread| !thread.is_finished()) {
+    while canary
+        .hanging
+        .as_ref()
+        .is_some_and(|thread| !thread.is_finished())
+    {
         std::thread::yield_now();
     }
     assert_eq!(canary.step(late.plus(5 * MINUTE)), Step::Begin);

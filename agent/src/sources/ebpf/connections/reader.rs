@@ -156,10 +156,10 @@ impl Reader {
         self.beyond += listing.beyond as u64;
         self.unreadable += listing.unreadable as u64;
         let mut looked_into = BTreeSet::new();
-        for (inode, socket) in netns::visit(namespaces)? {
+        for (inode, opened) in netns::visit(namespaces, false)? {
             let older = unread.contains(&inode);
-            let read = match socket {
-                Ok(mut socket) => self.ask(&mut socket, books, (inode, older)),
+            let read = match opened {
+                Ok(mut opened) => self.ask(&mut opened.socket, books, (inode, older)),
                 Err(Closed::Gone) => continue,
                 Err(Closed::Refused(errno)) => Err(errno.into()),
             };

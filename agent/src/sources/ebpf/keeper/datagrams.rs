@@ -19,10 +19,10 @@ use plumbline_ebpf::names;
 use plumbline_ebpf::udp::{Attachment, Socket, range};
 
 use super::{
-    AttachError, FDINFO, ProgramStats, ids_of, idle_links, is_among, open_cgroup, program, refused,
+    AttachError, FDINFO, ProgramStats, idle_links, ids_of, is_among, open_cgroup, program, refused,
     stats_of,
 };
-use crate::sources::ebpf::object;
+use crate::sources::ebpf::{Ports, object};
 
 /// Cgroups without programs that are remembered until their sockets are out of the table. Full: the program sees to it that
 /// no quota falls below zero.
@@ -39,6 +39,9 @@ pub(in crate::sources::ebpf) struct Datagrams {
     owners: CgroupStorage<MapData, Attachment>,
     quota: HashMap<MapData, u64, u64>,
     sockets: HashMap<MapData, u64, Socket>,
+    ranges: HashMap<MapData, u64, u32>,
+    /// What is in that map.
+    known_ranges: Ports,
     links: BTreeMap<CgroupId, Vec<FdLink>>,
     /// Cgroups that lost their programs, or got only some of them, and of which sockets may still be in the table: their quota
     /// must not begin anew before those are out, or it would fall below zero when they close.
@@ -75,6 +78,8 @@ impl Datagrams {
             owners: object::take(&mut ebpf, names::UDP_OWNER)?,
             quota: object::take(&mut ebpf, names::UDP_QUOTA)?,
             sockets: object::take(&mut ebpf, names::UDP_SOCKETS)?,
+            ranges: object::take(&mut ebpf, names::UDP_RANGES)?,
+            known_ranges: Ports::new(),
             ebpf,
             links: BTreeMap::new(),
             stale: BTreeSet::new(),
@@ -218,6 +223,21 @@ impl Datagrams {
     /// Containers with programs.
     pub(in crate::sources::ebpf) fn attached(&self) -> BTreeSet<CgroupId> {
         self.links.keys().copied().collect()
+    }
+
+    /// Tells programs in which containers the kernel gives out other ports by itself. Replaces what was told before.
+    pub(in crate::sources::ebpf) fn set_ranges(&mut self, now: Ports) -> Result<(), MapError> {
+        let old = std::mem::take(&mut self.known_ranges);
+        for container in old.keys().filter(|container| !now.contains_key(container)) {
+            self.ranges.remove(&container.0)?;
+        }
+        for (container, (first, last)) in now {
+            if old.get(&container) != Some(&(first, last)) {
+                self.ranges.insert(container.0, range(first, last), 0)?;
+            }
+            self.known_ranges.insert(container, (first, last));
+        }
+        Ok(())
     }
 
     /// Removes sockets of containers that lost their programs: nobody will see them close. Returns how many are left.

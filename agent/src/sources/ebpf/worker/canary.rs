@@ -197,7 +197,8 @@ impl Worker {
 
     fn note_detached(&mut self, probe: &'static str, containers: usize) {
         if containers > 0 {
-            self.detached.insert(probe, (clock::monotonic(), containers));
+            self.detached
+                .insert(probe, (clock::monotonic(), containers));
         }
     }
 
@@ -230,7 +231,11 @@ impl Worker {
             let reason = format!(
                 "another tool detached the {} program of {containers} containers; it was attached again, and what they did \
                  meanwhile was not seen; {}",
-                if status.probe == TCP { "network" } else { "UDP" },
+                if status.probe == TCP {
+                    "network"
+                } else {
+                    "UDP"
+                },
                 others(kinds, &ours)
             );
             return ProbeStatus {

@@ -8,6 +8,7 @@ use plumbline_ebpf::drops::{REASONS, UDP_FLOWS_BUDGET, UDP_FLOWS_FULL};
 use plumbline_ebpf::event::Event;
 use plumbline_ebpf::udp::SOCKETS_MAX;
 
+use super::super::Ports;
 use super::super::canary::Canary;
 use super::super::happening::Happening;
 use super::super::keeper::AttachError;
@@ -114,6 +115,15 @@ impl Worker {
         });
         if let Err(error) = attached {
             tracing::warn!(error, "the canary has no programs for UDP");
+        }
+    }
+
+    /// In which containers the kernel gives out other ports by itself.
+    pub(super) fn set_dynamic_ports(&mut self, ports: Ports) {
+        if let Some(udp) = &mut self.probes.udp
+            && let Err(error) = udp.datagrams.set_ranges(ports)
+        {
+            tracing::warn!(error = %error, "ranges of dynamic ports cannot be told to the programs of UDP");
         }
     }
 
