@@ -200,16 +200,16 @@ fn measure(plan: &Plan, quick: bool, programs: &Programs, dir: &Path) -> Result<
 }
 
 /// The agent with nothing to do, on nodes of different sizes.
-fn idle_nodes(idle_nodes: &Idle, binary: &Path, programs: &Programs) -> Result<Vec<Footprint>> {
+fn idle_nodes(sizes: &Idle, binary: &Path, programs: &Programs) -> Result<Vec<Footprint>> {
     let mut all = Vec::new();
-    for pods in &idle_nodes.pods {
+    for pods in &sizes.pods {
         let dir = tempfile::Builder::new()
             .prefix("plumbline-bench-")
             .tempdir()
             .context("make a folder for the benchmark")?;
         shell::note(format_args!("starting {pods} pods"));
         let stage = Stage::set(programs, dir.path(), *pods)?;
-        all.push(idle(&stage, binary, *pods, idle_nodes.seconds)?);
+        all.push(idle(&stage, binary, *pods, sizes.seconds)?);
         stage.close()?;
     }
     Ok(all)
@@ -220,7 +220,7 @@ fn idle(stage: &Stage<'_>, binary: &Path, pods: u32, seconds: u32) -> Result<Foo
     shell::note(format_args!("the agent alone for {seconds} s"));
     let agent = Agent::start(stage, binary, &[])?;
     // What starting costs is not what being idle costs.
-    rounds::pause(Duration::from_secs(2))?;
+    rounds::pause(Duration::from_secs(5))?;
     let used = agent.used_us()?;
     rounds::pause(Duration::from_secs(seconds.into()))?;
     let used = agent.used_us()? - used;

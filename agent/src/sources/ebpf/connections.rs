@@ -42,7 +42,7 @@ const WITHOUT: &str = "bytes of a connection are counted when it closes";
 const FIRST: Duration = Duration::from_secs(10);
 
 /// At the end, the last reading is waited for so often, every 10 ms. One that hangs must not hold up the end.
-const LAST_LOOKS: u32 = 200;
+const LAST_LOOKS: u32 = 300;
 
 /// Where and how often to read.
 #[derive(Clone, Debug)]
