@@ -161,10 +161,9 @@ impl Keeper {
     }
 
     /// Containers whose program was detached by someone else: the link is there and leads nowhere. So is that of a cgroup that
-    /// is gone.
-    pub(super) fn detached(&self) -> Vec<CgroupId> {
-        let idle = idle_links(Path::new(FDINFO));
-        let detached = self.links.iter().filter(|(_, link)| is_among(&idle, link));
+    /// is gone. `idle`: see [`idle_links`].
+    pub(super) fn detached(&self, idle: &BTreeSet<u32>) -> Vec<CgroupId> {
+        let detached = self.links.iter().filter(|(_, link)| is_among(idle, link));
         detached.map(|(cgroup, _)| *cgroup).collect()
     }
 
@@ -305,9 +304,6 @@ fn stats_of(ebpf: &Ebpf) -> Vec<ProgramStats> {
     programs
 }
 
-/// Where the kernel tells about this process's descriptors.
-const FDINFO: &str = "/proc/self/fdinfo";
-
 /// Whether a link is one of those.
 fn is_among(ids: &BTreeSet<u32>, link: &FdLink) -> bool {
     !ids.is_empty() && link.info().is_ok_and(|info| ids.contains(&info.id()))
@@ -315,9 +311,13 @@ fn is_among(ids: &BTreeSet<u32>, link: &FdLink) -> bool {
 
 /// Ids of this process's cgroup links that are attached to no cgroup: the kernel then tells 0
 /// (<https://github.com/torvalds/linux/blob/v5.10/kernel/bpf/cgroup.c#L849>). What cannot be read is not among them.
-fn idle_links(fdinfo: &Path) -> BTreeSet<u32> {
+pub(super) fn idle_links() -> BTreeSet<u32> {
     let mut idle = BTreeSet::new();
-    for entry in std::fs::read_dir(fdinfo).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir("/proc/self/fdinfo")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
         let field = |name: &str| {
             let value = text.lines().find_map(|line| line.strip_prefix(name));

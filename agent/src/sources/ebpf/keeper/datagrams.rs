@@ -18,10 +18,7 @@ use plumbline_core::id::CgroupId;
 use plumbline_ebpf::names;
 use plumbline_ebpf::udp::{Attachment, Socket, range};
 
-use super::{
-    AttachError, FDINFO, ProgramStats, idle_links, ids_of, is_among, open_cgroup, program, refused,
-    stats_of,
-};
+use super::{AttachError, ProgramStats, ids_of, is_among, open_cgroup, program, refused, stats_of};
 use crate::sources::ebpf::{Ports, object};
 
 /// Cgroups without programs that are remembered until their sockets are out of the table. Full: the program sees to it that
@@ -184,9 +181,8 @@ impl Datagrams {
     }
 
     /// Containers of which someone else detached a program, as [`super::Keeper::detached`].
-    pub(in crate::sources::ebpf) fn detached(&self) -> Vec<CgroupId> {
-        let idle = idle_links(Path::new(FDINFO));
-        let lost = |links: &Vec<FdLink>| links.iter().any(|link| is_among(&idle, link));
+    pub(in crate::sources::ebpf) fn detached(&self, idle: &BTreeSet<u32>) -> Vec<CgroupId> {
+        let lost = |links: &[FdLink]| links.iter().any(|link| is_among(idle, link));
         let detached = self.links.iter().filter(|(_, links)| lost(links));
         detached.map(|(cgroup, _)| *cgroup).collect()
     }

@@ -11,7 +11,7 @@ use plumbline_core::time::Timestamp;
 
 use super::super::canary::{Canary, PROBES, Step};
 use super::super::happening::Happening;
-use super::super::keeper::{Kind, other_programs};
+use super::super::keeper::{Keeper, Kind, idle_links, other_programs};
 use super::super::plan::{CANARY, TCP, UDP};
 use super::Worker;
 use crate::clock;
@@ -166,7 +166,10 @@ impl Worker {
 
     /// Finds programs that someone else detached from containers that are there, so that they are attached again.
     pub(super) fn find_detached(&mut self) {
-        let detached = self.probes.keeper.as_ref().map(|keeper| keeper.detached());
+        // One pass over thousands of descriptors, for both.
+        let idle = idle_links();
+        let keeper = self.probes.keeper.as_ref();
+        let detached = keeper.map(|keeper| keeper.detached(&idle));
         let mut found = 0;
         for cgroup in detached.into_iter().flatten() {
             let Some(path) = self.path_if_there(cgroup) else {
@@ -180,7 +183,8 @@ impl Worker {
             found += 1;
         }
         self.note_detached(TCP, found);
-        let detached = self.probes.udp.as_ref().map(|udp| udp.datagrams.detached());
+        let udp = self.probes.udp.as_ref();
+        let detached = udp.map(|udp| udp.datagrams.detached(&idle));
         let mut found = 0;
         for cgroup in detached.into_iter().flatten() {
             let Some(path) = self.path_if_there(cgroup) else {
@@ -221,7 +225,7 @@ impl Worker {
         {
             let (kinds, ours) = if status.probe == TCP {
                 let keeper = self.probes.keeper.as_ref();
-                let ours = keeper.map(|keeper| keeper.ids()).unwrap_or_default();
+                let ours = keeper.map(Keeper::ids).unwrap_or_default();
                 (Kind::SockOps, ours)
             } else {
                 let udp = self.probes.udp.as_ref();
