@@ -20,7 +20,7 @@ use crate::node::cpu::PodCpu;
 use crate::node::joined::DeclaredIndex;
 use crate::node::peers::PeerQueue;
 use crate::node::restarts::Restarts;
-use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus};
+use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus, Refused};
 use crate::observed::flows::Flows;
 use crate::observed::ledger::Ledger;
 use crate::observed::node_cpu::NodeCpu;
@@ -157,24 +157,7 @@ impl NodeState {
                 count,
             } => self.ledger.dropped(place, reason, count),
             Fact::Delivered { place, count } => self.ledger.delivered(place, count),
-            Fact::Refused {
-                cgroup,
-                flows,
-                listeners,
-                udp_flows,
-                udp_sockets,
-                connections,
-            } => self.refused(
-                cgroup,
-                RefusedView {
-                    flows,
-                    listeners,
-                    udp_flows,
-                    udp_sockets,
-                    connections,
-                    last: at,
-                },
-            ),
+            Fact::Refused(told) => self.refused(told, at),
             Fact::Occupancy {
                 place,
                 entries,
@@ -315,14 +298,18 @@ impl NodeState {
     }
 
     /// A container was refused something. What is told again is not news.
-    fn refused(&mut self, cgroup: CgroupId, told: RefusedView) {
-        let Some(container) = self.containers.get_mut(&cgroup) else {
+    fn refused(&mut self, told: Refused, at: Timestamp) {
+        let Some(container) = self.containers.get_mut(&told.cgroup) else {
             return;
         };
-        let Some(known) = &mut container.refused else {
-            container.refused = Some(told);
-            return;
-        };
+        let known = container.refused.get_or_insert(RefusedView {
+            flows: 0,
+            listeners: 0,
+            udp_flows: 0,
+            udp_sockets: 0,
+            connections: 0,
+            last: at,
+        });
         let mut more = false;
         for (known, told) in [
             (&mut known.flows, told.flows),
@@ -335,7 +322,7 @@ impl NodeState {
             *known = told.max(*known);
         }
         if more {
-            known.last = told.last;
+            known.last = at;
         }
     }
 

@@ -138,23 +138,7 @@ pub enum Fact {
     },
     /// How often a container was refused something because it had used up its share of a shared table or ring, since it
     /// has its programs; cumulative. Who tells one of these tells nothing of the others, which are 0 then.
-    Refused {
-        /// The container's cgroup.
-        cgroup: CgroupId,
-        /// New flows, which were counted without their peer.
-        flows: u64,
-        /// Records of listeners, which scans find.
-        listeners: u64,
-        /// New flows of UDP, which were counted without their peer.
-        #[serde(default)]
-        udp_flows: u64,
-        /// UDP sockets, of which scans find when they close.
-        #[serde(default)]
-        udp_sockets: u64,
-        /// Open connections, whose bytes are counted when they close.
-        #[serde(default)]
-        connections: u64,
-    },
+    Refused(Refused),
     /// How full a bounded thing is.
     Occupancy {
         /// The map, ring, queue or table.
@@ -204,6 +188,26 @@ pub enum ScanScope {
     Node,
     /// Sockets that processes of these containers hold.
     Containers(Vec<CgroupId>),
+}
+
+/// What a container was refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The container's cgroup.
+    pub cgroup: CgroupId,
+    /// New flows, which were counted without their peer.
+    pub flows: u64,
+    /// Records of listeners, which scans find.
+    pub listeners: u64,
+    /// New flows of UDP, which were counted without their peer.
+    #[serde(default)]
+    pub udp_flows: u64,
+    /// UDP sockets, of which scans find when they close.
+    #[serde(default)]
+    pub udp_sockets: u64,
+    /// Open connections, whose bytes are counted when they close.
+    #[serde(default)]
+    pub connections: u64,
 }
 
 /// A range of dynamic ports.

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use plumbline_core::id::CgroupId;
-use plumbline_core::observation::{Fact, ProbeStatus};
+use plumbline_core::observation::{Fact, ProbeStatus, Refused};
 
 use crate::clock;
 use crate::sources::Sink;
@@ -55,30 +55,35 @@ impl Reporter {
 
     /// How often a container was refused something because it had used up its share.
     pub(super) fn refused(&mut self, cgroup: CgroupId, flows: u64, listeners: u64) {
-        self.refusal("tcp", cgroup, [flows, listeners, 0, 0, 0]);
+        let refused = Refused {
+            cgroup,
+            flows,
+            listeners,
+            ..Refused::default()
+        };
+        self.tell(format!("refused tcp {}", cgroup.0), Fact::Refused(refused));
     }
 
     /// The same of UDP.
     pub(super) fn refused_udp(&mut self, cgroup: CgroupId, flows: u64, sockets: u64) {
-        self.refusal("udp", cgroup, [0, 0, flows, sockets, 0]);
+        let refused = Refused {
+            cgroup,
+            udp_flows: flows,
+            udp_sockets: sockets,
+            ..Refused::default()
+        };
+        self.tell(format!("refused udp {}", cgroup.0), Fact::Refused(refused));
     }
 
     /// The same of connections that could not be followed.
     pub(super) fn refused_connections(&mut self, cgroup: CgroupId, connections: u64) {
-        self.refusal("connections", cgroup, [0, 0, 0, 0, connections]);
-    }
-
-    fn refusal(&mut self, by: &str, cgroup: CgroupId, counts: [u64; 5]) {
-        let [flows, listeners, udp_flows, udp_sockets, connections] = counts;
-        let fact = Fact::Refused {
+        let refused = Refused {
             cgroup,
-            flows,
-            listeners,
-            udp_flows,
-            udp_sockets,
             connections,
+            ..Refused::default()
         };
-        self.tell(format!("refused {by} {}", cgroup.0), fact);
+        let key = format!("refused connections {}", cgroup.0);
+        self.tell(key, Fact::Refused(refused));
     }
 
     /// How full one thing is.

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{apply, node, only, path, ports, row, scan, seen};
 use crate::declared::Transport;
 use crate::id::CgroupId;
-use crate::observation::{DynamicPortsRow, Fact, ListenerRow, ScanScope};
+use crate::observation::{DynamicPortsRow, Fact, ListenerRow, Refused, ScanScope};
 use crate::snapshot::{ContainerView, RefusedView};
 use crate::time::Timestamp;
 
@@ -104,13 +104,14 @@ fn trap_2_the_range_of_dynamic_ports_is_that_of_the_containers_namespace() {
 fn refusals_of_several_sources_are_kept_together() {
     let mut node = node();
     seen(&mut node, 1, 10, path(1));
-    let refused = |flows, udp_flows, connections| Fact::Refused {
-        cgroup: CgroupId(10),
-        flows,
-        listeners: 0,
-        udp_flows,
-        udp_sockets: 0,
-        connections,
+    let refused = |flows, udp_flows, connections| {
+        Fact::Refused(Refused {
+            cgroup: CgroupId(10),
+            flows,
+            udp_flows,
+            connections,
+            ..Refused::default()
+        })
     };
     for (at, fact) in [
         (2, refused(7, 0, 0)),

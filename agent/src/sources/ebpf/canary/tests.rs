@@ -153,7 +153,7 @@ fn a_probe_is_judged_by_what_is_its_own() {
 #[test]
 fn no_round_begins_while_another_hangs() {
     let mut canary = canary();
-    let (release, released) = std::sync::mpsc::channel::<()>();
+    let (release, released) = std::sync::mpsc::sync_channel::<()>(0);
     let thread = std::thread::spawn(move || {
         released.recv().ok();
         Ok(())

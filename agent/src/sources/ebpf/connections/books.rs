@@ -115,7 +115,6 @@ impl<T: Table> Books<T> {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeMap;
-    use std::path::PathBuf;
     use std::sync::{Arc, Mutex, PoisonError};
 
     use plumbline_core::id::CgroupId;
@@ -124,11 +123,10 @@ mod tests {
     use plumbline_ebpf::flow::{ROLE_CLIENT, state};
 
     use super::super::ledger::{Covered, Ledger};
-    use super::super::owners::Owners;
+    use super::super::owners;
     use super::{Books, Table};
     use crate::clock;
     use crate::sources::Sink;
-    use crate::sources::cgroups::CgroupRoot;
     use crate::sources::sock_diag::message::{Entry, IPV4, Sample, SocketId};
 
     impl Table for BTreeMap<u64, Connection> {
@@ -146,7 +144,7 @@ mod tests {
         }
     }
 
-    fn entry(sent: u64) -> Entry {
+    fn entry(container: CgroupId, sent: u64) -> Entry {
         Entry {
             family: IPV4,
             state: u8::try_from(state::ESTABLISHED).unwrap(),
@@ -157,7 +155,7 @@ mod tests {
             remote: [10, 0, 0, 2].into(),
             remote_port: 443,
             inode: 1,
-            cgroup: Some(CgroupId(5)),
+            cgroup: Some(container),
             v6only: None,
             sample: Some(Sample {
                 state: u8::try_from(state::ESTABLISHED).unwrap(),
@@ -172,12 +170,7 @@ mod tests {
     #[test]
     fn whatever_ends_the_reader_each_byte_is_told_once() {
         let (sink, mut facts) = Sink::new();
-        let root = CgroupRoot {
-            directory: PathBuf::from("/nonexistent"),
-            kernel_path: None,
-        };
-        let mut owners = Owners::new(root);
-        owners.know(CgroupId(5));
+        let (_tree, owners, container, _) = owners::tests::one();
         let table = BTreeMap::new();
         let books = Books::new(Ledger::new(3), owners, table, sink);
         let books = Arc::new(Mutex::new(books));
@@ -185,7 +178,7 @@ mod tests {
         let reader = std::thread::spawn(move || {
             for sent in [0, 10] {
                 let mut books = of_reader.lock().unwrap();
-                books.found(&entry(sent), 9, false);
+                books.found(&entry(container, sent), 9, false);
                 let covered = Covered {
                     listed: [9].into(),
                     read: [9].into(),

@@ -98,38 +98,34 @@ fn is_there(root: &CgroupRoot, container: CgroupId, path: &str) -> bool {
 }
 
 #[cfg(test)]
-impl Owners {
-    /// A container that no walk has to find.
-    pub(super) fn know(&mut self, container: CgroupId) {
-        self.known.insert(container, Some(container));
-    }
-}
-
-#[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::fs;
     use std::os::unix::fs::MetadataExt as _;
+    use std::path::PathBuf;
 
     use plumbline_core::id::CgroupId;
+    use tempfile::TempDir;
 
     use super::Owners;
     use crate::sources::cgroups::CgroupRoot;
 
-    #[test]
-    fn a_container_is_gone_when_its_directory_is() {
+    /// A tree with one container, its id and its directory.
+    pub(in super::super) fn one() -> (TempDir, Owners, CgroupId, PathBuf) {
         let directory = tempfile::tempdir().unwrap();
-        let name = format!(
-            "kubepods/pod{}/{}",
-            "0".repeat(8) + "-0000-0000-0000-000000000000",
-            "a".repeat(64)
-        );
-        let path = directory.path().join(&name);
+        let pod = "kubepods/pod0a1b2c3d-0000-4000-8000-000000000001";
+        let path = directory.path().join(pod).join("a".repeat(64));
         fs::create_dir_all(&path).unwrap();
         let container = CgroupId(fs::metadata(&path).unwrap().ino());
-        let mut owners = Owners::new(CgroupRoot {
+        let owners = Owners::new(CgroupRoot {
             directory: directory.path().to_owned(),
             kernel_path: None,
         });
+        (directory, owners, container, path)
+    }
+
+    #[test]
+    fn a_container_is_gone_when_its_directory_is() {
+        let (_directory, mut owners, container, path) = one();
         owners.begin();
         assert_eq!(owners.container(container), Some(container));
         assert!(!owners.is_gone(container));
