@@ -63,18 +63,21 @@ fn the_dynamic_range_is_that_of_the_containers_own_namespace() {
         .netns()
         .run(move || std::fs::write(range, "20000 29999"));
     wrote.unwrap().unwrap();
+    let (mut here, mut there) = (Talker::new(&shifted), Talker::new(&other));
     let Some(observer) = Observer::start(&sandbox) else {
         return;
     };
     observer.attached(&shifted);
     observer.attached(&other);
     let id = CgroupId(shifted.cgroup_id());
-    let wanted = [(id, (20_000, 29_999))].into();
-    observer.expect("the container's own range", |seen| {
-        (*seen.state.other_dynamic_ports() == wanted).then_some(())
+    let ports = observer.expect("the container's own range", |seen| {
+        let ports = seen.state.other_dynamic_ports();
+        (ports.get(&id) == Some(&(20_000, 29_999))).then(|| ports.clone())
     });
+    let elsewhere = CgroupId(other.cgroup_id());
+    assert!(!ports.contains_key(&elsewhere), "{ports:?}");
     // As the loop does.
-    observer.kernel.set_dynamic_ports(wanted.clone());
+    observer.kernel.set_dynamic_ports(ports);
     let ticks = || {
         let seen = observer.seen();
         let windows = |seen: &&Observation| matches!(seen.fact, Fact::CpuWindows { .. });
@@ -82,7 +85,6 @@ fn the_dynamic_range_is_that_of_the_containers_own_namespace() {
     };
     let before = ticks();
     poll(SIGHT, || (ticks() >= before + 2).then_some(())).expect("the source ticks");
-    let (mut here, mut there) = (Talker::new(&shifted), Talker::new(&other));
     there.tell("bind server 0.0.0.0:5340");
     let own = here.tell("bind zero 0.0.0.0:0");
     assert!(own.contains(":2"), "the kernel chose {own}");

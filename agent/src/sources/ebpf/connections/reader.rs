@@ -35,9 +35,8 @@ pub(super) struct Reader {
     landmark: Option<Landmark>,
     /// Readings of a namespace that did not come to its end.
     cut: u64,
-    /// Namespaces beyond the limit, and processes that may not be looked at; of all readings.
+    /// Namespaces beyond the limit, of all readings.
     beyond: u64,
-    unreadable: u64,
 }
 
 /// What a reading could not look at.
@@ -47,7 +46,7 @@ struct Left {
     refused: Option<(usize, DiagError)>,
     /// Namespaces beyond the limit.
     beyond: usize,
-    /// Processes that may not be looked at.
+    /// Processes that may not be looked at: on some nodes the first is closed even to root.
     unreadable: usize,
 }
 
@@ -61,7 +60,6 @@ impl Reader {
             landmark: None,
             cut: 0,
             beyond: 0,
-            unreadable: 0,
         }
     }
 
@@ -127,7 +125,6 @@ impl Reader {
             ("unseen_close", ledger.unseen()),
             ("pending_full", ledger.folded()),
             ("namespaces_full", self.beyond),
-            ("unreadable_process", self.unreadable),
         ] {
             self.reporter.dropped(CONNECTIONS, reason, count);
         }
@@ -154,7 +151,6 @@ impl Reader {
             unreadable: listing.unreadable,
         };
         self.beyond += listing.beyond as u64;
-        self.unreadable += listing.unreadable as u64;
         let mut looked_into = BTreeSet::new();
         for (inode, opened) in netns::visit(namespaces, false)? {
             let older = unread.contains(&inode);
