@@ -338,7 +338,6 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
             message,
         });
     }
-    // Of the agent's own network namespace. Scans tell of containers where it is another, which takes CAP_SYS_ADMIN.
     if let Some(range) = dynamic_ports() {
         core.ephemeral_ports = range;
     }
