@@ -15,7 +15,7 @@ use crate::policy::{
     Backend, Direction, End, Endpoint, Flow, Judgement, Policies, RuleRef, Side, SideVerdict,
     Verdict,
 };
-use crate::settings::{ENDPOINTS_MAX, Grace};
+use crate::settings::{DECLARED_AGE_MAX, ENDPOINTS_MAX, Grace};
 use crate::snapshot::{Peer, PeerKind};
 use crate::time::Timestamp;
 
@@ -179,7 +179,7 @@ impl NodeState {
         self.count_hits(waiting, &judgement, direction);
         // A CNI follows a change with a delay, and connections that stand may survive it (trap 18).
         let settled = self.verdicts.since.max(changed).max(peer_changed);
-        let young = waiting.since < settled.plus(self.policy_lag());
+        let young = waiting.since < settled.plus(self.policy_lag()) || self.is_stale(waiting.at);
         let unnamed = matches!(other, Other::Unknown);
         let mut judged = Judged {
             verdict: judgement.verdict,
@@ -368,6 +368,12 @@ impl NodeState {
         let services = self.declared.iter().flat_map(|all| &all.services);
         let mut ports = services.flat_map(|service| &service.ports);
         ports.any(|of_service| of_service.node_port == Some(port))
+    }
+
+    /// What was declared by then may be another thing than what is held (M003).
+    fn is_stale(&self, at: Timestamp) -> bool {
+        let mut sources = self.sources.iter();
+        sources.any(|row| at.since(row.as_of) > DECLARED_AGE_MAX)
     }
 
     /// How long after a change a denial is not believed.

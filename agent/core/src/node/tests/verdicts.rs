@@ -12,7 +12,7 @@ use crate::declared::{
 };
 use crate::id::{CgroupId, ContainerId, PodUid};
 use crate::node::NodeState;
-use crate::observation::{Fact, FlowCounts, FlowRow, Role};
+use crate::observation::{Fact, FlowCounts, FlowRow, Role, SourceRow};
 use crate::observed::verdicts::Verdicts;
 use crate::policy::Verdict;
 use crate::snapshot::Snapshot;
@@ -209,6 +209,21 @@ fn after_a_change_nothing_is_believed_for_the_grace() {
             assert_eq!(verdicts.last, expected, "{case}, {after} s later");
             assert_eq!(verdicts.passed.count, u64::from(after == 32));
         }
+    }
+}
+
+#[test]
+fn what_is_stale_denies_nothing() {
+    for (as_of, expected) in [(LATE - SECOND, Verdict::Deny), (0, Verdict::Unknown)] {
+        let mut node = started(world());
+        let row = SourceRow {
+            source: "networkpolicies".into(),
+            as_of: Timestamp(as_of),
+            error: None,
+        };
+        apply(&mut node, 3, Fact::DeclaredSources { rows: vec![row] });
+        flow(&mut node, 2 * LATE, Role::Server, "10.0.0.3", one());
+        assert_eq!(verdicts(&node).last, expected);
     }
 }
 
