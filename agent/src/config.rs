@@ -337,7 +337,7 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
             message,
         });
     }
-    if let Some(range) = host::ephemeral_ports() {
+    if let Some(range) = crate::sources::sock_diag::netns::dynamic_ports() {
         core.ephemeral_ports = range;
     }
     core
