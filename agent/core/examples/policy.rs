@@ -71,56 +71,6 @@ fn judge(policies: &Policies, endpoints: &[Endpoint]) -> (u64, Duration, u64) {
 
 fn cluster(namespaces: usize) -> (Declared, Vec<PeerPod>) {
     let name = |index: usize| format!("ns-{}", index % namespaces);
-    let labels = |pairs: &[(&str, String)]| -> BTreeMap<String, String> {
-        pairs
-            .iter()
-            .map(|(key, value)| ((*key).to_owned(), value.clone()))
-            .collect()
-    };
-    let equal = |pairs: &[(&str, String)]| LabelSelector {
-        labels: labels(pairs),
-        ..LabelSelector::default()
-    };
-    let policy = |index: usize| {
-        let ports = vec![PolicyPort {
-            transport: Transport::Tcp,
-            ports: PolicyPorts::Range(8_080, 8_080),
-        }];
-        let peers = vec![
-            PolicyPeer::Pods {
-                namespaces: None,
-                pods: Some(equal(&[("app", format!("app-{}", index % 40))])),
-            },
-            PolicyPeer::Pods {
-                namespaces: Some(equal(&[("team", format!("team-{}", index % 7))])),
-                pods: Some(equal(&[("tier", format!("tier-{}", index % 5))])),
-            },
-            PolicyPeer::Block {
-                cidr: format!("10.{}.0.0/16", index % 200).parse().unwrap(),
-                except: Vec::new(),
-            },
-        ];
-        let rules = vec![
-            PolicyRule {
-                peers: peers.clone(),
-                ports,
-            },
-            PolicyRule {
-                peers,
-                ports: vec![PolicyPort {
-                    transport: Transport::Udp,
-                    ports: PolicyPorts::All,
-                }],
-            },
-        ];
-        DeclaredPolicy {
-            namespace: name(index),
-            name: format!("policy-{index}"),
-            selector: LabelSelector::default(),
-            ingress: Some(rules.clone()),
-            egress: Some(rules),
-        }
-    };
     let namespace = |index: usize| DeclaredNamespace {
         name: name(index),
         labels: labels(&[("team", format!("team-{}", index % 7))]),
@@ -141,8 +91,65 @@ fn cluster(namespaces: usize) -> (Declared, Vec<PeerPod>) {
     let declared = Declared {
         namespaces: (0..namespaces).map(namespace).collect(),
         policies_known: true,
-        policies: (0..POLICIES).map(policy).collect(),
+        policies: (0..POLICIES)
+            .map(|index| policy(index, name(index)))
+            .collect(),
         ..Declared::default()
     };
     (declared, (0..PODS).map(pod).collect())
+}
+
+type Labels = BTreeMap<String, String>;
+
+fn labels(pairs: &[(&str, String)]) -> Labels {
+    let owned = |(key, value): &(&str, String)| ((*key).to_owned(), value.clone());
+    pairs.iter().map(owned).collect()
+}
+
+fn equal(pairs: &[(&str, String)]) -> LabelSelector {
+    LabelSelector {
+        labels: labels(pairs),
+        ..LabelSelector::default()
+    }
+}
+
+fn policy(index: usize, namespace: String) -> DeclaredPolicy {
+    let ports = vec![PolicyPort {
+        transport: Transport::Tcp,
+        ports: PolicyPorts::Range(8_080, 8_080),
+    }];
+    let peers = vec![
+        PolicyPeer::Pods {
+            namespaces: None,
+            pods: Some(equal(&[("app", format!("app-{}", index % 40))])),
+        },
+        PolicyPeer::Pods {
+            namespaces: Some(equal(&[("team", format!("team-{}", index % 7))])),
+            pods: Some(equal(&[("tier", format!("tier-{}", index % 5))])),
+        },
+        PolicyPeer::Block {
+            cidr: format!("10.{}.0.0/16", index % 200).parse().unwrap(),
+            except: Vec::new(),
+        },
+    ];
+    let rules = vec![
+        PolicyRule {
+            peers: peers.clone(),
+            ports,
+        },
+        PolicyRule {
+            peers,
+            ports: vec![PolicyPort {
+                transport: Transport::Udp,
+                ports: PolicyPorts::All,
+            }],
+        },
+    ];
+    DeclaredPolicy {
+        namespace,
+        name: format!("policy-{index}"),
+        selector: LabelSelector::default(),
+        ingress: Some(rules.clone()),
+        egress: Some(rules),
+    }
 }
