@@ -1,5 +1,7 @@
 //! What policies say of the flows of this node's pods.
 
+mod other;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -16,8 +18,9 @@ use crate::policy::{
     Verdict,
 };
 use crate::settings::{DECLARED_AGE_MAX, ENDPOINTS_MAX, Grace};
-use crate::snapshot::{Peer, PeerKind};
+use crate::snapshot::Peer;
 use crate::time::Timestamp;
+use other::Other;
 
 /// Endpoints of a Service that are asked. With more the verdict is unknown.
 const BACKENDS_MAX: usize = 256;
@@ -31,6 +34,8 @@ pub(super) struct Verdicts {
     candidates: Vec<DeclaredPolicy>,
     /// When the policies were last told to be others than before.
     since: Timestamp,
+    /// Likewise Services and their endpoints.
+    services_since: Timestamp,
     /// The labels of own pods, and when they were last told to be others.
     pods: BTreeMap<PodUid, (Arc<PeerPod>, Timestamp)>,
     prepared: Prepared,
@@ -61,22 +66,6 @@ impl Prepared {
     }
 }
 
-/// The other end, as far as it is known.
-enum Other {
-    /// Pods that it may have been, one after the other.
-    Pods(Vec<Arc<PeerPod>>),
-    Node {
-        own: bool,
-        address: IpAddr,
-    },
-    Outside(IpAddr),
-    /// A Service, by its place among the declared ones.
-    Service(usize),
-    Unknown,
-    /// Of the same network namespace: no policy is about it.
-    Same,
-}
-
 impl Verdicts {
     pub(super) fn policies(&self) -> &Arc<Policies> {
         &self.compiled
@@ -91,6 +80,12 @@ impl Verdicts {
                 && before.foreign_policies == now.foreign_policies
                 && before.namespaces == now.namespaces
         });
+        let same_services = before.is_some_and(|before| {
+            before.services == now.services && before.endpoints == now.endpoints
+        });
+        if !same_services {
+            self.services_since = at;
+        }
         if !same {
             self.since = at;
             self.compile(now);
@@ -179,7 +174,9 @@ impl NodeState {
         self.count_hits(waiting, &judgement, direction);
         // A CNI follows a change with a delay, and connections that stand may survive it (trap 18).
         let settled = self.verdicts.since.max(changed).max(peer_changed);
-        let young = waiting.since < settled.plus(self.policy_lag()) || self.is_stale(waiting.at);
+        let young = waiting.since < settled.plus(self.policy_lag())
+            || self.is_stale(waiting.at)
+            || self.is_meshed(waiting);
         let unnamed = matches!(other, Other::Unknown);
         let mut judged = Judged {
             verdict: judgement.verdict,
@@ -298,76 +295,6 @@ impl NodeState {
             })
             .collect();
         policies.judge_service(End::Pod(own), row.transport, &port.target, &backends, true)
-    }
-
-    /// The pod of the row's container, and when it was last told to be another.
-    fn own_pod(&self, waiting: &Waiting) -> Option<(Arc<PeerPod>, Timestamp)> {
-        let container = self.containers.get(&waiting.row.owner)?;
-        let (pod, changed) = self.verdicts.pods.get(&container.pod_uid)?;
-        Some((Arc::clone(pod), (*changed).max(container.first_seen)))
-    }
-
-    /// Who the other end is to policies, and when that was last told to be another.
-    fn other(&self, waiting: &Waiting, peer: &Peer) -> (Other, Timestamp) {
-        let row = &waiting.row;
-        let address = waiting.peer.to_canonical();
-        let never = Timestamp::default();
-        match peer.kind {
-            PeerKind::Loopback => (Other::Same, never),
-            PeerKind::Workload => {
-                let pods = self.peers.pods_at(address, waiting.since, waiting.at);
-                let changed = pods.iter().map(|at| at.changed).max().unwrap_or_default();
-                let pods: Vec<_> = pods.into_iter().map(|at| at.pod).collect();
-                match pods.is_empty() {
-                    true => (Other::Unknown, never),
-                    false => (Other::Pods(pods), changed),
-                }
-            }
-            PeerKind::Service | PeerKind::ApiServer if row.role == Role::Client => {
-                match self.service_at(address) {
-                    Some(index) => (Other::Service(index), never),
-                    None if peer.kind == PeerKind::ApiServer => (
-                        Other::Node {
-                            own: false,
-                            address,
-                        },
-                        never,
-                    ),
-                    None => (Other::Unknown, never),
-                }
-            }
-            PeerKind::Node if row.role == Role::Client && self.is_node_port(row.server_port) => {
-                (Other::Unknown, never)
-            }
-            PeerKind::Node | PeerKind::ApiServer => {
-                let own = peer.name.is_some() && peer.name == self.identity.node;
-                let own = own || peer.name.is_none() && self.identity.node.is_none();
-                (Other::Node { own, address }, never)
-            }
-            // Inside the cluster such an address leads to endpoints, not outside.
-            PeerKind::External if self.is_of_service(address) => (Other::Unknown, never),
-            PeerKind::External => (Other::Outside(address), never),
-            PeerKind::Service | PeerKind::Unresolved => (Other::Unknown, never),
-        }
-    }
-
-    fn service_at(&self, address: IpAddr) -> Option<usize> {
-        let declared = self.declared.as_ref()?;
-        let mut services = declared.services.iter();
-        services.position(|service| service.cluster_ips.contains(&address))
-    }
-
-    fn is_of_service(&self, address: IpAddr) -> bool {
-        let services = self.declared.iter().flat_map(|all| &all.services);
-        let mut addresses =
-            services.flat_map(|one| one.external_ips.iter().chain(&one.load_balancer_ips));
-        addresses.any(|of_service| of_service.to_canonical() == address)
-    }
-
-    fn is_node_port(&self, port: u16) -> bool {
-        let services = self.declared.iter().flat_map(|all| &all.services);
-        let mut ports = services.flat_map(|service| &service.ports);
-        ports.any(|of_service| of_service.node_port == Some(port))
     }
 
     /// What was declared by then may be another thing than what is held (M003).

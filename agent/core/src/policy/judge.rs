@@ -117,12 +117,18 @@ impl Policies {
             }
             End::Pod(_) | End::Node { .. } | End::Outside(_) | End::Unknown => None,
         };
-        match always {
+        let side = match always {
             Some(why) if isolated => Side::new(Verdict::Allow, why),
             Some(why) => Side::new(Verdict::None, why),
             None if pod.admin.is_empty() => self.by_network(pod, &other, flow, direction),
             None => self.by_admin(pod, &other, flow, direction),
+        };
+        // It may be on the pod's own node, which always reaches it.
+        let host = matches!(other, End::Pod(other) if other.host_network);
+        if host && direction == Direction::Ingress && side.verdict == Verdict::Deny {
+            return unknown(SideVerdict::HostNetwork);
         }
+        side
     }
 
     /// By the NetworkPolicies that select the pod.

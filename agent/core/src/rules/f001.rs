@@ -10,7 +10,7 @@
 //! **Traps.** A peer that is not known, or of which several may have had the address, is never denied (19). A CNI follows a
 //! change late and what stands may survive it: for the grace after a change of policies, namespaces or labels, and after the
 //! start of a pod, nothing is believed (18, 24). The node reaches its pods, probes among it (8, 18); a pod reaches itself; a
-//! reply belongs to its connection (18). A node port hides who dialed (17). An address of a Service is judged by its endpoints
+//! reply belongs to its connection (18). Inside a pod of a mesh a proxy takes every connection, whatever comes of it (4, 12). A node port hides who dialed (17). An address of a Service is judged by its endpoints
 //! (16). Pods in the node's network and kinds of policies that are not evaluated are never judged (1, 18). `port-forward` is
 //! loopback (7).
 

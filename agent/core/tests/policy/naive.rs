@@ -83,7 +83,10 @@ impl About<'_> {
         for chain in chains(&admins) {
             self.walk(&chain, networks.as_ref(), other, ingress, &mut possible);
         }
+        // A pod in its node's network may be on this very node, which always reaches its pods.
+        let host = matches!(other, Who::Pod(other) if self.world.pods[*other].host_network);
         match possible.len() {
+            1 if ingress && host && possible.contains("deny") => "unknown",
             1 => possible.first().unwrap(),
             _ => "unknown",
         }

@@ -6,9 +6,9 @@ use std::sync::Arc;
 
 use super::{POD, apply, container_id, node, path, seen};
 use crate::declared::{
-    Declared, DeclaredContainer, DeclaredEndpoints, DeclaredPod, DeclaredPolicy, DeclaredService,
-    LabelSelector, PeerPod, PolicyPeer, PolicyRule, ServicePort, TargetPort, Transport,
-    WorkloadRef,
+    Declared, DeclaredContainer, DeclaredEndpoints, DeclaredNamespace, DeclaredNode, DeclaredPod,
+    DeclaredPolicy, DeclaredService, LabelSelector, PeerPod, PolicyPeer, PolicyRule, ServicePort,
+    TargetPort, Transport, WorkloadRef,
 };
 use crate::id::{CgroupId, ContainerId, PodUid};
 use crate::node::NodeState;
@@ -179,6 +179,50 @@ fn a_peer_that_is_not_known_is_never_denied() {
 #[test]
 fn the_own_node_reaches_its_pods() {
     assert_eq!(said(world(), Role::Server, "192.0.2.10"), Verdict::Allow);
+}
+
+#[test]
+fn other_nodes_are_never_denied_as_clients() {
+    let mut declared = world();
+    declared.nodes.push(DeclaredNode {
+        name: "node-b".into(),
+        addresses: vec![IpAddr::from([192, 0, 2, 99])],
+        ..DeclaredNode::default()
+    });
+    declared.policies[0].ingress = Some(vec![]);
+    assert_eq!(
+        said(declared.clone(), Role::Server, "192.0.2.99"),
+        Verdict::Unknown
+    );
+    declared.policies[0].egress = Some(vec![]);
+    assert_eq!(
+        said(declared, Role::Client, "192.0.2.99"),
+        Verdict::Deny,
+        "as servers they are"
+    );
+}
+
+#[test]
+fn pods_of_a_mesh_are_never_denied() {
+    // Traps 4 and 12: the proxy takes every connection, whatever comes of it.
+    let mut sidecar = world();
+    let mut pod = web();
+    pod.containers.push(DeclaredContainer {
+        name: "istio-proxy".into(),
+        ..DeclaredContainer::default()
+    });
+    sidecar.pods[0] = Arc::new(pod);
+    let mut ambient = world();
+    ambient.namespaces.push(DeclaredNamespace {
+        name: "shop".into(),
+        labels: BTreeMap::from([("istio.io/dataplane-mode".into(), "ambient".into())]),
+    });
+    for declared in [sidecar, ambient] {
+        for role in [Role::Client, Role::Server] {
+            assert_eq!(said(declared.clone(), role, "10.0.0.3"), Verdict::Unknown);
+            assert_eq!(said(declared.clone(), role, "10.0.0.2"), Verdict::Allow);
+        }
+    }
 }
 
 #[test]
