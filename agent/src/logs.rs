@@ -1,22 +1,25 @@
 //! Container logs: who a container is to the collector, and the reader's start and end.
 
+mod facts;
+mod health;
 mod points;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use plumbline_core::attribution;
 use plumbline_core::finding::Subject;
+use plumbline_core::observation::{Fact, Health, ProbeStatus};
 use plumbline_core::report::Report;
 use plumbline_core::settings::NodeIdentity;
 use plumbline_core::snapshot::Snapshot;
-use plumbline_core::time::UnixNanos;
 use plumbline_logs::otlp::Envelope;
 use plumbline_logs::source::Source;
-use plumbline_logs::stats::Stats;
+use plumbline_logs::stats::{Shared, Stats};
 use plumbline_logs::tailer::{self, Resources, Settings};
 use plumbline_logs::watch::Waker;
 use prost::Message as _;
@@ -26,6 +29,9 @@ use crate::export::encode::resource;
 use crate::export::records::{Hold, IN_FLIGHT_MAX, Pace};
 use crate::export::semconv::SCHEMA_URL;
 use crate::export::settings::Endpoint;
+
+/// Counts are told to the core every so many ticks of a second: rules look at minutes.
+const FACTS_EVERY: u64 = 10;
 
 /// Where logs are, and where to.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,6 +51,8 @@ pub struct Logs {
     /// The lane that the reader's batches go through.
     lane: Hold,
     index: Arc<Index>,
+    /// How often facts were told.
+    told: u64,
 }
 
 impl Logs {
@@ -88,6 +96,7 @@ impl Logs {
             reader,
             lane,
             index,
+            told: 0,
         }))
     }
 
@@ -102,31 +111,93 @@ impl Logs {
         self.reader.stats().read()
     }
 
-    /// Adds what it counts to a report; counters began at `start`.
-    pub fn add_points(&self, report: &mut Report, start: UnixNanos) {
-        points::add(report, &self.stats(), &self.index, start);
+    /// What the core is to know: each time how the reader is, and every tenth time what it counts.
+    pub fn facts(&mut self) -> Vec<Fact> {
+        let stats = self.stats();
+        let threads = health::Threads {
+            reader: self.reader.is_alive(),
+            lane: self.lane.is_alive(),
+        };
+        let mut facts = vec![Fact::Probe(health::of(&stats, threads))];
+        if self.told.is_multiple_of(FACTS_EVERY) {
+            facts.push(facts::of(&stats));
+        }
+        self.told += 1;
+        facts
     }
 
-    /// Whether its thread runs.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        self.reader.is_alive()
+    /// Adds what it counts to a report.
+    pub fn add_points(&self, report: &mut Report, snapshot: &Snapshot) {
+        points::add(report, &self.stats(), &self.index, snapshot);
     }
 
-    /// No more is read. Returns at once; [`Logs::join`] waits for the last answers.
+    /// No more is read. Returns at once; [`Logs::end`] waits for the last answers.
     pub fn stop(&self) {
         self.reader.stop();
     }
 
-    /// Waits for the last answers, for at most three seconds, and for the checkpoint.
+    /// Lets the reader end in its own time: it waits for the last answers, for at most three seconds, and writes the
+    /// checkpoint.
     #[must_use]
-    pub fn join(self) -> Stats {
-        let Self { reader, lane, .. } = self;
-        let stats = reader.join();
-        // Only now: the reader's last batch is sent when it ends.
-        drop(lane);
-        stats
+    pub fn end(self) -> Ending {
+        let Self {
+            reader,
+            lane,
+            index,
+            ..
+        } = self;
+        let stats = reader.stats();
+        let joined = tokio::task::spawn_blocking(move || {
+            drop(reader.join());
+            // Only now: the reader's last batch is sent when it ends.
+            drop(lane);
+        });
+        Ending {
+            stats,
+            index,
+            joined,
+        }
     }
+}
+
+/// A reader that was told to stop.
+#[derive(Debug)]
+pub struct Ending {
+    stats: Shared,
+    index: Arc<Index>,
+    joined: tokio::task::JoinHandle<()>,
+}
+
+impl Ending {
+    /// Until it has ended, at most for so long. `false`: it still waits for answers.
+    pub async fn wait(&mut self, limit: Duration) -> bool {
+        if self.joined.is_finished() {
+            return true;
+        }
+        match tokio::time::timeout(limit, &mut self.joined).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::error!(error = %error, "the reader of container logs did not end in order");
+                true
+            }
+            Err(_elapsed) => false,
+        }
+    }
+
+    /// Adds its last counts to a report, or those so far.
+    pub fn add_points(&self, report: &mut Report, snapshot: &Snapshot) {
+        points::add(report, &self.stats.read(), &self.index, snapshot);
+    }
+}
+
+/// How the probe `logs` is where container logs are not asked for.
+#[must_use]
+pub fn off() -> Fact {
+    Fact::Probe(ProbeStatus {
+        probe: health::PROBE.into(),
+        health: Health::Off,
+        reason: Some("container logs are not read: --log-root would".into()),
+    })
 }
 
 /// The UID of the pod that the agent itself is in: what it says must not come back to it.

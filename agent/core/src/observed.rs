@@ -7,4 +7,5 @@ pub mod flows;
 pub mod history;
 pub(crate) mod ledger;
 pub mod listeners;
+pub(crate) mod logs;
 pub mod node_cpu;

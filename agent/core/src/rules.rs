@@ -13,6 +13,9 @@ pub mod c005;
 pub mod c006;
 pub mod c007;
 mod grace;
+pub mod l001;
+pub mod l002;
+pub mod l003;
 pub mod m001;
 pub mod m002;
 pub mod p001;
@@ -38,6 +41,9 @@ pub const ALL: &[&Rule] = &[
     &c005::RULE,
     &c006::RULE,
     &c007::RULE,
+    &l001::RULE,
+    &l002::RULE,
+    &l003::RULE,
     &m001::RULE,
     &m002::RULE,
     &p001::RULE,
@@ -48,6 +54,9 @@ pub const ALL: &[&Rule] = &[
 #[must_use]
 pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
     let mut conditions = m001::conditions(snapshot);
+    conditions.extend(l001::all(snapshot));
+    conditions.extend(l002::all(snapshot));
+    conditions.extend(l003::all(snapshot));
     conditions.extend(m002::conditions(snapshot));
     for container in snapshot
         .containers
@@ -79,6 +88,7 @@ pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
     let windows = none_works(snapshot, &["cpu_windows"]);
     let pressure = none_works(snapshot, &["cpu_stat"]).or_else(|| no_pressure(snapshot));
     let quotas = none_works(snapshot, &["cpu_stat"]).or_else(|| no_controller(snapshot));
+    let logs = none_works(snapshot, &["logs"]);
     let first = |reasons: &[&Option<String>]| reasons.iter().find_map(|reason| (*reason).clone());
     let unknown = [
         (c001::RULE.id, declared.clone()),
@@ -88,6 +98,9 @@ pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
         (c005::RULE.id, first(&[&declared, &pressure])),
         (c006::RULE.id, first(&[&declared, &quotas])),
         (c007::RULE.id, windows),
+        (l001::RULE.id, logs.clone()),
+        (l002::RULE.id, logs.clone()),
+        (l003::RULE.id, logs),
         (
             p001::RULE.id,
             declared.clone().or_else(|| listeners.clone()),

@@ -18,6 +18,8 @@ use super::output::Output;
 const CHUNK: usize = 128 << 10;
 /// What a runtime writes before a line's content, at most.
 const LINE_HEAD: usize = 4 << 10;
+/// Bytes of lines beyond the longest record.
+const TOO_LONG: &str = "line_too_long";
 /// A part of a line that nothing follows for so long is shipped by itself.
 const PARTIAL_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -66,7 +68,7 @@ impl Reader {
             if used >= bytes || !out.has_room() {
                 break true;
             }
-            let Some(index) = container.next_readable() else {
+            let Some(index) = container.next_readable(now) else {
                 break false;
             };
             used += self.read(container, index, false, now, out);
@@ -161,7 +163,7 @@ impl Reader {
         }
         if is_final && used == filled {
             if matches!(&file.handle, Handle::Gzip(gzip) if gzip.broken) {
-                container.counts.lose("gzip", 0, 0);
+                container.counts.lose("gzip", 0, file.unread());
             }
             file.handle = Handle::Closed;
         }
@@ -194,7 +196,7 @@ impl Reader {
             let newline = memchr::memchr(b'\n', chunk);
             at = newline.map_or(chunk.len(), |newline| newline + 1);
             file.skip_line = newline.is_none();
-            container.counts.lose("truncated", 0, at as u64);
+            container.counts.lose(TOO_LONG, 0, at as u64);
         }
         let mut feed = Feed {
             encoder: Encoder::new(clock::unix_ns()),
@@ -311,7 +313,7 @@ impl Feed<'_> {
             );
         };
         let dropped = merger.push(line, place, self.now, self.line_bytes_max, self.room, emit);
-        self.container.counts.lose_if("truncated", dropped);
+        self.container.counts.lose_if(TOO_LONG, dropped);
     }
 
     fn unparsed(&mut self, raw: &[u8], bytes: u64, cut: bool) {
@@ -326,7 +328,7 @@ impl Feed<'_> {
         let counts = &mut self.container.counts;
         counts.take(None::<Stream>, bytes);
         counts.count(None);
-        counts.lose_if("truncated", (raw.len() - fits) as u64);
+        counts.lose_if(TOO_LONG, (raw.len() - fits) as u64);
         self.out
             .push(&self.encoder, &record, self.valid && fits == raw.len());
     }
