@@ -2,39 +2,35 @@
 
 mod facts;
 mod health;
+mod index;
+pub mod options;
 mod points;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use plumbline_core::attribution;
-use plumbline_core::finding::Subject;
 use plumbline_core::observation::{Fact, Health, ProbeStatus};
 use plumbline_core::report::Report;
 use plumbline_core::settings::NodeIdentity;
 use plumbline_core::snapshot::Snapshot;
-use plumbline_logs::otlp::Envelope;
-use plumbline_logs::source::Source;
 use plumbline_logs::stats::{Shared, Stats};
-use plumbline_logs::tailer::{self, Resources, Settings};
+use plumbline_logs::tailer::{self, Settings};
 use plumbline_logs::watch::Waker;
-use prost::Message as _;
 
 use crate::export::Exporter;
-use crate::export::encode::resource;
 use crate::export::records::{Hold, IN_FLIGHT_MAX, Pace};
-use crate::export::semconv::SCHEMA_URL;
 use crate::export::settings::Endpoint;
+use index::{Index, Names};
+use options::LogOptions;
 
 /// Counts are told to the core every so many ticks of a second: rules look at minutes.
 const FACTS_EVERY: u64 = 10;
 
 /// Where logs are, and where to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct LogConfig {
     /// The directory of the pods' logs.
     pub root: PathBuf,
@@ -42,6 +38,8 @@ pub struct LogConfig {
     pub state: PathBuf,
     /// The collector.
     pub endpoint: Endpoint,
+    /// What is left out or changed on the way.
+    pub options: LogOptions,
 }
 
 /// The running reader.
@@ -51,6 +49,8 @@ pub struct Logs {
     /// The lane that the reader's batches go through.
     lane: Hold,
     index: Arc<Index>,
+    /// Labels of pods matter.
+    with_labels: bool,
     /// How often facts were told.
     told: u64,
 }
@@ -77,6 +77,7 @@ impl Logs {
             Pace::default(),
         )?;
         let index = Arc::new(Index::new(node.clone()));
+        let options = config.options.clone();
         let own = own_pod();
         if own.is_none() {
             tracing::warn!(
@@ -87,22 +88,32 @@ impl Logs {
             state: Some(config.state.clone()),
             in_flight_max: IN_FLIGHT_MAX,
             exclude_uids: own.into_iter().collect(),
+            select: options.select,
+            process: options.process,
+            join: options.join,
+            pod_bytes_per_second: options.pod_bytes_per_second,
             ..Settings::new(config.root.clone())
         };
-        let resources = Box::new(Names(Arc::clone(&index)));
+        let with_labels = !options.labels.is_empty();
+        let resources = Box::new(Names {
+            index: Arc::clone(&index),
+            labels: options.labels,
+            waiting: Mutex::default(),
+        });
         let reader = tailer::spawn(settings, Box::new(sink), resources, waker)
             .context("start the reader of container logs")?;
         Ok(Some(Self {
             reader,
             lane,
             index,
+            with_labels,
             told: 0,
         }))
     }
 
     /// Takes over who is who.
     pub fn learn(&self, snapshot: &Snapshot) {
-        self.index.learn(snapshot);
+        self.index.learn(snapshot, self.with_labels);
     }
 
     /// What it counts.
@@ -211,77 +222,4 @@ fn own_pod() -> Option<String> {
         let mut pods = paths.filter_map(attribution::container_of);
         pods.next().map(|own| own.pod_uid.to_string())
     })
-}
-
-/// Containers by pod UID and name, as the core knows them.
-#[derive(Debug)]
-struct Index {
-    node: NodeIdentity,
-    generation: AtomicU64,
-    subjects: Mutex<HashMap<(String, String), Subject>>,
-}
-
-impl Index {
-    fn new(node: NodeIdentity) -> Self {
-        Self {
-            node,
-            generation: AtomicU64::new(0),
-            subjects: Mutex::default(),
-        }
-    }
-
-    fn learn(&self, snapshot: &Snapshot) {
-        let known = snapshot
-            .containers
-            .iter()
-            .filter(|container| !container.gone);
-        let subjects: HashMap<_, _> = known
-            .filter_map(|container| {
-                let subject = &container.subject;
-                let key = (subject.pod_uid.clone()?, subject.container.clone()?);
-                Some((key, subject.clone()))
-            })
-            .collect();
-        let mut known = self.subjects();
-        if *known != subjects {
-            *known = subjects;
-            drop(known);
-            self.generation.fetch_add(1, Ordering::Release);
-        }
-    }
-
-    fn subject(&self, source: &Source) -> Subject {
-        let key = (source.pod.uid.clone(), source.container.clone());
-        let known = self.subjects().get(&key).cloned();
-        // The path says it too. A pod that runs as declared has the same names there.
-        known.unwrap_or_else(|| Subject {
-            namespace: Some(source.pod.namespace.clone()),
-            pod: Some(source.pod.pod.clone()),
-            pod_uid: Some(source.pod.uid.clone()),
-            container: Some(source.container.clone()),
-            ..Subject::default()
-        })
-    }
-
-    fn subjects(&self) -> MutexGuard<'_, HashMap<(String, String), Subject>> {
-        self.subjects.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct Names(Arc<Index>);
-
-impl Resources for Names {
-    fn generation(&self) -> u64 {
-        self.0.generation.load(Ordering::Acquire)
-    }
-
-    fn envelope(&self, source: &Source) -> Envelope {
-        let resource = resource(&self.0.subject(source), &self.0.node).encode_to_vec();
-        Envelope::new(
-            &resource,
-            "plumbline",
-            &self.0.node.agent_version,
-            SCHEMA_URL,
-        )
-    }
 }

@@ -9,6 +9,7 @@ use crate::batch::SourceId;
 use crate::checkpoint::{Entry, Head};
 use crate::file::{Gzip, Handle, LogFile, Stamp, gzip_head, plain_head};
 use crate::guard::{self, Refused, Root};
+use crate::join::Joiner;
 use crate::offsets::{FileId, Place};
 use crate::otlp::Envelope;
 use crate::partial::Merger;
@@ -43,6 +44,7 @@ pub(crate) struct Container {
     /// From the oldest to the newest.
     pub(crate) files: Vec<LogFile>,
     pub(crate) merger: Merger,
+    pub(crate) joiner: Joiner,
     /// The run that `merger` is about.
     pub(crate) run: Option<u32>,
     pub(crate) counts: Counts,
@@ -81,6 +83,7 @@ impl Container {
             source,
             files: Vec::new(),
             merger: Merger::default(),
+            joiner: Joiner::default(),
             run: None,
             counts: Counts::default(),
             envelope: None,
@@ -362,10 +365,12 @@ impl Container {
     /// batch yet. Each turn notes anew, also that which ships the line for want of an end.
     pub(crate) fn note(&mut self, resume: &mut Vec<Place>) {
         for file in &mut self.files {
-            if self.merger.starts().any(|start| start.file != file.id) {
+            let mut starts = self.merger.starts().chain(self.joiner.starts());
+            if starts.any(|start| start.file != file.id) {
                 continue;
             }
-            let start = self.merger.start_in(file.id);
+            let starts = [self.merger.start_in(file.id), self.joiner.start_in(file.id)];
+            let start = starts.into_iter().flatten().min();
             let offset = start.map_or(file.read, |start| start.min(file.read));
             if offset > file.noted {
                 file.noted = offset;
@@ -375,6 +380,11 @@ impl Container {
                 });
             }
         }
+    }
+
+    /// A line or a message of several may still go on.
+    pub(crate) fn is_open(&self) -> bool {
+        self.merger.is_open() || self.joiner.is_open()
     }
 
     /// So far a file was delivered.

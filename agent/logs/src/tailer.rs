@@ -5,6 +5,7 @@ mod ended;
 mod output;
 mod read;
 mod settings;
+mod ship;
 mod state;
 mod told;
 
@@ -49,6 +50,12 @@ pub trait Resources: Send {
 
     /// What surrounds its records.
     fn envelope(&self, source: &Source) -> Envelope;
+
+    /// Whether it is to be read, as far as that depends on more than its names. Asked once a second until it is.
+    fn is_wanted(&self, source: &Source) -> bool {
+        let _ = source;
+        true
+    }
 }
 
 /// The running reader.
@@ -219,9 +226,9 @@ impl Tailer {
             };
             let envelope = self.envelope(&mut container);
             self.out.turn(container.id, envelope);
-            let (used, more) = self
-                .reader
-                .turn(&mut container, turn.bytes, now, &mut self.out);
+            let (used, more) =
+                self.reader
+                    .turn(&mut container, turn.bytes, now, &mut self.out);
             read += used;
             self.robin.done(&turn, used, more);
             self.containers.insert(turn.key, container);

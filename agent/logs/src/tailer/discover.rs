@@ -96,7 +96,9 @@ impl Tailer {
                 refuse("name");
                 continue;
             };
-            if self.settings.exclude_uids.contains(&pod.uid) {
+            if self.settings.exclude_uids.contains(&pod.uid)
+                || !self.settings.select.namespace(&pod.namespace)
+            {
                 continue;
             }
             let containers = match list(&pod.directory()) {
@@ -112,12 +114,14 @@ impl Tailer {
                 }
             };
             for container in containers {
-                match crate::source::container_name(&container) {
-                    Some(container) => sources.push(Source {
-                        pod: pod.clone(),
-                        container,
-                    }),
-                    None => refuse("name"),
+                let Some(container) = crate::source::container_name(&container) else {
+                    refuse("name");
+                    continue;
+                };
+                let pod = pod.clone();
+                let source = Source { pod, container };
+                if self.settings.select.container(&source) && self.resources.is_wanted(&source) {
+                    sources.push(source);
                 }
             }
         }
@@ -162,7 +166,7 @@ impl Tailer {
             refused: &mut self.stats.refused,
         };
         container.scan(&mut scan);
-        let due = container.merger.is_open() || container.next_finished(now).is_some();
+        let due = container.is_open() || container.next_finished(now).is_some();
         if due
             || container
                 .files
