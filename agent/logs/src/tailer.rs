@@ -115,9 +115,14 @@ pub fn spawn(
         Arc::clone(&stop),
         stats.clone(),
     );
+    let faults = fault::hand_on();
+    let run = move || {
+        faults();
+        tailer.run();
+    };
     let thread = std::thread::Builder::new()
         .name("logs".into())
-        .spawn(move || tailer.run())?;
+        .spawn(run)?;
     Ok(Handle {
         stop,
         waker,
