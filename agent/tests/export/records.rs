@@ -311,7 +311,7 @@ async fn a_slow_collector_gets_everything_in_its_own_time() {
     for protocol in BOTH {
         let (mut node, collector) = (Node::new(), Collector::start(protocol).await);
         collector.answer_after(Duration::from_millis(if full() { 5_000 } else { 300 }));
-        node.write(10_000);
+        node.write(if full() { 1_500 } else { 10_000 });
         node.start(&collector, 10_000);
         until("all to be settled", || node.is_settled()).await;
         let counts = node.end().await;

@@ -129,7 +129,7 @@ fn a_flood_does_not_delay_the_quiet() {
     let pod = |name: &str| root.path().join(format!("shop_{name}_uid-{name}/app"));
     fs::create_dir_all(pod("flood")).unwrap();
     let mut file = BufWriter::new(File::create(pod("flood").join("0.log")).unwrap());
-    let bytes: u64 = if full() { 1 << 30 } else { 48 << 20 };
+    let bytes: u64 = if full() { 128 << 20 } else { 48 << 20 };
     let line = format!("2026-11-25T10:00:00Z stdout F flood {}\n", "x".repeat(960));
     for _ in 0..bytes / line.len() as u64 {
         file.write_all(line.as_bytes()).unwrap();
