@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use plumbline_core::finding::Subject;
 use plumbline_core::metric::{
-    LOG_IO, LOG_LAG, LOG_LOST, LOG_LOST_RECORDS, LOG_OUTAGE_BUDGET, LOG_RECORDS, Metric, attribute,
+    LOG_IO, LOG_LAG, LOG_LOST, LOG_LOST_RECORDS, LOG_OUTAGE_BUDGET, LOG_RECORDS, Metric,
+    REPORT_POINTS_CUT, attribute,
 };
 use plumbline_core::report::{AttributeValue, Number, Point, Report, ResourceReport};
+use plumbline_core::settings::SERIES_PER_NODE_MAX;
 use plumbline_core::snapshot::{LogView, Snapshot};
 use plumbline_core::time::UnixNanos;
 use plumbline_logs::stats::{Counts, Lost, Stats};
@@ -31,6 +33,9 @@ const REASONS: [&str; 10] = [
 pub(super) fn add(report: &mut Report, stats: &Stats, index: &Index, snapshot: &Snapshot) {
     let start = UnixNanos(snapshot.origin.unix_ns);
     let budgets = budgets(snapshot);
+    let points = report.resources.iter().map(|resource| resource.points.len());
+    let mut room = SERIES_PER_NODE_MAX.saturating_sub(points.sum());
+    let mut cut = 0;
     for container in &stats.containers {
         let mut points = of_counts(&container.counts, start);
         if container.lag > 0 {
@@ -42,9 +47,34 @@ pub(super) fn add(report: &mut Report, stats: &Stats, index: &Index, snapshot: &
             let seconds = count(budget.as_secs());
             points.push(point(&LOG_OUTAGE_BUDGET, None, seconds, None));
         }
+        let Some(left) = room.checked_sub(points.len()) else {
+            cut += points.len();
+            continue;
+        };
+        room = left;
         put(report, index.subject(&container.source), points);
     }
+    note_cut(report, cut as u64);
     put(report, Subject::default(), of_lost(&stats.lost, start));
+}
+
+/// Points that found no room are counted with those of the core.
+fn note_cut(report: &mut Report, cut: u64) {
+    if cut == 0 {
+        return;
+    }
+    let points = report.resources.iter_mut().flat_map(|resource| &mut resource.points);
+    let known = points
+        .filter(|point| point.metric == &REPORT_POINTS_CUT)
+        .map(|point| &mut point.value);
+    for value in known {
+        if let Number::Int(known) = value {
+            *known = known.saturating_add(i64::try_from(cut).unwrap_or(i64::MAX));
+            return;
+        }
+    }
+    let point = point(&REPORT_POINTS_CUT, None, count(cut), None);
+    put(report, Subject::default(), vec![point]);
 }
 
 /// For how long the collector may be away, by pod UID and container.
