@@ -42,12 +42,9 @@ fn main() {
         .unwrap();
     match words[..] {
         ["sink", protocol @ ("http" | "grpc")] => runtime.block_on(sink(protocol == "grpc")),
-        ["send", directory, address, protocol, compression] => runtime.block_on(send(
-            Path::new(directory),
-            address,
-            protocol,
-            compression,
-        )),
+        ["send", directory, address, protocol, compression] => {
+            runtime.block_on(send(Path::new(directory), address, protocol, compression))
+        }
         _ => println!("logs sink http|grpc | logs send DIR ADDRESS http|grpc none|gzip"),
     }
 }
@@ -127,7 +124,9 @@ async fn take(
 fn answer() -> Response<Body> {
     let mut response = Response::new(Full::default().boxed());
     let protobuf = HeaderValue::from_static("application/x-protobuf");
-    response.headers_mut().insert(header::CONTENT_TYPE, protobuf);
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, protobuf);
     response
 }
 
@@ -190,7 +189,11 @@ impl Resources for Usual {
 }
 
 async fn send(directory: &Path, address: &str, protocol: &str, compression: &str) {
-    let protocol = if protocol == "grpc" { "grpc" } else { "http/protobuf" };
+    let protocol = if protocol == "grpc" {
+        "grpc"
+    } else {
+        "http/protobuf"
+    };
     let endpoint = format!("http://{address}");
     let settings = ExportSettings::from_env(|name| {
         let value = match name {
@@ -208,7 +211,12 @@ async fn send(directory: &Path, address: &str, protocol: &str, compression: &str
     let node = NodeIdentity::default();
     let mut exporter = Exporter::start(ExportSettings::off(), node.clone()).unwrap();
     let (sink, lane) = exporter
-        .start_records(settings.findings.unwrap(), &node, waker.clone(), Pace::default())
+        .start_records(
+            settings.findings.unwrap(),
+            &node,
+            waker.clone(),
+            Pace::default(),
+        )
         .unwrap();
     let settings = Settings {
         in_flight_max: IN_FLIGHT_MAX,
@@ -241,12 +249,20 @@ async fn send(directory: &Path, address: &str, protocol: &str, compression: &str
 
 fn bytes(directory: &Path) -> u64 {
     let pods = fs::read_dir(directory).unwrap();
-    pods.map(|pod| fs::metadata(pod.unwrap().path().join("app/0.log")).unwrap().len())
-        .sum()
+    pods.map(|pod| {
+        fs::metadata(pod.unwrap().path().join("app/0.log"))
+            .unwrap()
+            .len()
+    })
+    .sum()
 }
 
 fn peak_kib() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.unwrap().trim().trim_end_matches(" kB").parse().unwrap()
+    line.unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap()
 }

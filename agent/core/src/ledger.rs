@@ -57,7 +57,10 @@ const PLACES: [(&str, &str); 30] = [
     ("flows", "counted in the overflow series of the container"),
     ("listener_events", "left to the scans"),
     ("listener_scan", "told as coverage"),
-    ("log_containers", "not judged; their counts leave all the same"),
+    (
+        "log_containers",
+        "not judged; their counts leave all the same",
+    ),
     (
         "observations",
         "dropped; counts are kept and sent again, snapshots tell the rest",

@@ -29,7 +29,9 @@ pub(crate) fn point(name: &str) -> std::io::Result<()> {
     let Some(faults) = FAULTS.with_borrow(Clone::clone) else {
         return Ok(());
     };
-    let fault = *faults.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let fault = *faults
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     match fault.filter(|fault| name.contains(fault.step)) {
         None => Ok(()),
         Some(fault) => {

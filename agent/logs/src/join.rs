@@ -101,7 +101,10 @@ impl Joiner {
         room: &mut Room,
         mut emit: impl FnMut(Record<'_>),
     ) {
-        let Some(stream) = record.stream.filter(|_| !record.truncated && !record.unparsed) else {
+        let Some(stream) = record
+            .stream
+            .filter(|_| !record.truncated && !record.unparsed)
+        else {
             // Nothing is added to what is cut or in no known format, and it stays where it was among the others.
             self.end(room, &mut emit);
             emit(record);
@@ -225,8 +228,15 @@ mod tests {
                 out.push(String::from_utf8_lossy(&record.content).into_owned());
             };
             let now = Duration::from_secs(self.at);
-            self.joiner
-                .push(record, start, now, &self.rule, self.cap, &mut self.room, emit);
+            self.joiner.push(
+                record,
+                start,
+                now,
+                &self.rule,
+                self.cap,
+                &mut self.room,
+                emit,
+            );
             self.at += 1;
         }
 
@@ -249,8 +259,18 @@ mod tests {
         }
         assert_eq!(bench.joiner.start_in(FILE), Some(8));
         bench.end();
-        assert_eq!(bench.out[..5].iter().filter(|text| *text == "other").count(), 4);
-        assert!(bench.out.contains(&"boom\n\tat x\nCaused by: y\n\tat z".to_owned()));
+        assert_eq!(
+            bench.out[..5]
+                .iter()
+                .filter(|text| *text == "other")
+                .count(),
+            4
+        );
+        assert!(
+            bench
+                .out
+                .contains(&"boom\n\tat x\nCaused by: y\n\tat z".to_owned())
+        );
         assert_eq!(bench.room.free(), 1_000);
     }
 

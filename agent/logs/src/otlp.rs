@@ -140,7 +140,11 @@ impl Encoder {
         }
         if let Some(severity) = record.severity {
             flags.extend([tag::RECORD_SEVERITY_NUMBER, severity.number()]);
-            put_bytes(&mut flags, tag::RECORD_SEVERITY_TEXT, severity.as_str().as_bytes());
+            put_bytes(
+                &mut flags,
+                tag::RECORD_SEVERITY_TEXT,
+                severity.as_str().as_bytes(),
+            );
         }
         let time = if record.time == 0 { 0 } else { 9 };
         let value = 1 + varint_len(content.len()) + content.len();

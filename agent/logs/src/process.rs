@@ -70,7 +70,10 @@ mod tests {
         };
         for (content, want) in [
             ("INFO x", Err("severity")),
-            ("ERROR password=x1", Ok((Some(Severity::Error), "ERROR ***"))),
+            (
+                "ERROR password=x1",
+                Ok((Some(Severity::Error), "ERROR ***")),
+            ),
             ("who knows", Ok((None, "who knows"))),
         ] {
             let mut record = record(content);

@@ -51,7 +51,9 @@ impl Redactor {
     /// What is wrong, and with which.
     pub fn new(expressions: &[String]) -> Result<Self, String> {
         if expressions.len() > EXPRESSIONS_MAX {
-            return Err(format!("at most {EXPRESSIONS_MAX} expressions can be given"));
+            return Err(format!(
+                "at most {EXPRESSIONS_MAX} expressions can be given"
+            ));
         }
         let mut parts = Vec::new();
         for expression in expressions {
@@ -59,7 +61,9 @@ impl Redactor {
             // Each by itself first: an open bracket of one must not swallow the next, and errors must name theirs.
             let alone = compile(expression).map_err(|error| format!("`{expression}`: {error}"))?;
             if alone.is_match(b"") {
-                return Err(format!("`{expression}` matches nothing at all, which is everywhere"));
+                return Err(format!(
+                    "`{expression}` matches nothing at all, which is everywhere"
+                ));
             }
             parts.push(format!("(?:{expression})"));
         }
@@ -87,7 +91,10 @@ fn resolve(expression: &str) -> Result<&str, String> {
     let known = NAMED.iter().find(|(known, _)| *known == name);
     known.map(|(_, expression)| *expression).ok_or_else(|| {
         let names: Vec<&str> = NAMED.iter().map(|(name, _)| *name).collect();
-        format!("no expression is named `@{name}`; there are @{}", names.join(", @"))
+        format!(
+            "no expression is named `@{name}`; there are @{}",
+            names.join(", @")
+        )
     })
 }
 
@@ -116,12 +123,18 @@ mod tests {
             ("key AKIAIOSFODNN7EXAMPLE used", "AKIAIOSFODNN7EXAMPLE"),
             ("Authorization: Bearer abcdef0123456789", "abcdef0123456789"),
             ("mail to jane.doe+x@mail.example.org now", "jane.doe"),
-            ("t=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.SflKxwRJSMeKKF2QT4 ok", "eyJzdWIi"),
+            (
+                "t=eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxMjM0In0.SflKxwRJSMeKKF2QT4 ok",
+                "eyJzdWIi",
+            ),
             ("password=hunter2 user=x", "hunter2"),
             (r#"{"user":"x","Password" : "hunter2"}"#, "hunter2"),
             (r#"{"msg":"{\"api_key\":\"hunter2\"}"}"#, "hunter2"),
             ("postgres://app:hunter2@db/x", "hunter2"),
-            ("-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY----- end", "MIIEow"),
+            (
+                "-----BEGIN RSA PRIVATE KEY-----\nMIIEow\n-----END RSA PRIVATE KEY----- end",
+                "MIIEow",
+            ),
             ("-----BEGIN PRIVATE KEY-----\nMIIEow (cut", "MIIEow"),
         ] {
             let clean = all().apply(text.as_bytes()).into_owned();

@@ -40,7 +40,12 @@ mod tests {
 
     #[test]
     fn by_namespace_and_by_container() {
-        let list = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        let list = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| (*name).to_owned())
+                .collect::<Vec<_>>()
+        };
         let source = |pod: &str, container: &str| {
             Source::parse(format!("{pod}_web_uid").as_bytes(), container.as_bytes()).unwrap()
         };

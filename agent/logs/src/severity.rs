@@ -73,7 +73,9 @@ impl Severity {
             (b"emerg", Severity::Fatal),
             (b"60", Severity::Fatal),
         ];
-        let known = WORDS.iter().find(|(known, _)| word.eq_ignore_ascii_case(known));
+        let known = WORDS
+            .iter()
+            .find(|(known, _)| word.eq_ignore_ascii_case(known));
         known.map(|(_, severity)| *severity)
     }
 }
@@ -130,7 +132,10 @@ fn by_key(content: &[u8]) -> Option<Severity> {
 fn last_word(text: &[u8]) -> &[u8] {
     let text = text.strip_suffix(b"\"").unwrap_or(text);
     let is_key = |byte: &u8| byte.is_ascii_alphanumeric() || *byte == b'.';
-    let begin = text.iter().rposition(|byte| !is_key(byte)).map_or(0, |at| at + 1);
+    let begin = text
+        .iter()
+        .rposition(|byte| !is_key(byte))
+        .map_or(0, |at| at + 1);
     text.get(begin..).unwrap_or_default()
 }
 
@@ -159,15 +164,24 @@ mod tests {
     #[test]
     fn what_programs_write() {
         for (content, want) in [
-            (&b"E1126 10:00:00.000000       1 main.go:1] failed"[..], Some(Severity::Error)),
+            (
+                &b"E1126 10:00:00.000000       1 main.go:1] failed"[..],
+                Some(Severity::Error),
+            ),
             (b"I1126 10:00:00.000000", Some(Severity::Info)),
             (b"X1126 10:00:00", None),
-            (br#"{"ts":1,"level":"warn","msg":"x"}"#, Some(Severity::Warn)),
+            (
+                br#"{"ts":1,"level":"warn","msg":"x"}"#,
+                Some(Severity::Warn),
+            ),
             (br#"{"severity" : "CRITICAL"}"#, Some(Severity::Fatal)),
             (br#"{"level":30,"time":1}"#, Some(Severity::Info)),
             (br#"{"msg":"level: error"}"#, Some(Severity::Error)),
             (b"time=x level=debug msg=y", Some(Severity::Debug)),
-            (b"2026-11-25 10:00:00,123 WARNING [main] x", Some(Severity::Warn)),
+            (
+                b"2026-11-25 10:00:00,123 WARNING [main] x",
+                Some(Severity::Warn),
+            ),
             (b"[error] 1#1: *2 open() failed", Some(Severity::Error)),
             (b"GET /error HTTP/1.1", None),
             (b"no error at all", None),
@@ -190,7 +204,10 @@ mod tests {
             Severity::Error,
             Severity::Fatal,
         ] {
-            assert_eq!(Severity::parse(severity.as_str().as_bytes()), Some(severity));
+            assert_eq!(
+                Severity::parse(severity.as_str().as_bytes()),
+                Some(severity)
+            );
         }
     }
 }

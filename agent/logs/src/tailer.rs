@@ -120,9 +120,7 @@ pub fn spawn(
         faults();
         tailer.run();
     };
-    let thread = std::thread::Builder::new()
-        .name("logs".into())
-        .spawn(run)?;
+    let thread = std::thread::Builder::new().name("logs".into()).spawn(run)?;
     Ok(Handle {
         stop,
         waker,
@@ -231,9 +229,9 @@ impl Tailer {
             };
             let envelope = self.envelope(&mut container);
             self.out.turn(container.id, envelope);
-            let (used, more) =
-                self.reader
-                    .turn(&mut container, turn.bytes, now, &mut self.out);
+            let (used, more) = self
+                .reader
+                .turn(&mut container, turn.bytes, now, &mut self.out);
             read += used;
             self.robin.done(&turn, used, more);
             self.containers.insert(turn.key, container);

@@ -255,7 +255,9 @@ impl Lane {
                 work.single_out();
             }
             let closing = self.is_closing();
-            let Some(piece) = work.stack.last() else { break };
+            let Some(piece) = work.stack.last() else {
+                break;
+            };
             let verdict = self.attempt(piece, work.compress).await;
             // Before anything is given up: nobody waits any more for the collector to be mended.
             if closing && matches!(verdict, Verdict::Refused(_) | Verdict::Retry { .. }) {

@@ -55,7 +55,8 @@ impl<'a> MakeWriter<'a> for Stderr {
 }
 
 fn told(lines: u64, json: bool) -> String {
-    let message = format!("lines were left out of this log: at most {PER_SECOND} a second are written");
+    let message =
+        format!("lines were left out of this log: at most {PER_SECOND} a second are written");
     if json {
         format!(r#"{{"level":"WARN","message":"{message}","lines":{lines}}}"#)
     } else {
@@ -92,7 +93,11 @@ impl Tokens {
             return Fate::IsLeftOut;
         }
         // The line that tells of others is one too.
-        self.tokens -= if self.left_out > 0 && self.tokens > 1 { 2 } else { 1 };
+        self.tokens -= if self.left_out > 0 && self.tokens > 1 {
+            2
+        } else {
+            1
+        };
         match std::mem::take(&mut self.left_out) {
             0 => Fate::Passes,
             left_out => Fate::PassesAfter(left_out),
@@ -128,14 +133,20 @@ mod tests {
                 Fate::IsLeftOut => {}
             }
         }
-        assert!((5_000..=6_000 + BURST.into()).contains(&written), "{written}");
+        assert!(
+            (5_000..=6_000 + BURST.into()).contains(&written),
+            "{written}"
+        );
         assert!(told > 500_000, "{told}");
     }
 
     #[test]
     fn what_was_left_out_is_told_in_the_logs_own_form() {
         let json: serde_json::Value = serde_json::from_str(&told(7, true)).unwrap();
-        assert_eq!((json["lines"].as_u64(), json["level"].as_str()), (Some(7), Some("WARN")));
+        assert_eq!(
+            (json["lines"].as_u64(), json["level"].as_str()),
+            (Some(7), Some("WARN"))
+        );
         assert!(told(7, false).ends_with("lines=7"));
     }
 

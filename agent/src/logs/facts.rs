@@ -70,9 +70,17 @@ mod tests {
         let Fact::Logs { rows, lost } = of(&stats) else {
             unreachable!("it says logs")
         };
-        let names = [&rows[0].namespace, &rows[0].pod, &rows[0].pod_uid, &rows[0].container];
+        let names = [
+            &rows[0].namespace,
+            &rows[0].pod,
+            &rows[0].pod_uid,
+            &rows[0].container,
+        ];
         assert_eq!(names, ["shop", "web", "uid", "app"]);
-        assert_eq!((rows[0].seen_bytes, rows[0].lag_bytes), (100 + 20 + 50 + 7, 90));
+        assert_eq!(
+            (rows[0].seen_bytes, rows[0].lag_bytes),
+            (100 + 20 + 50 + 7, 90)
+        );
         assert_eq!((rows[0].lost.len(), lost.len()), (2, 0));
     }
 }

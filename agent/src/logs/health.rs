@@ -47,7 +47,8 @@ fn broken(stats: &Stats, threads: Threads) -> Option<String> {
     }
     let short = |reason: &&str| SHORTAGES.contains(reason);
     // Where all that is there is refused, it is not a trick that is refused but how this node keeps its logs.
-    let nothing_else = stats.files_open == 0 && stats.containers.iter().all(|logs| logs.retained == 0);
+    let nothing_else =
+        stats.files_open == 0 && stats.containers.iter().all(|logs| logs.retained == 0);
     refused(&stats.refused, |reason| {
         short(&reason) || nothing_else && reason != "name"
     })
@@ -57,7 +58,8 @@ fn worth_knowing(stats: &Stats) -> Option<String> {
     let mut known = Vec::new();
     if stats.quarantined {
         known.push(
-            "the checkpoint did not check and was put aside: what was on disk was sent again".to_owned(),
+            "the checkpoint did not check and was put aside: what was on disk was sent again"
+                .to_owned(),
         );
     }
     known.extend(refused(&stats.refused, |reason| reason != "name"));
@@ -71,13 +73,15 @@ fn worth_knowing(stats: &Stats) -> Option<String> {
 }
 
 /// `3 files or directories are refused (link: 2, hard_link: 1)`.
-fn refused(
-    counts: &BTreeMap<&'static str, u64>,
-    matters: impl Fn(&str) -> bool,
-) -> Option<String> {
-    let counts: Vec<_> = counts.iter().filter(|(reason, _)| matters(reason)).collect();
+fn refused(counts: &BTreeMap<&'static str, u64>, matters: impl Fn(&str) -> bool) -> Option<String> {
+    let counts: Vec<_> = counts
+        .iter()
+        .filter(|(reason, _)| matters(reason))
+        .collect();
     let all: u64 = counts.iter().map(|(_, count)| **count).sum();
-    let each = counts.iter().map(|(reason, count)| format!("{reason}: {count}"));
+    let each = counts
+        .iter()
+        .map(|(reason, count)| format!("{reason}: {count}"));
     let each = each.collect::<Vec<_>>().join(", ");
     (all > 0).then(|| format!("{all} files or directories are refused ({each})"))
 }
@@ -140,7 +144,12 @@ mod tests {
             watches_refused: 5,
             ..open()
         };
-        check(&stats, BOTH, Health::Ok, "3 files or directories are refused (hard_link: 1, link: 2)");
+        check(
+            &stats,
+            BOTH,
+            Health::Ok,
+            "3 files or directories are refused (hard_link: 1, link: 2)",
+        );
         check(&stats, BOTH, Health::Ok, "put aside");
         check(&stats, BOTH, Health::Ok, "5 directories are not watched");
         // Docker's own files: every one is behind a link.
@@ -148,6 +157,11 @@ mod tests {
         check(&stats, BOTH, Health::Broken, "link: 2");
         stats.files_open = 3;
         stats.refused.insert("too_many_open", 7);
-        check(&stats, BOTH, Health::Broken, "7 files or directories are refused (too_many_open: 7)");
+        check(
+            &stats,
+            BOTH,
+            Health::Broken,
+            "7 files or directories are refused (too_many_open: 7)",
+        );
     }
 }

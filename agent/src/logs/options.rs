@@ -109,7 +109,11 @@ impl LogArgs {
         };
         Some(LogConfig {
             root,
-            state: self.log_state.clone().or(state).unwrap_or_else(|| STATE.into()),
+            state: self
+                .log_state
+                .clone()
+                .or(state)
+                .unwrap_or_else(|| STATE.into()),
             endpoint,
             options,
         })
@@ -151,9 +155,8 @@ impl LogOptions {
             });
         };
         let redact = (!args.log_redact.is_empty()).then(|| Redactor::new(&args.log_redact));
-        let redact = redact.and_then(|made| {
-            made.map_err(|message| wrong("--log-redact", message)).ok()
-        });
+        let redact =
+            redact.and_then(|made| made.map_err(|message| wrong("--log-redact", message)).ok());
         let join = args.log_join.as_deref().and_then(|rule| {
             let made = Rule::parse(rule);
             made.map_err(|message| wrong("--log-join", message)).ok()
@@ -167,7 +170,10 @@ impl LogOptions {
             known
         });
         if args.log_pod_rate == Some(Size(0)) {
-            wrong("--log-pod-rate", "0 would ship nothing; exclude the namespace instead".into());
+            wrong(
+                "--log-pod-rate",
+                "0 would ship nothing; exclude the namespace instead".into(),
+            );
         }
         Self {
             select: Select {
@@ -245,7 +251,9 @@ impl FromStr for Size {
         bytes
             .and_then(|bytes| bytes.checked_mul(unit))
             .map(Self)
-            .ok_or_else(|| format!("`{text}` is no number of bytes; write it like 500Ki, 50Mi or 1Gi"))
+            .ok_or_else(|| {
+                format!("`{text}` is no number of bytes; write it like 500Ki, 50Mi or 1Gi")
+            })
     }
 }
 
@@ -268,7 +276,10 @@ mod tests {
             assert_eq!(text.parse::<Size>().ok().map(|size| size.0), want, "{text}");
         }
         let rule: LabelRule = "shop:app.kubernetes.io/name=web".parse().unwrap();
-        assert_eq!((rule.key.as_str(), rule.value.as_str()), ("app.kubernetes.io/name", "web"));
+        assert_eq!(
+            (rule.key.as_str(), rule.value.as_str()),
+            ("app.kubernetes.io/name", "web")
+        );
         assert!(rule.is_about("shop") && !rule.is_about("bank"));
         assert!("*:a=".parse::<LabelRule>().unwrap().is_about("bank"));
         for wrong in ["", "a=b", ":a=b", "shop:=b", "shop:a"] {
@@ -288,7 +299,12 @@ mod tests {
         let mut problems = Vec::new();
         let options = LogOptions::resolve(&args, &mut problems);
         let at: Vec<_> = problems.iter().map(|problem| problem.at.as_str()).collect();
-        let want = ["--log-redact", "--log-join", "--log-min-severity", "--log-pod-rate"];
+        let want = [
+            "--log-redact",
+            "--log-join",
+            "--log-min-severity",
+            "--log-pod-rate",
+        ];
         assert_eq!(at, want);
         assert!(options.process.is_nothing());
     }

@@ -33,7 +33,10 @@ const REASONS: [&str; 10] = [
 pub(super) fn add(report: &mut Report, stats: &Stats, index: &Index, snapshot: &Snapshot) {
     let start = UnixNanos(snapshot.origin.unix_ns);
     let budgets = budgets(snapshot);
-    let points = report.resources.iter().map(|resource| resource.points.len());
+    let points = report
+        .resources
+        .iter()
+        .map(|resource| resource.points.len());
     let mut room = SERIES_PER_NODE_MAX.saturating_sub(points.sum());
     let mut cut = 0;
     for container in &stats.containers {
@@ -63,7 +66,10 @@ fn note_cut(report: &mut Report, cut: u64) {
     if cut == 0 {
         return;
     }
-    let points = report.resources.iter_mut().flat_map(|resource| &mut resource.points);
+    let points = report
+        .resources
+        .iter_mut()
+        .flat_map(|resource| &mut resource.points);
     let known = points
         .filter(|point| point.metric == &REPORT_POINTS_CUT)
         .map(|point| &mut point.value);
@@ -106,7 +112,10 @@ fn of_counts(counts: &Counts, start: UnixNanos) -> Vec<Point> {
 fn of_lost(lost: &BTreeMap<&'static str, Lost>, start: UnixNanos) -> Vec<Point> {
     let mut by_reason: BTreeMap<&'static str, Lost> = BTreeMap::new();
     for (reason, lost) in lost {
-        let reason = REASONS.iter().find(|known| *known == reason).unwrap_or(&"export");
+        let reason = REASONS
+            .iter()
+            .find(|known| *known == reason)
+            .unwrap_or(&"export");
         let sum = by_reason.entry(reason).or_default();
         sum.records += lost.records;
         sum.bytes += lost.bytes;

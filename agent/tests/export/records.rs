@@ -316,7 +316,11 @@ async fn a_slow_collector_gets_everything_in_its_own_time() {
         until("all to be settled", || node.is_settled()).await;
         let counts = node.end().await;
         assert_eq!((node.missing(&[&collector]), counts.lost.len()), (0, 0));
-        assert!(node.arrived(&[&collector]).values().all(|times| *times == 1));
+        assert!(
+            node.arrived(&[&collector])
+                .values()
+                .all(|times| *times == 1)
+        );
         let at_once = collector.at_once_max();
         assert!((2..=4).contains(&at_once), "{protocol:?}: {at_once}");
     }

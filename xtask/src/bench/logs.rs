@@ -196,12 +196,7 @@ impl Drop for Sink {
 }
 
 #[expect(clippy::cast_precision_loss, reason = "figures for people")]
-fn text(
-    name: &str,
-    costs: &mut [Cost],
-    wire: Option<u64>,
-    target: Option<f64>,
-) -> Result<String> {
+fn text(name: &str, costs: &mut [Cost], wire: Option<u64>, target: Option<f64>) -> Result<String> {
     costs.sort_by_key(|cost| cost.cpu_ns);
     let (Some(best), Some(cost), Some(worst)) =
         (costs.first(), costs.get(costs.len() / 2), costs.last())
@@ -213,7 +208,10 @@ fn text(
     let million = cost.records as f64 * 1e3 / cost.cpu_ns as f64;
     let peak = costs.iter().map(|cost| cost.peak_kib).max().unwrap_or(0);
     let wire = wire.map_or(String::new(), |wire| {
-        format!(", {:.2} of the files' bytes on the wire", wire as f64 / cost.bytes as f64)
+        format!(
+            ", {:.2} of the files' bytes on the wire",
+            wire as f64 / cost.bytes as f64
+        )
     });
     let met = |met: bool| if met { "met" } else { "missed" };
     let target = target.map_or(String::new(), |target| {

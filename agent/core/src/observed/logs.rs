@@ -87,9 +87,7 @@ impl Logs {
     ) -> Vec<LogView> {
         let of = |log: &Log| log.view(subject(&log.row), settings, now);
         let mut views: Vec<LogView> = self.containers.values().map(of).collect();
-        let nobody = self
-            .unattributed
-            .view(Subject::default(), settings, now);
+        let nobody = self.unattributed.view(Subject::default(), settings, now);
         views.extend((!nobody.lost.is_empty()).then_some(nobody));
         views.sort_by(|a, b| a.subject.cmp(&b.subject));
         views

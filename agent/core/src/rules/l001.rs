@@ -138,12 +138,26 @@ mod tests {
 
     #[test]
     fn what_the_kubelet_took_first() {
-        expect![[""]].assert_eq(&in_full(&node(vec![lost("rotated", 0, 1_000_000)])));
+        expect![[r#"
+            L001 medium web/app rotated
+            declared: every log record arrives at least once
+            observed: 1000000 bytes of logs were rotated away by the kubelet before the agent could deliver them in the last 300 s
+            evidence: {"lost_bytes":1000000,"lost_records":0,"reason":"rotated","seconds":300}
+            coverage: Full
+            remediation: Raise containerLogMaxSize or containerLogMaxFiles of the kubelet, or lower what the container logs; and look whether the collector takes what it is sent.
+            no patch"#]].assert_eq(&in_full(&node(vec![lost("rotated", 0, 1_000_000)])));
     }
 
     #[test]
     fn what_the_collector_refused_has_its_own_words() {
-        expect![[""]].assert_eq(&in_full(&node(vec![lost("unauthorized", 1, 90)])));
+        expect![[r#"
+            L001 medium web/app unauthorized
+            declared: every log record arrives at least once
+            observed: 1 log record (90 bytes) was refused by the collector in the last 300 s
+            evidence: {"lost_bytes":90,"lost_records":1,"reason":"unauthorized","seconds":300}
+            coverage: Full
+            remediation: Look at the collector: `plumbline status` has its last answer under EXPORT.
+            no patch"#]].assert_eq(&in_full(&node(vec![lost("unauthorized", 1, 90)])));
     }
 
     #[test]

@@ -50,7 +50,8 @@ fn condition(logs: &LogView, bound: u64) -> Option<Condition> {
         ),
         evidence,
         coverage: Coverage::Full,
-        remediation: "Lower the container's log level, or sample what it logs for each request.".into(),
+        remediation: "Lower the container's log level, or sample what it logs for each request."
+            .into(),
         patch: None,
     })
 }
@@ -79,7 +80,14 @@ mod tests {
     fn at_the_bound_is_no_flood() {
         assert_eq!(said(&node(Some(30 * MIB))), "");
         assert_eq!(said(&node(None)), "");
-        expect![[""]].assert_eq(&in_full(&node(Some(31 * MIB))));
+        expect![[r#"
+            L002 low web/app flood
+            declared: at most 30 MiB of logs a minute
+            observed: at least 31 MiB in each of the last 10 minutes
+            evidence: {"bound_bytes_per_minute":31457280,"bytes_per_minute":32505856,"outage_budget_seconds":50}
+            coverage: Full
+            remediation: Lower the container's log level, or sample what it logs for each request.
+            no patch"#]].assert_eq(&in_full(&node(Some(31 * MIB))));
     }
 
     #[test]

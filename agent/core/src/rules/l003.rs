@@ -39,7 +39,10 @@ fn condition(logs: &LogView) -> Option<Condition> {
     if let (Some(rate), Some(time)) = (logs.bytes_per_second, logs.outage_left()) {
         evidence.insert("bytes_per_second", Evidence::Count(rate));
         evidence.insert("seconds_left", Evidence::Count(time.as_secs()));
-        left = format!("; at {rate} bytes a second the rest is full in {} s", time.as_secs());
+        left = format!(
+            "; at {rate} bytes a second the rest is full in {} s",
+            time.as_secs()
+        );
     }
     Some(Condition {
         rule: &RULE,
@@ -83,7 +86,14 @@ mod tests {
             is_behind: true,
             ..logs()
         };
-        expect![[""]].assert_eq(&in_full(&node(view)));
+        expect![[r#"
+            L003 medium web/app backlog
+            declared: less than 80 % of the 52428800 bytes that the kubelet keeps wait for the collector
+            observed: 47185920 bytes wait; at 102400 bytes a second the rest is full in 51 s
+            evidence: {"bytes_per_second":102400,"kept_bytes":52428800,"seconds_left":51,"used_percent":90,"waiting_bytes":47185920}
+            coverage: Full
+            remediation: Mend the collector, or make it faster. Raise containerLogMaxSize or containerLogMaxFiles of the kubelet for longer outages.
+            no patch"#]].assert_eq(&in_full(&node(view)));
     }
 
     #[test]

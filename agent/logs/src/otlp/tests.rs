@@ -41,7 +41,9 @@ fn official(record: &Record<'_>, observed: u64) -> LogRecord {
         attributes.push(pair(IOSTREAM, Value::StringValue(stream.as_str().into())));
     }
     LogRecord {
-        severity_number: record.severity.map_or(0, |severity| severity.number().into()),
+        severity_number: record
+            .severity
+            .map_or(0, |severity| severity.number().into()),
         severity_text: record.severity.map_or("", Severity::as_str).into(),
         time_unix_nano: record.time,
         observed_time_unix_nano: observed,
@@ -109,7 +111,11 @@ fn records() -> impl Strategy<Value = Vec<Record<'static>>> {
         Just(Some(Stream::Stdout)),
         Just(Some(Stream::Stderr))
     ];
-    let severity = prop_oneof![Just(None), Just(Some(Severity::Warn)), Just(Some(Severity::Fatal))];
+    let severity = prop_oneof![
+        Just(None),
+        Just(Some(Severity::Warn)),
+        Just(Some(Severity::Fatal))
+    ];
     let flags = (any::<bool>(), any::<bool>());
     let record = (any::<u64>(), stream, content, flags, severity).prop_map(
         |(time, stream, content, (truncated, unparsed), severity)| Record {
@@ -155,7 +161,7 @@ fn golden() {
         content: b"hi".as_slice().into(),
         truncated: false,
         unparsed: false,
-                    severity: None,
+        severity: None,
     };
     let want = "\\x122\\t\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00*\\x04\\n\\x02hi\
                 2\\x18\\n\\x0clog.iostream\\x12\\x08\\n\\x06stderrY\\x02\\x00\\x00\\x00\\x00\\x00\\x00\\x00";

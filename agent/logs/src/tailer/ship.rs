@@ -129,7 +129,11 @@ impl Ship<'_> {
 impl Hands {
     fn handle(&mut self, record: &mut Record<'_>) -> Result<(), &'static str> {
         let bytes = record.content.len() as u64;
-        if self.bucket.as_mut().is_some_and(|bucket| !bucket.take(bytes)) {
+        if self
+            .bucket
+            .as_mut()
+            .is_some_and(|bucket| !bucket.take(bytes))
+        {
             return Err("rate_limit");
         }
         match &self.process {

@@ -64,7 +64,9 @@ impl LogsStatus {
             read_bytes: read.sum(),
             lag_bytes: stats.containers.iter().map(|logs| logs.lag).sum(),
             quarantined: stats.quarantined,
-            refused: refused.map(|(reason, count)| ((*reason).to_owned(), *count)).collect(),
+            refused: refused
+                .map(|(reason, count)| ((*reason).to_owned(), *count))
+                .collect(),
             lost,
             rows: rows(snapshot),
         }
@@ -81,7 +83,9 @@ impl LogsStatus {
             ("bytes not acknowledged", self.lag_bytes.to_string()),
             ("checkpoint put aside", yes.to_owned()),
         ];
-        let head = head.into_iter().map(|(name, value)| vec![name.to_owned(), value]);
+        let head = head
+            .into_iter()
+            .map(|(name, value)| vec![name.to_owned(), value]);
         section(text, ["LOGS", "NOW"], head);
         let refused = self.refused.iter();
         let refused = refused.map(|(reason, count)| vec![plain(reason), count.to_string()]);

@@ -65,7 +65,11 @@ fn checkpoint_fails(step: &'static str, error: Option<Errno>, delay: Duration) {
     append(&log, &lines(21..22));
     until("what came since", || arrived.len() >= 22);
     reader.join();
-    assert_eq!(arrived.len(), 22, "{step}: after a clean end nothing is sent again");
+    assert_eq!(
+        arrived.len(),
+        22,
+        "{step}: after a clean end nothing is sent again"
+    );
     assert!(Store::open(state.path()).unwrap().is_some());
 }
 
@@ -178,7 +182,10 @@ fn pods_that_are_gone_at_once_are_read() {
                     .containers
                     .iter()
                     .any(|logs| logs.source.pod.directory() == name && logs.retained > 0)
-                    || arrived.all().iter().any(|(container, _)| container.starts_with(&name))
+                    || arrived
+                        .all()
+                        .iter()
+                        .any(|(container, _)| container.starts_with(&name))
             });
         }
         fs::remove_dir_all(pod).unwrap();
@@ -194,7 +201,9 @@ fn pods_that_are_gone_at_once_are_read() {
         }
     }
     living.into_iter().for_each(remove);
-    until("files to be closed", || reader.stats().read().files_open == 0);
+    until("files to be closed", || {
+        reader.stats().read().files_open == 0
+    });
     reader.join();
     let (got, all) = (arrived.len(), LINES * usize::try_from(pods).unwrap());
     eprintln!("{got} of {all} records of {pods} pods");

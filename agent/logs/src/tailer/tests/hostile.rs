@@ -57,11 +57,18 @@ fn ten_thousand_hostile_lines_are_bodies_and_nothing_else() {
             other => panic!("{other:?}"),
         };
         assert!(body == *content, "{}", content.escape_ascii());
-        assert_eq!((record.severity_number, record.severity_text.as_str()), (0, ""));
+        assert_eq!(
+            (record.severity_number, record.severity_text.as_str()),
+            (0, "")
+        );
         keys.extend(record.attributes.into_iter().map(|pair| pair.key));
         names.insert(name);
     }
     assert_eq!(arrived.len(), contents.len());
-    assert!(keys.iter().all(|key| [IOSTREAM, TRUNCATED, UNPARSED].contains(&key.as_str())), "{keys:?}");
+    assert!(
+        keys.iter()
+            .all(|key| [IOSTREAM, TRUNCATED, UNPARSED].contains(&key.as_str())),
+        "{keys:?}"
+    );
     assert_eq!(names, BTreeSet::from(["shop_web_uid/app".to_owned()]));
 }

@@ -168,7 +168,9 @@ fn a_held_file_that_was_compressed_is_read_on_from_its_new_form() {
         let fds = fs::read_dir("/proc/self/fd").unwrap();
         let targets = fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
         let name = format!("{} (deleted)", rotated.display());
-        targets.into_iter().any(|target| target.to_string_lossy() == name)
+        targets
+            .into_iter()
+            .any(|target| target.to_string_lossy() == name)
     };
     until("the old form to be closed", || !held());
     open.store(true, std::sync::atomic::Ordering::Relaxed);

@@ -43,7 +43,13 @@ fn burst_child() {
     let (directory, records) = (Path::new(&directory), records.parse::<u64>().unwrap());
     let waker = Waker::new().unwrap();
     let sink = Box::new(Rung(Null::default(), waker.clone()));
-    let reader = spawn(settings(&directory.join("pods")), sink, Box::new(Paths), waker).unwrap();
+    let reader = spawn(
+        settings(&directory.join("pods")),
+        sink,
+        Box::new(Paths),
+        waker,
+    )
+    .unwrap();
     File::create(directory.join("started")).unwrap();
     let end = clock::monotonic() + Duration::from_mins(5);
     loop {
@@ -59,11 +65,22 @@ fn burst_child() {
     }
     let stats = reader.join();
     let counts = stats.containers.iter().map(|logs| &logs.counts);
-    assert!(counts.clone().all(|counts| counts.lost.is_empty()), "{stats:?}");
-    assert_eq!(counts.flat_map(|counts| counts.records).sum::<u64>(), records);
+    assert!(
+        counts.clone().all(|counts| counts.lost.is_empty()),
+        "{stats:?}"
+    );
+    assert_eq!(
+        counts.flat_map(|counts| counts.records).sum::<u64>(),
+        records
+    );
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let peak: u64 = peak.unwrap().trim().trim_end_matches(" kB").parse().unwrap();
+    let peak: u64 = peak
+        .unwrap()
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
     eprintln!("{records} records, peak RSS {peak} kB");
     assert!(peak <= 40 << 10, "{peak} kB");
 }
@@ -77,18 +94,29 @@ fn a_burst_is_read_within_the_bound_of_memory() {
     fs::create_dir_all(&app).unwrap();
     let mut child = Command::new(std::env::current_exe().unwrap());
     let mut child = child
-        .args(["--exact", "tailer::tests::load::burst_child", "--ignored", "--quiet"])
+        .args([
+            "--exact",
+            "tailer::tests::load::burst_child",
+            "--ignored",
+            "--quiet",
+        ])
         .env(DIRECTORY, directory.path())
         .env(RECORDS, records.to_string())
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    until("the reader to start", || directory.path().join("started").exists());
+    until("the reader to start", || {
+        directory.path().join("started").exists()
+    });
     let mut file = BufWriter::new(File::create(app.join("0.log")).unwrap());
     let fill = "x".repeat(95);
     for number in 0..records {
         let (second, ns) = (number / 1_000_000_000 % 60, number % 1_000_000_000);
-        writeln!(file, "2026-11-25T10:00:{second:02}.{ns:09}Z stdout F {number:010} {fill}").unwrap();
+        writeln!(
+            file,
+            "2026-11-25T10:00:{second:02}.{ns:09}Z stdout F {number:010} {fill}"
+        )
+        .unwrap();
     }
     file.flush().unwrap();
     assert!(child.wait().unwrap().success());
@@ -154,7 +182,11 @@ fn a_flood_does_not_delay_the_quiet() {
     for number in 0..QUIET {
         let path = pod(&format!("quiet-{number}")).join("0.log");
         written.push(batches.load(Ordering::Relaxed));
-        fs::write(path, format!("2026-11-25T10:00:00Z stdout F quiet {number}\n")).unwrap();
+        fs::write(
+            path,
+            format!("2026-11-25T10:00:00Z stdout F quiet {number}\n"),
+        )
+        .unwrap();
     }
     let all = usize::try_from(bytes / line.len() as u64).unwrap() + QUIET;
     until("all", || arrived.len() >= all);
@@ -163,13 +195,18 @@ fn a_flood_does_not_delay_the_quiet() {
     let at = at.lock().unwrap();
     let mut waited = Vec::new();
     for ((container, _), batch) in arrived.all().iter().zip(at.iter()) {
-        let number = container.strip_prefix("shop_quiet-").and_then(|rest| rest.split_once('_'));
+        let number = container
+            .strip_prefix("shop_quiet-")
+            .and_then(|rest| rest.split_once('_'));
         if let Some((number, _)) = number {
             waited.push(batch.saturating_sub(written[number.parse::<usize>().unwrap()]));
         }
     }
     waited.sort_unstable();
-    let (most, of) = (waited.last().copied().unwrap(), batches.load(Ordering::Relaxed));
+    let (most, of) = (
+        waited.last().copied().unwrap(),
+        batches.load(Ordering::Relaxed),
+    );
     eprintln!("quiet lines waited for at most {most} of {of} batches");
     assert!(waited.len() == QUIET && most < of / 3, "{waited:?} of {of}");
 }

@@ -20,7 +20,11 @@ fn write(root: &Path, container: &str, contents: &[&str]) {
 }
 
 /// Reads what is there; what arrived, sorted, and what was left out.
-fn read(root: &Path, want: usize, change: impl FnOnce(&mut Settings)) -> (Vec<String>, Vec<(&'static str, Lost)>) {
+fn read(
+    root: &Path,
+    want: usize,
+    change: impl FnOnce(&mut Settings),
+) -> (Vec<String>, Vec<(&'static str, Lost)>) {
     let arrived = Arrived::default();
     let mut settings = settings(root);
     change(&mut settings);
@@ -30,7 +34,10 @@ fn read(root: &Path, want: usize, change: impl FnOnce(&mut Settings)) -> (Vec<St
         arrived.len() >= want && stats.containers.iter().all(|logs| logs.lag == 0)
     });
     let stats = reader.join();
-    let lost = stats.containers.iter().flat_map(|logs| logs.counts.lost.clone());
+    let lost = stats
+        .containers
+        .iter()
+        .flat_map(|logs| logs.counts.lost.clone());
     let mut bodies = arrived.bodies();
     bodies.sort();
     (bodies, lost.collect())
@@ -52,7 +59,11 @@ fn namespaces_and_containers_are_left_out_unread() {
 #[test]
 fn less_severe_records_are_left_out_and_counted() {
     let root = tempfile::tempdir().unwrap();
-    write(root.path(), "shop_web_u/app", &["DEBUG a", "ERROR b", "c", "level=info d"]);
+    write(
+        root.path(),
+        "shop_web_u/app",
+        &["DEBUG a", "ERROR b", "c", "level=info d"],
+    );
     let (bodies, lost) = read(root.path(), 2, |settings| {
         settings.process.severity_min = Some(Severity::Warn);
     });
@@ -78,7 +89,11 @@ fn secrets_are_hidden_over_the_parts_of_a_line() {
 #[test]
 fn a_stack_trace_is_one_record_and_survives_restarts() {
     let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    write(root.path(), "shop_web_u/app", &["boom", "\tat a", "\tat b", "next", "\tat c"]);
+    write(
+        root.path(),
+        "shop_web_u/app",
+        &["boom", "\tat a", "\tat b", "next", "\tat c"],
+    );
     let mut settings = settings(root.path());
     settings.state = Some(state.path().to_owned());
     settings.join = Some(Rule::Indented);
@@ -88,9 +103,16 @@ fn a_stack_trace_is_one_record_and_survives_restarts() {
     // The second may still go on: it is in no batch and in no checkpoint.
     reader.join();
     let reader = start(settings, &arrived);
-    until("the second", || arrived.bodies().iter().any(|body| body.starts_with("next")));
+    until("the second", || {
+        arrived.bodies().iter().any(|body| body.starts_with("next"))
+    });
     until("all to be committed", || {
-        reader.stats().read().containers.iter().all(|logs| logs.lag == 0)
+        reader
+            .stats()
+            .read()
+            .containers
+            .iter()
+            .all(|logs| logs.lag == 0)
     });
     reader.join();
     assert_eq!(arrived.bodies(), ["boom\n\tat a\n\tat b", "next\n\tat c"]);
