@@ -83,7 +83,7 @@ async fn sink(grpc: bool) {
     let (ended, end) = tokio::sync::oneshot::channel();
     std::thread::spawn(move || {
         drop(std::io::stdin().read_to_end(&mut Vec::new()));
-        drop(ended.send(()));
+        ended.send(()).unwrap();
     });
     drop(end.await);
     let load = |count: &AtomicU64| count.load(Ordering::Relaxed);

@@ -167,6 +167,8 @@ struct Work {
     compress: bool,
     /// A collector that refused us has taken something of this batch.
     proven: bool,
+    /// It has refused the next record and then taken a request without any.
+    suspect: bool,
     panics: u32,
 }
 
@@ -177,6 +179,7 @@ impl Work {
             stack: vec![batch],
             compress: true,
             proven: false,
+            suspect: false,
             panics: 0,
         }
     }
@@ -277,6 +280,7 @@ impl Lane {
                 }
                 work.answer.rejected += rejected;
                 work.proven |= probing;
+                work.suspect = false;
             }
             Verdict::Drop(reason) => {
                 if let Some(piece) = work.stack.pop() {
@@ -289,12 +293,17 @@ impl Lane {
                 }
             }
             Verdict::Refused(reason) if probing => {
-                // It stays, unless it is the only one that the collector does not want.
-                if self.is_let_in().await
+                // It stays, unless it is the only one that the collector does not want: refused before and after a request
+                // without records was taken.
+                if work.suspect
                     && let Some(piece) = work.stack.pop()
                 {
                     self.lose(&piece, reason, &mut work.answer);
+                } else if self.is_let_in().await {
+                    work.suspect = true;
+                    return;
                 }
+                work.suspect = false;
                 self.refuse();
             }
             // Others were taken just now: it is something in this one that the collector does not want.

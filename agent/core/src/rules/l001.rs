@@ -157,7 +157,8 @@ mod tests {
             evidence: {"lost_bytes":90,"lost_records":1,"reason":"unauthorized","seconds":300}
             coverage: Full
             remediation: Look at the collector: `plumbline status` has its last answer under EXPORT.
-            no patch"#]].assert_eq(&in_full(&node(vec![lost("unauthorized", 1, 90)])));
+            no patch"#]]
+        .assert_eq(&in_full(&node(vec![lost("unauthorized", 1, 90)])));
     }
 
     #[test]
@@ -173,6 +174,10 @@ mod tests {
             lost: vec![lost("deleted", 0, 7)],
             ..LogView::default()
         });
-        expect![[""]].assert_eq(&said(&node));
+        expect![[r#"
+            L001 medium node deleted
+            L001 medium web/app deleted
+            L001 medium web/app truncated"#]]
+        .assert_eq(&said(&node));
     }
 }

@@ -174,6 +174,24 @@ mod tests {
         };
         let mut text = String::new();
         LogsStatus::new(&stats, &snapshot).show(&mut text);
-        expect![[""]].assert_eq(&text);
+        expect![[r#"
+
+            LOGS                        NOW
+            containers                  0
+            files open                  3
+            requests without an answer  1
+            bytes read                  0
+            bytes not acknowledged      0
+            checkpoint put aside        yes
+
+            LOG FILES NOT READ  COUNT
+            link                2
+
+            LOGS OF         WAITING  KEPT  BYTES/S  OUTAGE BUDGET S
+            shop/fast�/app  10       1010  100      10
+            shop/slow/app   10       1010  1        1010
+            shop/quiet/app  10       1010  -        -
+        "#]]
+        .assert_eq(&text);
     }
 }
