@@ -226,11 +226,13 @@ impl Tailer {
         let mut ended = Vec::new();
         // With the root not readable, nothing is known to be gone.
         if over && self.root.is_some() && self.stats.root_error.is_none() {
-            for (source, entries) in self.pending.drain() {
+            let lost = |(source, entries): (Source, Vec<Entry>)| {
                 let mut counts = Counts::default();
                 counts.lose_if("deleted", entries.iter().map(Entry::unread).sum());
-                ended.push((source, counts));
-            }
+                (source, counts)
+            };
+            ended.extend(self.pending.drain().map(lost));
+            ended.sort_by(|a, b| a.0.cmp(&b.0));
         }
         let by_source = &mut self.by_source;
         self.containers.retain(|_, container| {

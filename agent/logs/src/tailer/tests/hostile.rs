@@ -51,10 +51,13 @@ fn ten_thousand_hostile_lines_are_bodies_and_nothing_else() {
     reader.join();
     let (mut keys, mut names) = (BTreeSet::new(), BTreeSet::new());
     for ((name, record), content) in arrived.all().into_iter().zip(&contents) {
-        let body = match record.body.unwrap().value.unwrap() {
-            Value::StringValue(text) => text.into_bytes(),
-            Value::BytesValue(bytes) => bytes,
-            other => panic!("{other:?}"),
+        let value = record.body.unwrap().value.unwrap();
+        let body = if let Value::StringValue(text) = value {
+            text.into_bytes()
+        } else if let Value::BytesValue(bytes) = value {
+            bytes
+        } else {
+            panic!("{value:?}");
         };
         assert!(body == *content, "{}", content.escape_ascii());
         assert_eq!(
