@@ -1,5 +1,7 @@
 //! Settings: flags > environment > file > defaults. All problems are reported at once.
 
+mod host;
+
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,6 +13,7 @@ use crate::cli::{LogFormat, NodeArgs, Probe};
 use crate::export::settings::ExportSettings;
 use crate::logs::LogConfig;
 use crate::sources::ebpf::UdpMode;
+use crate::sources::kube::Peers;
 
 /// Everything the agent may be told, with defaults filled in.
 #[derive(Clone, Debug)]
@@ -25,6 +28,10 @@ pub struct Config {
     pub proc_root: PathBuf,
     /// Where declarations come from.
     pub declared: DeclaredSource,
+    /// What is watched of the rest of the cluster.
+    pub peers: Peers,
+    /// The first request to the API server comes within this.
+    pub start_jitter: Duration,
     /// Attach the TCP program to containers.
     pub tcp: bool,
     /// What is seen of UDP.
@@ -112,6 +119,10 @@ pub struct File {
     pub kube: Option<bool>,
     /// For the watch; in-cluster configuration when absent.
     pub kubeconfig: Option<PathBuf>,
+    /// What is watched of the rest of the cluster: `cluster`, `node` or `off`.
+    pub peers: Option<Peers>,
+    /// The first request to the API server comes within this, at random.
+    pub start_jitter: Option<Span>,
     /// The cgroup directory to watch.
     pub cgroup_root: Option<PathBuf>,
     /// Where procfs of the node is mounted.
@@ -217,7 +228,11 @@ pub fn resolve(
     let logs = args.logs.resolve(root, state, &export, &mut problems);
     let node = NodeIdentity {
         cluster: args.cluster_name.clone().or(file.cluster_name),
-        node: args.node_name.clone().or(file.node_name).or_else(hostname),
+        node: args
+            .node_name
+            .clone()
+            .or(file.node_name)
+            .or_else(host::name),
         environment: args.environment.clone().or(file.environment),
         agent_version: env!("CARGO_PKG_VERSION").into(),
     };
@@ -234,6 +249,11 @@ pub fn resolve(
             .or(file.proc_root)
             .unwrap_or_else(|| "/proc".into()),
         declared,
+        peers: args.peers.or(file.peers).unwrap_or_default(),
+        start_jitter: args
+            .start_jitter
+            .or(file.start_jitter)
+            .map_or(Duration::ZERO, |span| span.0),
         tcp: !args.disable.contains(&Probe::Tcp) && file.probes.tcp.unwrap_or(true),
         udp: if args.disable.contains(&Probe::Udp) {
             UdpMode::Off
@@ -296,7 +316,7 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
         });
     }
     args.logs.tell(&mut core);
-    if let Some(range) = ephemeral_ports() {
+    if let Some(range) = host::ephemeral_ports() {
         core.ephemeral_ports = range;
     }
     core
@@ -353,20 +373,6 @@ const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(30);
 const CONNECTION_INTERVAL: Duration = Duration::from_secs(10);
 /// A connection that moves bytes is to be seen to in every interval of ordinary rules.
 const CONNECTION_INTERVAL_MAX: Duration = Duration::from_secs(300);
-
-/// The node's name for itself, for want of a better one.
-fn hostname() -> Option<String> {
-    let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
-    (!name.is_empty()).then_some(name)
-}
-
-/// `net.ipv4.ip_local_port_range` of the agent's network namespace: pods inherit the kernel's default, which nodes rarely
-/// change. Reading another namespace's would need `CAP_SYS_ADMIN`.
-fn ephemeral_ports() -> Option<(u16, u16)> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let (first, last) = text.trim().split_once(char::is_whitespace)?;
-    Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
-}
 
 #[cfg(test)]
 mod tests {

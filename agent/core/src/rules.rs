@@ -18,10 +18,12 @@ pub mod l002;
 pub mod l003;
 pub mod m001;
 pub mod m002;
+pub mod m003;
 pub mod p001;
 pub mod p007;
 mod patch;
 pub mod ports;
+pub mod s001;
 #[cfg(test)]
 pub(crate) mod testing;
 mod undeclared;
@@ -46,8 +48,10 @@ pub const ALL: &[&Rule] = &[
     &l003::RULE,
     &m001::RULE,
     &m002::RULE,
+    &m003::RULE,
     &p001::RULE,
     &p007::RULE,
+    &s001::RULE,
 ];
 
 /// What is wrong at this moment, sorted by rule, subject and key. The order of the snapshot's lists does not matter.
@@ -58,6 +62,7 @@ pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
     conditions.extend(l002::all(snapshot));
     conditions.extend(l003::all(snapshot));
     conditions.extend(m002::conditions(snapshot));
+    conditions.extend(s001::conditions(snapshot));
     for container in snapshot
         .containers
         .iter()
@@ -73,6 +78,9 @@ pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
         conditions.extend(p001::conditions(snapshot, container));
         conditions.extend(p007::conditions(snapshot, container));
     }
+    let suspended = m003::suspended(snapshot);
+    conditions.retain(|condition| !suspended.contains(condition.rule.id));
+    conditions.extend(m003::condition(snapshot, &suspended));
     conditions
         .sort_by(|a, b| (a.rule.id, &a.subject, &a.key).cmp(&(b.rule.id, &b.subject, &b.key)));
     conditions
@@ -83,7 +91,8 @@ pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
 /// A rule that is not among them may still know nothing about a single container: M001 says so.
 #[must_use]
 pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
-    let declared = no_declared(snapshot);
+    let declared = declared_for(snapshot, &["files", "pods"]);
+    let ports = declared_for(snapshot, &["files", "pods", "services"]);
     let listeners = none_works(snapshot, &["listeners", "tcp"]);
     let windows = none_works(snapshot, &["cpu_windows"]);
     let pressure = none_works(snapshot, &["cpu_stat"]).or_else(|| no_pressure(snapshot));
@@ -101,11 +110,9 @@ pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
         (l001::RULE.id, logs.clone()),
         (l002::RULE.id, logs.clone()),
         (l003::RULE.id, logs),
-        (
-            p001::RULE.id,
-            declared.clone().or_else(|| listeners.clone()),
-        ),
-        (p007::RULE.id, declared.or(listeners)),
+        (p001::RULE.id, first(&[&ports, &listeners])),
+        (p007::RULE.id, first(&[&ports, &listeners])),
+        (s001::RULE.id, s001::unknown(snapshot)),
     ];
     unknown
         .into_iter()
@@ -147,6 +154,11 @@ fn no_declared(snapshot: &Snapshot) -> Option<String> {
             None => "no declared side has been read yet".into(),
         },
     )
+}
+
+/// Why what a rule compares with is not known: there is no declared side, or one of its sources is too old.
+fn declared_for(snapshot: &Snapshot, sources: &[&str]) -> Option<String> {
+    no_declared(snapshot).or_else(|| m003::too_old(snapshot, sources))
 }
 
 /// Why none of the probes measures, unless one does.
