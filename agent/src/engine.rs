@@ -1,6 +1,7 @@
 //! The core with its clock ticks and its recording. A live node and a replay go through the same [`Engine::take`], so that
 //! equal observations give equal output.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,6 +101,18 @@ impl Engine {
     #[must_use]
     pub fn container(&self, cgroup: CgroupId) -> Option<CgroupRow> {
         self.state.container_row(cgroup)
+    }
+
+    /// The ports that the kernel gives out by itself in a container.
+    #[must_use]
+    pub fn dynamic_ports(&self, container: CgroupId) -> (u16, u16) {
+        self.state.dynamic_ports(container)
+    }
+
+    /// The containers in which they are not those of the node.
+    #[must_use]
+    pub const fn other_dynamic_ports(&self) -> &BTreeMap<CgroupId, (u16, u16)> {
+        self.state.other_dynamic_ports()
     }
 
     /// The cgroups of all containers that are there.

@@ -51,6 +51,8 @@ pub struct Logs {
     index: Arc<Index>,
     /// Labels of pods matter.
     with_labels: bool,
+    /// What was last said of its health.
+    said: Option<ProbeStatus>,
     /// How often facts were told.
     told: u64,
 }
@@ -107,6 +109,7 @@ impl Logs {
             lane,
             index,
             with_labels,
+            said: None,
             told: 0,
         }))
     }
@@ -122,14 +125,19 @@ impl Logs {
         self.reader.stats().read()
     }
 
-    /// What the core is to know: each time how the reader is, and every tenth time what it counts.
+    /// What the core is to know: how the reader is when that changes, and every tenth time what it counts.
     pub fn facts(&mut self) -> Vec<Fact> {
         let stats = self.stats();
         let threads = health::Threads {
             reader: self.reader.is_alive(),
             lane: self.lane.is_alive(),
         };
-        let mut facts = vec![Fact::Probe(health::of(&stats, threads))];
+        let status = health::of(&stats, threads);
+        let mut facts = Vec::new();
+        if self.said.as_ref() != Some(&status) {
+            self.said = Some(status.clone());
+            facts.push(Fact::Probe(status));
+        }
         if self.told.is_multiple_of(FACTS_EVERY) {
             facts.push(facts::of(&stats));
         }

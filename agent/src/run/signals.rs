@@ -1,9 +1,9 @@
-//! Signals that end the agent.
+//! The signals that end the agent.
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// They, being listened for.
+/// Signals that end the agent.
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
@@ -19,6 +19,7 @@ impl Signals {
         })
     }
 
+    /// Waits for one of them.
     pub(super) async fn any(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

@@ -118,15 +118,23 @@ impl Collector {
 
     /// At an address where one was before.
     pub(crate) async fn again(address: SocketAddr, protocol: Protocol) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
-        Self::on(
-            listener,
-            Options {
-                protocol,
-                tls: None,
-                takes_gzip: true,
-            },
-        )
+        let options = Options {
+            protocol,
+            tls: None,
+            takes_gzip: true,
+        };
+        Self::again_with(address, options).await
+    }
+
+    pub(crate) async fn again_with(address: SocketAddr, options: Options) -> Self {
+        // Connections of the one before may still be closing.
+        for _ in 0..500 {
+            if let Ok(listener) = TcpListener::bind(address).await {
+                return Self::on(listener, options);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{address} is not free");
     }
 
     fn on(listener: TcpListener, options: Options) -> Self {

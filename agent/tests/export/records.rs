@@ -18,8 +18,9 @@ use plumbline_logs::tailer::{self, Handle, Resources, Settings};
 use plumbline_logs::watch::Waker;
 use tonic::{Code, Status};
 
-use crate::common::collector::{Answer, Collector, until};
+use crate::common::collector::{Answer, Collector, Options, until};
 use crate::common::data::node;
+use crate::common::pki::Authority;
 use crate::{settings, start};
 
 const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
@@ -48,6 +49,7 @@ struct Node {
     linger: Duration,
     drain: Duration,
     before_attempt: Option<fn()>,
+    certificate: Option<String>,
     lane: Option<Hold>,
     exporter: Option<Exporter>,
     reader: Option<Handle>,
@@ -66,6 +68,7 @@ impl Node {
             linger: Duration::from_millis(20),
             drain: Duration::from_secs(20),
             before_attempt: None,
+            certificate: None,
             lane: None,
             exporter: None,
             reader: None,
@@ -86,12 +89,19 @@ impl Node {
     }
 
     fn start(&mut self, collector: &Collector, batch_bytes: usize) {
-        let more = [
+        let mut more = vec![
             ("OTEL_EXPORTER_OTLP_TIMEOUT", self.timeout_ms),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", self.compression),
         ];
+        let certificate = self.certificate.clone();
+        more.extend(
+            certificate
+                .as_deref()
+                .map(|path| ("OTEL_EXPORTER_OTLP_CERTIFICATE", path)),
+        );
         let endpoint = settings(collector, &more).findings.unwrap();
-        let mut exporter = start(collector, &[]);
+        let own: Vec<_> = more.iter().skip(2).copied().collect();
+        let mut exporter = start(collector, &own);
         let waker = Waker::new().unwrap();
         let pace = Pace {
             refused: Duration::from_millis(50),
@@ -303,6 +313,45 @@ async fn a_panic_in_the_lane_loses_nothing() {
     let counts = node.end().await;
     assert_eq!((node.missing(&[&collector]), counts.lost.len()), (0, 0));
     assert!(ATTEMPTS.load(Ordering::Relaxed) > 3);
+}
+
+/// F7: the collector's certificate and the authority behind it change while the agent runs; it goes on without a restart as
+/// soon as its own file has the new authority, and nothing was lost meanwhile.
+#[tokio::test]
+async fn a_changed_certificate_loses_nothing() {
+    for protocol in BOTH {
+        let directory = tempfile::tempdir().unwrap();
+        let (old, new) = (Authority::new(), Authority::new());
+        let options = |authority: &Authority| Options {
+            protocol,
+            tls: Some(authority.server("localhost").acceptor(protocol, None)),
+            takes_gzip: true,
+        };
+        let ca = old.write(directory.path(), "ca.pem");
+        let mut node = Node {
+            certificate: Some(ca.to_str().unwrap().to_owned()),
+            ..Node::new()
+        };
+        let first = Collector::with(options(&old)).await;
+        node.write(500);
+        node.start(&first, 20_000);
+        until("the first", || node.missing(&[&first]) == 0).await;
+        let (address, before) = (first.address, first.logs());
+        drop(first);
+        let second = Collector::again_with(address, options(&new)).await;
+        node.write(500);
+        until("it to be refused", || second.connections() > 1).await;
+        assert_eq!(
+            second.logs().len(),
+            0,
+            "{protocol:?}: nothing to whom is not trusted"
+        );
+        new.write(directory.path(), "ca.pem");
+        let got = || node.arrived(&[&second]).len() + 500 >= 1_000;
+        until("the rest", got).await;
+        let counts = node.end().await;
+        assert!(counts.lost.is_empty() && !before.is_empty(), "{counts:?}");
+    }
 }
 
 /// F2: a collector that is slow to answer gets four requests at once and no more, and everything in the end.
