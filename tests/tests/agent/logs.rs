@@ -21,9 +21,12 @@ use rustix::process::Signal;
 
 use super::Scene;
 
+/// Path and body.
+type Request = (String, Vec<u8>);
+
 /// Takes everything over OTLP/HTTP.
 #[derive(Clone, Default)]
-struct Taken(Arc<Mutex<Vec<(String, Vec<u8>)>>>);
+struct Taken(Arc<Mutex<Vec<Request>>>);
 
 impl Taken {
     fn serve(&self) -> String {
