@@ -266,7 +266,7 @@ fn without_sys_admin_the_missing_right_is_named_and_the_rest_works() {
             let status = verdict(&observer, probe);
             assert_eq!(status.health, Health::Ok, "{probe}: {:?}", status.reason);
         }
-        // Debian's Linux 5.10 gives perf events to nobody else, and is told apart from a fault.
+        // Debian's kernels give perf events to nobody else, which is told apart from a fault.
         let cpu = verdict(&observer, "cpu_windows");
         let reason = cpu.reason.unwrap_or_default();
         let named = cpu.health == Health::Unsupported && reason.contains("missing CAP_SYS_ADMIN");

@@ -198,7 +198,7 @@ fn is_denied(error: &anyhow::Error) -> bool {
     causes.any(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
 }
 
-/// Whether perf events are for nobody but who has CAP_SYS_ADMIN: Debian's Linux 5.10 knows a level of restriction that the
+/// Whether perf events are for nobody but who has CAP_SYS_ADMIN: Debian's kernels know a level of restriction that the
 /// kernel itself does not, and no CAP_PERFMON there.
 fn perf_is_for_admins() -> bool {
     let level = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok();
