@@ -14,7 +14,6 @@ use crate::export::settings::ExportSettings;
 use crate::logs::LogConfig;
 use crate::sources::ebpf::UdpMode;
 use crate::sources::kube::Peers;
-use crate::sources::sock_diag::netns::dynamic_ports;
 
 /// Everything the agent may be told, with defaults filled in.
 #[derive(Clone, Debug)]
@@ -338,7 +337,7 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
             message,
         });
     }
-    if let Some(range) = dynamic_ports() {
+    if let Some(range) = crate::sources::sock_diag::netns::dynamic_ports() {
         core.ephemeral_ports = range;
     }
     core

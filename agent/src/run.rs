@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use plumbline_core::finding::Finding;
 use plumbline_core::observation::{Fact, Health, Observation, ProbeStatus};
 use plumbline_core::observed::listeners::is_dynamic_udp;
