@@ -3,6 +3,8 @@
 //! Events make the agent early; snapshots make it right. A snapshot replaces what it covers, so an event that was lost
 //! heals with the next one.
 
+mod logs;
+
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -10,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::declared::{Declared, DeclaredPolicy, Transport};
 use crate::id::CgroupId;
 use crate::time::Timestamp;
+pub use logs::{LogLossRow, LogRow};
 
 /// One fact and when it was seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -162,6 +165,14 @@ pub enum Fact {
         entries: u64,
         /// Entries it can hold.
         capacity: u64,
+    },
+    /// What the reader of container logs counts. Replaces what it told before.
+    Logs {
+        /// One row a container.
+        rows: Vec<LogRow>,
+        /// Losses of which it is not known whose they were.
+        #[serde(default)]
+        lost: Vec<LogLossRow>,
     },
     /// The agent's own cgroup, so that it does not report on itself.
     SelfCgroup {
@@ -481,7 +492,7 @@ pub struct ProbeStatus {
 
 /// Probes that no rule needs, and that ask for rights beyond those of the shipped manifests: without them figures come later
 /// or are coarser, and nothing is blind.
-pub const OPTIONAL_PROBES: [&str; 1] = ["connections"];
+pub const OPTIONAL_PROBES: [&str; 2] = ["connections", "logs"];
 
 /// The four words for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

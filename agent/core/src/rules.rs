@@ -22,6 +22,9 @@ pub mod i001;
 pub mod i003;
 pub mod i004;
 mod images;
+pub mod l001;
+pub mod l002;
+pub mod l003;
 pub mod m001;
 pub mod m002;
 pub mod m003;
@@ -59,6 +62,9 @@ pub const ALL: &[&Rule] = &[
     &i001::RULE,
     &i003::RULE,
     &i004::RULE,
+    &l001::RULE,
+    &l002::RULE,
+    &l003::RULE,
     &m001::RULE,
     &m002::RULE,
     &m003::RULE,
@@ -74,6 +80,9 @@ pub const ALL: &[&Rule] = &[
 #[must_use]
 pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
     let mut conditions = m001::conditions(snapshot);
+    conditions.extend(l001::all(snapshot));
+    conditions.extend(l002::all(snapshot));
+    conditions.extend(l003::all(snapshot));
     conditions.extend(m002::conditions(snapshot));
     conditions.extend(s001::conditions(snapshot));
     conditions.extend(f002::conditions(snapshot));
@@ -124,6 +133,7 @@ pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
     let windows = none_works(snapshot, &["cpu_windows"]);
     let pressure = none_works(snapshot, &["cpu_stat"]).or_else(|| no_pressure(snapshot));
     let quotas = none_works(snapshot, &["cpu_stat"]).or_else(|| no_controller(snapshot));
+    let logs = none_works(snapshot, &["logs"]);
     let first = |reasons: &[&Option<String>]| reasons.iter().find_map(|reason| (*reason).clone());
     let unknown = [
         (c001::RULE.id, declared.clone()),
@@ -140,6 +150,9 @@ pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
         (i001::RULE.id, declared.clone()),
         (i003::RULE.id, declared.clone()),
         (i004::RULE.id, declared.clone()),
+        (l001::RULE.id, logs.clone()),
+        (l002::RULE.id, logs.clone()),
+        (l003::RULE.id, logs),
         (p001::RULE.id, first(&[&ports, &listeners])),
         (p004::RULE.id, first(&[&ports, &listeners])),
         (p005::RULE.id, first(&[&ports, &listeners, &connections])),

@@ -38,6 +38,12 @@ pub struct CoreSettings {
     pub cpu_mean_window: Duration,
     /// Ports that `bind(0)` may give on this node (`net.ipv4.ip_local_port_range`), first and last.
     pub ephemeral_ports: (u16, u16),
+    /// Bytes of logs that the kubelet keeps of a container: `containerLogMaxSize` times `containerLogMaxFiles`.
+    #[serde(default = "log_kept_bytes")]
+    pub log_kept_bytes: u64,
+    /// More bytes of logs than this in each of ten minutes are a flood (L002).
+    #[serde(default = "log_flood_bytes")]
+    pub log_flood_bytes: u64,
     /// What single rules are told.
     #[serde(default)]
     pub rules: RuleSettings,
@@ -53,6 +59,16 @@ pub struct RuleSettings {
     pub metadata_namespaces: Vec<String>,
 }
 
+/// The kubelet's own defaults: 10 MiB, five files.
+const fn log_kept_bytes() -> u64 {
+    50 << 20
+}
+
+/// At this rate what the kubelet keeps by default is written in less than two minutes.
+const fn log_flood_bytes() -> u64 {
+    30 << 20
+}
+
 /// The longest [`CoreSettings::cpu_mean_window`]: 3,000 windows of 100 ms, 12 KiB a container.
 pub const CPU_MEAN_WINDOW_MAX: Duration = Duration::from_secs(300);
 
@@ -64,6 +80,8 @@ impl Default for CoreSettings {
             cpu_mean_window: Duration::from_secs(60),
             ephemeral_ports: (32_768, 60_999),
             rules: RuleSettings::default(),
+            log_kept_bytes: log_kept_bytes(),
+            log_flood_bytes: log_flood_bytes(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 mod canary;
 mod ends;
+mod logs;
 
 use std::collections::BTreeSet;
 use std::fs;
