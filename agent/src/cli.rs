@@ -6,6 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use plumbline_core::finding::Severity;
 
 use crate::config::Span;
+use crate::logs::options::LogArgs;
 use crate::sources::ebpf::UdpMode;
 use crate::sources::kube::Peers;
 
@@ -164,13 +165,9 @@ pub struct NodeArgs {
     /// Between two rounds of the canary, which tries out whether probes see [default: 60s]
     #[arg(long, value_name = "SPAN", env = "PLUMBLINE_CANARY_INTERVAL")]
     pub canary_interval: Option<Span>,
-    /// Ship the container logs below this directory, usually /var/log/pods (run only); at least once, to
-    /// OTEL_EXPORTER_OTLP_LOGS_ENDPOINT
-    #[arg(long, value_name = "DIR", env = "PLUMBLINE_LOG_ROOT")]
-    pub log_root: Option<PathBuf>,
-    /// Where the checkpoint of --log-root lives: how far each file was delivered [default: /var/lib/plumbline]
-    #[arg(long, value_name = "DIR", env = "PLUMBLINE_LOG_STATE")]
-    pub log_state: Option<PathBuf>,
+    /// Container logs.
+    #[command(flatten)]
+    pub logs: LogArgs,
     /// Probes not to attach
     #[arg(long, value_name = "PROBE", value_enum, value_delimiter = ',')]
     pub disable: Vec<Probe>,

@@ -224,7 +224,8 @@ pub fn resolve(
         problems.extend(found.into_iter().map(problem));
         ExportSettings::off()
     });
-    let logs = logs(args, &file, &export, &mut problems);
+    let (root, state) = (file.log_root.clone(), file.log_state.clone());
+    let logs = args.logs.resolve(root, state, &export, &mut problems);
     let node = NodeIdentity {
         cluster: args.cluster_name.clone().or(file.cluster_name),
         node: args
@@ -271,29 +272,6 @@ pub fn resolve(
     })
 }
 
-/// Container logs: only where they were asked for.
-fn logs(
-    args: &NodeArgs,
-    file: &File,
-    export: &ExportSettings,
-    problems: &mut Vec<Problem>,
-) -> Option<LogConfig> {
-    let root = args.log_root.clone().or_else(|| file.log_root.clone())?;
-    let state = args.log_state.clone().or_else(|| file.log_state.clone());
-    let Some(endpoint) = export.findings.clone() else {
-        problems.push(Problem {
-            at: "--log-root".into(),
-            message: "needs a collector: set OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, or OTEL_EXPORTER_OTLP_ENDPOINT".into(),
-        });
-        return None;
-    };
-    Some(LogConfig {
-        root,
-        state: state.unwrap_or_else(|| LOG_STATE.into()),
-        endpoint,
-    })
-}
-
 /// How often bytes of open connections are read, if at all.
 fn connection_interval(
     args: &NodeArgs,
@@ -337,6 +315,7 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
             message,
         });
     }
+    args.logs.tell(&mut core);
     if let Some(range) = crate::sources::sock_diag::netns::dynamic_ports() {
         core.ephemeral_ports = range;
     }
@@ -385,8 +364,6 @@ fn declared_source(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) ->
 
 /// Default of `--canary-interval`, and its end: a probe that sees nothing must be told of within 90 s.
 const CANARY_INTERVAL: Duration = Duration::from_secs(60);
-/// Default of `--log-state`.
-const LOG_STATE: &str = "/var/lib/plumbline";
 /// Default of `--scan-interval`.
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// An event that was lost must heal within this.
@@ -467,7 +444,7 @@ mod tests {
             (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| "http://localhost:4318".to_owned())
         };
         let config = resolve(&args(""), File::default(), collector).unwrap();
-        assert_eq!(config.logs, None);
+        assert!(config.logs.is_none());
         let config = resolve(&args("--log-root /l"), file("log_state: /s"), collector).unwrap();
         let logs = config.logs.unwrap();
         assert_eq!(

@@ -44,6 +44,8 @@ pub struct Published {
     pub open: Vec<Finding>,
     /// The export lanes.
     pub lanes: Vec<LaneStats>,
+    /// The reader of container logs, if there is one.
+    pub logs: Option<plumbline_logs::stats::Stats>,
 }
 
 /// What is published, once something is.

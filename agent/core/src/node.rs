@@ -7,8 +7,10 @@ mod cpu;
 mod flows;
 mod joined;
 mod listeners;
+mod logs;
 mod peers;
 mod restarts;
+mod verdicts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,16 +24,18 @@ use crate::node::cpu::PodCpu;
 use crate::node::joined::DeclaredIndex;
 use crate::node::peers::PeerQueue;
 use crate::node::restarts::Restarts;
+use crate::node::verdicts::Verdicts;
 use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus, Refused, SourceRow};
 use crate::observed::flows::Flows;
 use crate::observed::ledger::Ledger;
+use crate::observed::logs::Logs;
 use crate::observed::node_cpu::NodeCpu;
 use crate::peers::PeerTable;
 use crate::settings::{
     CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, DECLARED_SOURCES_MAX, NodeIdentity,
     PEER_HISTORY_MAX, PEER_HOLDERS_MAX, PEER_WAITING_MAX,
 };
-use crate::snapshot::{ContainerView, Dropped, Occupancy, RefusedView, Snapshot};
+use crate::snapshot::{ContainerView, Dropped, Occupancy, RefusedView, RuleHits, Snapshot};
 use crate::time::{ClockAnchor, Timestamp};
 
 /// How long a container whose cgroup is gone stays, so that its last counts leave (Hubble's rule for series).
@@ -66,6 +70,7 @@ pub struct NodeState {
     index: DeclaredIndex,
     peers: PeerTable,
     unnamed: PeerQueue,
+    verdicts: Verdicts,
     self_cgroup: Option<CgroupId>,
     /// Of containers where the range is not the node's; at most as many as there are containers.
     dynamic_ports: BTreeMap<CgroupId, (u16, u16)>,
@@ -73,6 +78,7 @@ pub struct NodeState {
     ledger: Ledger,
     restarts: Restarts,
     occupancy: BTreeMap<String, (u64, u64)>,
+    logs: Logs,
     scans: u32,
 }
 
@@ -101,12 +107,14 @@ impl NodeState {
             index: DeclaredIndex::default(),
             peers,
             unnamed: PeerQueue::default(),
+            verdicts: Verdicts::default(),
             self_cgroup: None,
             dynamic_ports: BTreeMap::new(),
             probes: BTreeMap::new(),
             ledger: Ledger::default(),
             restarts: Restarts::default(),
             occupancy: BTreeMap::new(),
+            logs: Logs::default(),
             scans: 0,
         }
     }
@@ -154,6 +162,9 @@ impl NodeState {
                 self.cpu_windows(start, windows, &rows, &unmeasured);
             }
             Fact::Declared(declared) => self.declared(declared, at),
+            Fact::CandidatePolicies { policies } => {
+                self.verdicts.candidates(policies, self.declared.as_deref());
+            }
             Fact::DeclaredSources { rows } => self.sources(rows),
             Fact::Probe(status) => {
                 self.probes.insert(status.probe.clone(), status);
@@ -172,6 +183,7 @@ impl NodeState {
             } => {
                 self.occupancy.insert(place, (entries, capacity));
             }
+            Fact::Logs { rows, lost } => self.logs.read(rows, lost, &self.settings, at),
             Fact::SelfCgroup { cgroup } => self.self_cgroup = Some(cgroup),
         }
     }
@@ -241,8 +253,11 @@ impl NodeState {
             api_clients: self.api_clients.view(),
             pods_cpu: self.pod_views(&views),
             node_cpu: self.node_cpu.view(),
+            logs: self.log_views(now, &views),
             containers: views,
             flows: self.flow_views(&position),
+            policies: Arc::clone(self.verdicts.policies()),
+            rule_hits: self.rule_hit_views(),
             scans: self.scans,
             probes: self.probes.values().cloned().collect(),
             dropped: self.dropped_views(),
@@ -256,6 +271,7 @@ impl NodeState {
         let (refused, cut) = self.peers.lost();
         let own = [
             ("flows", "overflow", self.flows.overflowed()),
+            ("log_containers", "full", self.logs.left_out()),
             ("peers", "full", refused),
             ("peer_history", "full", cut),
             ("peers_waiting", "full", self.unnamed.full()),
@@ -288,6 +304,7 @@ impl NodeState {
         places.insert("flow_series".into(), series);
         let (peers, former) = self.peers.occupancy();
         for (place, entries, capacity) in [
+            ("log_containers", self.logs.len(), CONTAINERS_MAX),
             ("peers", peers, PEER_HOLDERS_MAX),
             ("peer_history", former, PEER_HISTORY_MAX),
             ("peers_waiting", self.unnamed.len(), PEER_WAITING_MAX),
@@ -300,6 +317,22 @@ impl NodeState {
             capacity,
         };
         places.into_iter().map(view).collect()
+    }
+
+    fn rule_hit_views(&self) -> Vec<RuleHits> {
+        let view = |(policy, direction, rule, connections)| RuleHits {
+            policy,
+            direction,
+            rule,
+            connections,
+        };
+        let present = self.containers.values().filter(|one| one.gone.is_none());
+        let pods = present.map(|container| &container.pod_uid).collect();
+        self.verdicts
+            .rule_hits(&pods)
+            .into_iter()
+            .map(view)
+            .collect()
     }
 
     fn count(&mut self, place: &str, reason: &str, more: u64) {
@@ -346,6 +379,14 @@ impl NodeState {
     fn declared(&mut self, declared: Declared, at: Timestamp) {
         self.index = DeclaredIndex::new(&declared);
         self.peers.declared(&declared, at);
+        self.verdicts
+            .declared(self.declared.as_deref(), &declared, at);
+        let own = declared.pods.iter().flat_map(|pod| {
+            let uids = pod.uid.iter().chain(&pod.config_hash);
+            let peer = self.peers.own_pod(pod);
+            uids.filter_map(move |uid| Some((uid.clone(), Arc::clone(peer?))))
+        });
+        self.verdicts.note_pods(own, at);
         self.api_clients.declared(&declared);
         self.declared = Some(Arc::new(declared));
         self.note_restarts();

@@ -3,13 +3,16 @@
 //! Events make the agent early; snapshots make it right. A snapshot replaces what it covers, so an event that was lost
 //! heals with the next one.
 
+mod logs;
+
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::declared::{Declared, Transport};
+use crate::declared::{Declared, DeclaredPolicy, Transport};
 use crate::id::CgroupId;
 use crate::time::Timestamp;
+pub use logs::{LogLossRow, LogRow};
 
 /// One fact and when it was seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -24,6 +27,10 @@ pub struct Observation {
 /// What was seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box for the few facts that are large would be one more for every reader of them"
+)]
 pub enum Fact {
     /// Both clocks, read together. The first fact of every stream, and at least once a minute.
     Clock {
@@ -118,6 +125,11 @@ pub enum Fact {
     },
     /// The declared side of the node. Replaces the one before.
     Declared(Declared),
+    /// Policies that are evaluated and not in force: all of them.
+    CandidatePolicies {
+        /// Sorted by namespace and name.
+        policies: Vec<DeclaredPolicy>,
+    },
     /// How current each part of the declared side is. Replaces the rows before. Told again every few seconds, so that a
     /// source that falls silent grows old by itself.
     DeclaredSources {
@@ -153,6 +165,14 @@ pub enum Fact {
         entries: u64,
         /// Entries it can hold.
         capacity: u64,
+    },
+    /// What the reader of container logs counts. Replaces what it told before.
+    Logs {
+        /// One row a container.
+        rows: Vec<LogRow>,
+        /// Losses of which it is not known whose they were.
+        #[serde(default)]
+        lost: Vec<LogLossRow>,
     },
     /// The agent's own cgroup, so that it does not report on itself.
     SelfCgroup {
@@ -472,7 +492,7 @@ pub struct ProbeStatus {
 
 /// Probes that no rule needs, and that ask for rights beyond those of the shipped manifests: without them figures come later
 /// or are coarser, and nothing is blind.
-pub const OPTIONAL_PROBES: [&str; 1] = ["connections"];
+pub const OPTIONAL_PROBES: [&str; 2] = ["connections", "logs"];
 
 /// The four words for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -12,12 +12,27 @@ pub mod c004;
 pub mod c005;
 pub mod c006;
 pub mod c007;
+pub mod f001;
+pub mod f002;
+pub mod f006;
+pub mod f007;
+mod flows;
 mod grace;
+pub mod i001;
+pub mod i003;
+pub mod i004;
+mod images;
+pub mod l001;
+pub mod l002;
+pub mod l003;
 pub mod m001;
 pub mod m002;
 pub mod m003;
 pub mod p001;
+pub mod p004;
+pub mod p005;
 pub mod p007;
+pub mod p009;
 mod patch;
 pub mod ports;
 pub mod s001;
@@ -40,11 +55,24 @@ pub const ALL: &[&Rule] = &[
     &c005::RULE,
     &c006::RULE,
     &c007::RULE,
+    &f001::RULE,
+    &f002::RULE,
+    &f006::RULE,
+    &f007::RULE,
+    &i001::RULE,
+    &i003::RULE,
+    &i004::RULE,
+    &l001::RULE,
+    &l002::RULE,
+    &l003::RULE,
     &m001::RULE,
     &m002::RULE,
     &m003::RULE,
     &p001::RULE,
+    &p004::RULE,
+    &p005::RULE,
     &p007::RULE,
+    &p009::RULE,
     &s001::RULE,
 ];
 
@@ -52,13 +80,16 @@ pub const ALL: &[&Rule] = &[
 #[must_use]
 pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
     let mut conditions = m001::conditions(snapshot);
+    conditions.extend(l001::all(snapshot));
+    conditions.extend(l002::all(snapshot));
+    conditions.extend(l003::all(snapshot));
     conditions.extend(m002::conditions(snapshot));
     conditions.extend(s001::conditions(snapshot));
-    for container in snapshot
-        .containers
-        .iter()
-        .filter(|container| is_judged(container))
-    {
+    conditions.extend(f002::conditions(snapshot));
+    for (index, container) in snapshot.containers.iter().enumerate() {
+        if !is_judged(container) {
+            continue;
+        }
         conditions.extend(c001::condition(snapshot, container));
         conditions.extend(c002::condition(snapshot, container));
         conditions.extend(c003::condition(snapshot, container));
@@ -66,8 +97,17 @@ pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
         conditions.extend(c005::condition(snapshot, container));
         conditions.extend(c006::condition(snapshot, container));
         conditions.extend(c007::condition(snapshot, container));
+        conditions.extend(f001::conditions(snapshot, index, container));
+        conditions.extend(f006::conditions(snapshot, index, container));
+        conditions.extend(f007::condition(snapshot, index, container));
+        conditions.extend(i001::condition(snapshot, container));
+        conditions.extend(i003::condition(snapshot, container));
+        conditions.extend(i004::condition(snapshot, container));
         conditions.extend(p001::conditions(snapshot, container));
+        conditions.extend(p004::conditions(snapshot, container));
+        conditions.extend(p005::conditions(snapshot, index, container));
         conditions.extend(p007::conditions(snapshot, container));
+        conditions.extend(p009::conditions(snapshot, container));
     }
     let suspended = m003::suspended(snapshot);
     conditions.retain(|condition| !suspended.contains(condition.rule.id));
@@ -84,10 +124,16 @@ pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
 pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
     let declared = declared_for(snapshot, &["files", "pods"]);
     let ports = declared_for(snapshot, &["files", "pods", "services"]);
+    let policies = declared_for(
+        snapshot,
+        &["files", "pods", "namespaces", "networkpolicies"],
+    );
     let listeners = none_works(snapshot, &["listeners", "tcp"]);
+    let connections = none_works(snapshot, &["tcp"]);
     let windows = none_works(snapshot, &["cpu_windows"]);
     let pressure = none_works(snapshot, &["cpu_stat"]).or_else(|| no_pressure(snapshot));
     let quotas = none_works(snapshot, &["cpu_stat"]).or_else(|| no_controller(snapshot));
+    let logs = none_works(snapshot, &["logs"]);
     let first = |reasons: &[&Option<String>]| reasons.iter().find_map(|reason| (*reason).clone());
     let unknown = [
         (c001::RULE.id, declared.clone()),
@@ -97,8 +143,21 @@ pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
         (c005::RULE.id, first(&[&declared, &pressure])),
         (c006::RULE.id, first(&[&declared, &quotas])),
         (c007::RULE.id, windows),
+        (f001::RULE.id, first(&[&policies, &connections])),
+        (f002::RULE.id, first(&[&policies, &connections])),
+        (f006::RULE.id, first(&[&policies, &connections])),
+        (f007::RULE.id, first(&[&declared, &connections])),
+        (i001::RULE.id, declared.clone()),
+        (i003::RULE.id, declared.clone()),
+        (i004::RULE.id, declared.clone()),
+        (l001::RULE.id, logs.clone()),
+        (l002::RULE.id, logs.clone()),
+        (l003::RULE.id, logs),
         (p001::RULE.id, first(&[&ports, &listeners])),
+        (p004::RULE.id, first(&[&ports, &listeners])),
+        (p005::RULE.id, first(&[&ports, &listeners, &connections])),
         (p007::RULE.id, first(&[&ports, &listeners])),
+        (p009::RULE.id, first(&[&ports, &policies, &listeners])),
         (s001::RULE.id, s001::unknown(snapshot)),
     ];
     unknown

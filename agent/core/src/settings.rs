@@ -38,6 +38,35 @@ pub struct CoreSettings {
     pub cpu_mean_window: Duration,
     /// Ports that `bind(0)` may give on this node (`net.ipv4.ip_local_port_range`), first and last.
     pub ephemeral_ports: (u16, u16),
+    /// Bytes of logs that the kubelet keeps of a container: `containerLogMaxSize` times `containerLogMaxFiles`.
+    #[serde(default = "log_kept_bytes")]
+    pub log_kept_bytes: u64,
+    /// More bytes of logs than this in each of ten minutes are a flood (L002).
+    #[serde(default = "log_flood_bytes")]
+    pub log_flood_bytes: u64,
+    /// What single rules are told.
+    #[serde(default)]
+    pub rules: RuleSettings,
+}
+
+/// What single rules are told by the operator. Empty lists tell nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RuleSettings {
+    /// Registries, with or without a path, whose images are trusted (I003). Without any, the rule is silent.
+    pub trusted_registries: Vec<String>,
+    /// Namespaces whose pods may use the cloud's metadata service (F007).
+    pub metadata_namespaces: Vec<String>,
+}
+
+/// The kubelet's own defaults: 10 MiB, five files.
+const fn log_kept_bytes() -> u64 {
+    50 << 20
+}
+
+/// At this rate what the kubelet keeps by default is written in less than two minutes.
+const fn log_flood_bytes() -> u64 {
+    30 << 20
 }
 
 /// The longest [`CoreSettings::cpu_mean_window`]: 3,000 windows of 100 ms, 12 KiB a container.
@@ -50,6 +79,9 @@ impl Default for CoreSettings {
             cpu_startup_exclusion: Duration::from_secs(300),
             cpu_mean_window: Duration::from_secs(60),
             ephemeral_ports: (32_768, 60_999),
+            rules: RuleSettings::default(),
+            log_kept_bytes: log_kept_bytes(),
+            log_flood_bytes: log_flood_bytes(),
         }
     }
 }
@@ -85,6 +117,8 @@ pub const PEER_HISTORY_MAX: usize = 4_096;
 pub const PEER_HISTORY: Duration = Duration::from_secs(300);
 /// How long the declared side may be behind what the kernel shows. For this long a peer without a name is looked up again.
 pub const PEER_LAG_MAX: Duration = Duration::from_secs(10);
+/// Pods that are prepared for policies at once. When full, all are prepared anew.
+pub const ENDPOINTS_MAX: usize = 16_384;
 /// Flow rows that wait for the name of their peer. Further ones are told as unresolved at once.
 pub const PEER_WAITING_MAX: usize = 8_192;
 /// Addresses that were waited for in vain and are not waited for again soon.

@@ -1,5 +1,7 @@
 //! What `/status` says, and how `plumbline status` prints it.
 
+mod logs;
+
 use std::collections::BTreeMap;
 
 use plumbline_core::ledger::when_full;
@@ -42,6 +44,9 @@ pub(super) struct Status {
     #[serde(default)]
     ledger: Vec<LedgerRow>,
     export: serde_json::Value,
+    /// Container logs; absent where they are not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    logs: Option<logs::LogsStatus>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -160,6 +165,10 @@ impl Status {
             dropped: snapshot.dropped.iter().map(loss).collect(),
             ledger: ledger(snapshot),
             export: serde_json::to_value(&published.lanes).unwrap_or_default(),
+            logs: published
+                .logs
+                .as_ref()
+                .map(|stats| logs::LogsStatus::new(stats, snapshot)),
         }
     }
 }
@@ -273,6 +282,9 @@ pub(super) fn table(status: &Status) -> String {
         ["EXPORT", "STATE", "LAST ERROR"],
         lanes.map(lane),
     );
+    if let Some(logs) = &status.logs {
+        logs.show(&mut text);
+    }
     for problem in status
         .declared
         .iter()

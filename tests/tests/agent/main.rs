@@ -3,6 +3,7 @@
 
 mod canary;
 mod ends;
+mod logs;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -36,7 +37,7 @@ struct Scene {
 }
 
 const DECLARED: u16 = 8_080;
-const UNDECLARED: u16 = 6_060;
+const UNDECLARED: u16 = 6_061;
 
 impl Scene {
     fn new(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
@@ -322,7 +323,7 @@ fn the_undeclared_port_is_found_and_nothing_else() {
     let scene = Scene::new(&[], &[]);
     let finding = scene.finding();
     let evidence = finding.to_string();
-    for part in ["shop", "web-0", "\"web\"", "6060", "/plumbline-traffic"] {
+    for part in ["shop", "web-0", "\"web\"", "6061", "/plumbline-traffic"] {
         assert!(evidence.contains(part), "{part} is not in {finding:#}");
     }
     let all = get_json(&scene.path("socket"), "/findings").unwrap();

@@ -61,8 +61,8 @@ fn no_declared_side_is_one_condition_that_names_the_silent_rules() {
     expect![[r#"
         M001 info node declared
         declared: a declared side to compare with
-        observed: none, so C001, C002, C003, C005, C006, P001, P007, S001 say nothing: declared is off: no --declared was given
-        evidence: {"reason":"declared is off: no --declared was given","rules":["C001","C002","C003","C005","C006","P001","P007","S001"]}
+        observed: none, so C001, C002, C003, C005, C006, F001, F002, F006, F007, I001, I003, I004, P001, P004, P005, P007, P009, S001 say nothing: declared is off: no --declared was given
+        evidence: {"reason":"declared is off: no --declared was given","rules":["C001","C002","C003","C005","C006","F001","F002","F006","F007","I001","I003","I004","P001","P004","P005","P007","P009","S001"]}
         coverage: Blind("declared is off: no --declared was given")
         remediation: Give --declared a file or directory of manifests, or let the agent watch the API server.
         no patch"#]].assert_eq(&in_full(&blind));
