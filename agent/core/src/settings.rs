@@ -38,15 +38,15 @@ pub struct CoreSettings {
     pub cpu_mean_window: Duration,
     /// Ports that `bind(0)` may give on this node (`net.ipv4.ip_local_port_range`), first and last.
     pub ephemeral_ports: (u16, u16),
-    /// What single rules are told.
-    #[serde(default)]
-    pub rules: RuleSettings,
     /// Bytes of logs that the kubelet keeps of a container: `containerLogMaxSize` times `containerLogMaxFiles`.
     #[serde(default = "log_kept_bytes")]
     pub log_kept_bytes: u64,
     /// More bytes of logs than this in each of ten minutes are a flood (L002).
     #[serde(default = "log_flood_bytes")]
     pub log_flood_bytes: u64,
+    /// What single rules are told.
+    #[serde(default)]
+    pub rules: RuleSettings,
 }
 
 /// What single rules are told by the operator. Empty lists tell nothing.
