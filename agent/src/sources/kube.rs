@@ -94,7 +94,7 @@ pub async fn run(
         statuses: Statuses::new(peers),
         pacing,
         due: None,
-        told: false,
+        sent: None,
     };
     let mut heartbeat = tokio::time::interval(pacing.heartbeat);
     heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -191,8 +191,8 @@ struct State {
     pacing: Pacing,
     /// When something that changed is to be told.
     due: Option<Instant>,
-    /// A complete state was told.
-    told: bool,
+    /// What was told last: an empty list that became known changes nothing that is told.
+    sent: Option<Declared>,
 }
 
 impl State {
@@ -239,15 +239,18 @@ impl State {
         }
         let at = clock::monotonic();
         let declared = self.declared();
+        if self.sent.as_ref() == Some(&declared) {
+            return;
+        }
         let (pods, services) = (declared.pods.len(), declared.services.len());
-        if self.sink.send(at, Fact::Declared(declared)) {
+        if self.sink.send(at, Fact::Declared(declared.clone())) {
             tracing::debug!(
                 source = self.source,
                 pods,
                 services,
                 "declared side changed"
             );
-            self.told = true;
+            self.sent = Some(declared);
             self.send_ages();
         } else {
             self.due = Some(clock::instant() + self.pacing.debounce);
@@ -281,7 +284,7 @@ impl State {
     }
 
     fn send_status(&mut self) {
-        let told = self.told.then_some(self.source.as_str());
+        let told = self.sent.is_some();
         let all = self.statuses.now(&self.members, told, &self.source);
         for status in all {
             if self

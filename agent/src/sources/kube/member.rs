@@ -128,11 +128,11 @@ impl Statuses {
     pub(super) fn now(
         &self,
         members: &[Box<dyn Member>],
-        told: Option<&str>,
+        told: bool,
         source: &str,
     ) -> Vec<ProbeStatus> {
         let now = clock::instant();
-        let mut all = vec![declared(members, told.is_some(), source, now)];
+        let mut all = vec![declared(members, told, source, now)];
         all.extend(
             members
                 .iter()
