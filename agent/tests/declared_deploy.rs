@@ -86,12 +86,37 @@ fn the_role_reads_what_is_watched_and_nothing_else() {
         .iter()
         .filter(|document| document["kind"] == "ClusterRole")
         .collect();
-    let rule = |resource: &str| json!({"apiGroups": [""], "resources": [resource], "verbs": ["list", "watch"]});
-    let api_server = json!({
-        "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "resourceNames": ["kubernetes"],
-        "verbs": ["list", "watch"],
-    });
-    let rules = [rule("pods"), rule("services"), rule("nodes"), api_server];
+    let rule = |group: &str, resources: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": ["list", "watch"]});
+    let rules = [
+        rule("", &["pods"]),
+        rule("", &["services"]),
+        rule("", &["nodes"]),
+        rule("", &["namespaces"]),
+        rule("discovery.k8s.io", &["endpointslices"]),
+        rule("networking.k8s.io", &["ingresses", "networkpolicies"]),
+        rule(
+            "policy.networking.k8s.io",
+            &[
+                "adminnetworkpolicies",
+                "baselineadminnetworkpolicies",
+                "clusternetworkpolicies",
+            ],
+        ),
+        rule("gateway.networking.k8s.io", &["grpcroutes", "httproutes"]),
+        rule(
+            "cilium.io",
+            &["ciliumclusterwidenetworkpolicies", "ciliumnetworkpolicies"],
+        ),
+        rule(
+            "crd.projectcalico.org",
+            &["globalnetworkpolicies", "networkpolicies"],
+        ),
+        rule(
+            "crd.antrea.io",
+            &["clusternetworkpolicies", "networkpolicies"],
+        ),
+        rule("k8s.ovn.org", &["egressfirewalls"]),
+    ];
     assert_eq!(
         roles
             .iter()

@@ -175,7 +175,7 @@ pub struct Rule {
     pub id: &'static str,
     /// One line.
     pub title: &'static str,
-    /// `ports`, `flows`, `images`, `cpu`, `logs` or `monitoring`.
+    /// `ports`, `flows`, `images`, `identity`, `cpu`, `logs` or `monitoring`.
     pub category: &'static str,
 }
 

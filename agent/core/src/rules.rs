@@ -126,7 +126,15 @@ pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
     let ports = declared_for(snapshot, &["files", "pods", "services"]);
     let policies = declared_for(
         snapshot,
-        &["files", "pods", "namespaces", "networkpolicies"],
+        &[
+            "files",
+            "pods",
+            "services",
+            "endpointslices",
+            "namespaces",
+            "networkpolicies",
+            "peers",
+        ],
     );
     let listeners = none_works(snapshot, &["listeners", "tcp"]);
     let connections = none_works(snapshot, &["tcp"]);

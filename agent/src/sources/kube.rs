@@ -14,6 +14,7 @@ mod lines;
 mod member;
 mod pace;
 mod table;
+mod tables;
 mod trouble;
 mod watch;
 
@@ -24,20 +25,19 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use plumbline_core::declared::{Declared, DeclaredNode, DeclaredPod, DeclaredService};
+use plumbline_core::declared::Declared;
 use plumbline_core::observation::{Fact, SourceRow};
 use serde_json::Value;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::Sink;
-use super::objects::{
-    OBJECTS_MAX, ObjectError, Objects, api_servers, node_value, pod_value, service_value,
-};
+use super::objects::ObjectError;
 use crate::clock;
 use access::Access;
 use member::{Member, Of, Statuses};
 pub use pace::Pacing;
+use tables::Tables;
 use watch::{Resource, Shared, Watch};
 
 /// Where the API server is and which node is ours.
@@ -163,8 +163,13 @@ impl Watches {
         resource: Resource,
         convert: fn(Value) -> Result<T, ObjectError>,
     ) -> Shared<T> {
-        let store = Shared::new(resource.name, &self.news);
-        let watch = Watch::new(resource, &self.access, convert, &store, self.pacing);
+        let store = Shared::new(&resource.name, &self.news);
+        let pacing = if of == Of::Optional {
+            self.pacing.optional()
+        } else {
+            self.pacing
+        };
+        let watch = Watch::new(resource, &self.access, convert, &store, pacing);
         let delay = self.delay;
         self.tasks.spawn(async move {
             tokio::time::sleep(delay).await;
@@ -173,71 +178,6 @@ impl Watches {
         self.members.push(member::new(of, store.clone()));
         store
     }
-}
-
-/// What each watch knows.
-struct Tables {
-    pods: Shared<DeclaredPod>,
-    services: Shared<DeclaredService>,
-    nodes: Shared<DeclaredNode>,
-    slices: Option<Shared<Vec<SocketAddr>>>,
-}
-
-impl Tables {
-    fn start(watches: &mut Watches, node: &str, peers: Peers) -> Self {
-        let core = |name: &'static str| Resource {
-            name,
-            path: format!("/api/v1/{name}"),
-            fields: None,
-        };
-        let by_field = |resource, field: &str| Resource {
-            fields: Some(format!("{field}={node}")),
-            ..resource
-        };
-        let own_pods = by_field(core("pods"), "spec.nodeName");
-        let own_node = by_field(core("nodes"), "metadata.name");
-        let slices = Resource {
-            name: "endpointslices",
-            path: "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices".to_owned(),
-            // The API server gives the slice of its own Service that name.
-            fields: Some("metadata.name=kubernetes".to_owned()),
-        };
-        Self {
-            pods: watches.start(Of::Declared, own_pods, pod_value),
-            services: watches.start(Of::Declared, core("services"), service_value),
-            nodes: watches.start(Of::Probe("peers.nodes"), own_node, node_value),
-            slices: (peers != Peers::Off)
-                .then(|| watches.start(Of::Probe("peers.endpointslices"), slices, slice_value)),
-        }
-    }
-
-    fn synced(&self) -> bool {
-        self.pods.lock().table.synced() && self.services.lock().table.synced()
-    }
-
-    /// Everything that is known, in no order.
-    fn all(&self) -> Objects {
-        let mut all = Objects::new(OBJECTS_MAX);
-        let pods = self.pods.lock();
-        all.pods.extend(pods.table.values().cloned());
-        let services = self.services.lock();
-        let services = services.table.values();
-        all.services
-            .extend(services.map(|service| (**service).clone()));
-        let nodes = self.nodes.lock();
-        all.nodes
-            .extend(nodes.table.values().map(|node| (**node).clone()));
-        if let Some(slices) = &self.slices {
-            let slices = slices.lock();
-            let servers = slices.table.values().flat_map(|servers| servers.iter());
-            all.api_servers.extend(servers);
-        }
-        all
-    }
-}
-
-fn slice_value(value: Value) -> Result<Vec<SocketAddr>, ObjectError> {
-    Ok(api_servers(&value)?.unwrap_or_default())
 }
 
 struct State {
@@ -258,15 +198,20 @@ struct State {
 impl State {
     /// A watch has something new, or is doing better or worse.
     fn on_news(&mut self) {
-        let changed: Vec<bool> = self
-            .members
-            .iter()
-            .map(|member| member.take_changed())
-            .collect();
-        if changed.contains(&true) {
-            self.due
-                .get_or_insert_with(|| clock::instant() + self.pacing.debounce);
+        let now = clock::instant();
+        let (mut near, mut far) = (false, false);
+        for member in &self.members {
+            if member.take_changed() {
+                *(if member.of().is_far() {
+                    &mut far
+                } else {
+                    &mut near
+                }) = true;
+            }
         }
+        let soon = near.then(|| now + self.pacing.debounce);
+        let later = far.then(|| now + self.pacing.debounce_peers);
+        self.due = self.due.into_iter().chain(soon).chain(later).min();
         self.send_status();
     }
 

@@ -24,7 +24,7 @@ use std::sync::Arc;
 
 use plumbline_core::declared::{
     Declared, DeclaredAdminPolicy, DeclaredEndpoints, DeclaredNamespace, DeclaredNode, DeclaredPod,
-    DeclaredPolicy, DeclaredProblem, DeclaredRoute, DeclaredService, ForeignPolicies,
+    DeclaredPolicy, DeclaredProblem, DeclaredRoute, DeclaredService, ForeignPolicies, PeerPod,
 };
 use serde_json::Value;
 
@@ -35,6 +35,7 @@ pub use convert::{
 pub use endpoints::{api_servers, endpoints};
 pub use error::ObjectError;
 pub use pod::pod;
+pub(super) use route::{gateway_route, ingress};
 pub use service::service;
 
 /// Objects read from one source. Further ones are not used, and that is told once.
@@ -57,6 +58,8 @@ pub struct Objects {
     pub nodes: Vec<DeclaredNode>,
     /// Endpoints of the API server, in the order of reading.
     pub api_servers: Vec<SocketAddr>,
+    /// Pods of other nodes, as peers, in the order of reading: files give every pod among `pods`.
+    pub peer_pods: Vec<Arc<PeerPod>>,
     /// In the order of reading.
     pub namespaces: Vec<DeclaredNamespace>,
     /// A list of NetworkPolicies was among the objects, or a policy: an empty list is an answer too.
@@ -232,6 +235,9 @@ impl Objects {
         keep_last(&mut self.nodes, |node| node.name.clone());
         self.api_servers.sort_unstable();
         self.api_servers.dedup();
+        keep_last(&mut self.peer_pods, |pod| {
+            (pod.namespace.clone(), pod.name.clone(), pod.uid.clone())
+        });
         keep_last(&mut self.namespaces, |namespace| namespace.name.clone());
         keep_last(&mut self.policies, |policy| {
             (policy.namespace.clone(), policy.name.clone())
@@ -257,7 +263,7 @@ impl Objects {
             services: self.services,
             nodes: self.nodes,
             api_servers: self.api_servers,
-            peer_pods: Vec::new(),
+            peer_pods: self.peer_pods,
             namespaces: self.namespaces,
             policies_known: self.policies_known,
             policies: self.policies,

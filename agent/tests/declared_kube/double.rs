@@ -18,7 +18,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use serde_json::{Value, json};
 
 use crate::pki::Authority;
-use state::key;
+use state::{key, name};
 use wire::{chunk, head, refuse, request, respond};
 
 /// What goes wrong.
@@ -325,7 +325,7 @@ impl Api {
     /// `None` when the connection is over.
     fn answer(&self, stream: &mut dyn Stream, target: &str, token: Option<&str>) -> Option<()> {
         let (path, query) = target.split_once('?').unwrap_or((target, ""));
-        let resource = path.rsplit('/').next().unwrap_or_default().to_owned();
+        let resource = name(path);
         let watch = query.contains("watch=true");
         let verb = match (resource.as_str(), watch) {
             ("version", _) => "get",
@@ -353,6 +353,10 @@ impl Api {
             let body = json!({"major": "1", "minor": state.minor.to_string()}).to_string();
             drop(state);
             return respond(stream, 200, &body);
+        }
+        if resource.contains('.') && !state.objects.contains_key(&resource) {
+            drop(state);
+            return refuse(stream, 404);
         }
         drop(state);
         if watch {

@@ -52,7 +52,8 @@ fn a_fleet_spreads_its_first_lists_and_then_only_watches() {
             };
             tasks.spawn(run(settings, sink, std::future::pending()));
         }
-        let resources = 4;
+        // Pods, Services, the Node, EndpointSlices, Namespaces, NetworkPolicies, Ingresses.
+        let resources = 7;
         for _ in 0..3_000 {
             if api.count("watch", "") >= agents * resources {
                 break;

@@ -7,6 +7,7 @@ mod faults;
 mod fleet;
 mod hostile;
 mod load;
+mod network;
 #[path = "../common/pki.rs"]
 #[expect(dead_code, reason = "the tests of the export use the rest")]
 mod pki;
@@ -32,10 +33,25 @@ fn pod(name: &str, port: u32) -> Value {
     })
 }
 
+/// Kinds and the resources in which they are.
+const RESOURCES: [(&str, &str); 8] = [
+    ("Pod", "pods"),
+    ("Service", "services"),
+    ("Node", "nodes"),
+    ("Namespace", "namespaces"),
+    ("NetworkPolicy", "networkpolicies"),
+    ("EndpointSlice", "endpointslices"),
+    ("Ingress", "ingresses"),
+    (
+        "AdminNetworkPolicy",
+        "adminnetworkpolicies.policy.networking.k8s.io",
+    ),
+];
+
 /// Of a dump, everything of these kinds, as the server would have it.
 fn put_dump(api: &Api, dump: &Value) {
     for item in dump["items"].as_array().unwrap() {
-        for (kind, resource) in [("Pod", "pods"), ("Service", "services")] {
+        for (kind, resource) in RESOURCES {
             if item["kind"] == kind {
                 api.put(resource, item.clone());
             }
@@ -64,9 +80,8 @@ fn objects_of_today_give_what_a_dump_of_them_gives() {
             told,
             Declared {
                 source,
-                // Not watched.
-                policies_known: false,
-                policies: Vec::new(),
+                // A dump without policies says nothing of policies; the server says that there are none.
+                policies_known: true,
                 ..load(&path).unwrap()
             }
         );

@@ -25,7 +25,9 @@ pub(crate) const QUICK: Pacing = Pacing {
     idle: Duration::from_secs(240),
     list: Duration::from_secs(240),
     watch: Duration::from_secs(3_600),
+    optional: Duration::from_secs(3 * 3_600),
     debounce: Duration::from_millis(20),
+    debounce_peers: Duration::from_millis(50),
     heartbeat: Duration::from_millis(100),
 };
 

@@ -109,6 +109,10 @@ impl ControlPlane {
             self.admin(&["get", "services", "-A", "-o", "json"]),
         )
         .unwrap();
+        for resource in ["namespaces", "networkpolicies", "ingresses"] {
+            let file = scratch.path().join(format!("{resource}.json"));
+            fs::write(file, self.admin(&["get", resource, "-A", "-o", "json"])).unwrap();
+        }
         let own = format!("metadata.name={NODE}");
         fs::write(
             scratch.path().join("nodes.json"),

@@ -64,6 +64,17 @@ fn objects(cluster: &ControlPlane) {
             "ports": [{"name": "a", "port": 80, "targetPort": "http"}, {"name": "b", "port": 81, "protocol": "UDP"}],
         },
     }));
+    cluster.apply(&json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {
+            "podSelector": {"matchLabels": {"app": "web"}}, "policyTypes": ["Ingress", "Egress"],
+            "ingress": [{"from": [{"namespaceSelector": {"matchLabels": {"team": "shop"}}}, {"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}], "ports": [{"port": "http"}]}],
+        },
+    }));
+    cluster.apply(&json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": "web", "namespace": "shop"},
+        "spec": {"defaultBackend": {"service": {"name": "web", "port": {"number": 80}}}},
+    }));
 }
 
 /// What a kubelet would report of the pod `web`.
@@ -172,6 +183,7 @@ fn tells_soon(cluster: &ControlPlane, watch: &mut Watch) {
         "--grace-period=0",
         "--force",
     ]);
+    watch.until("it is gone", |watch| !watch.pods().contains(&"quick"));
 }
 
 /// What no rule reads is not told; what follows it is.
@@ -191,6 +203,16 @@ fn tells_what_changes(cluster: &ControlPlane, watch: &mut Watch) {
         "--force",
     ]);
     cluster.admin(&["delete", "-n", "shop", "service", "web"]);
+    cluster.admin(&["label", "namespace", "shop", "team=shop"]);
+    cluster.admin(&["delete", "-n", "shop", "networkpolicy", "web"]);
+    watch.until("the policy gone", |watch| {
+        let declared = watch.declared.as_ref().unwrap();
+        declared.policies.is_empty() && declared.policies_known
+    });
+    cluster.apply(&json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy", "metadata": {"name": "all", "namespace": "shop"},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress"]},
+    }));
     watch.until("the pod gone", |watch| !watch.pods().contains(&"host"));
     watch.until_equal(cluster);
 }
@@ -214,8 +236,13 @@ fn says_what_is_not_served(watch: &mut Watch) {
 fn survives_a_new_token(cluster: &ControlPlane, proxy: &Proxy, watch: &mut Watch, token: &Path) {
     cluster.admin(&["delete", "serviceaccount", "-n", "plumbline", "plumbline"]);
     cluster.apply_shipped();
-    proxy.cut();
+    // The server remembers for ten seconds that a token was good.
+    let mut looks = 0;
     watch.until("refused", |watch| {
+        if looks % 30 == 0 {
+            proxy.cut();
+        }
+        looks += 1;
         watch.reason().contains("credentials refused (401")
     });
     cluster.write_token(token);
@@ -296,6 +323,9 @@ fn role_is_enough_and_no_more(cluster: &ControlPlane, account: &Path) {
         &["get", "pods", "-A"][..],
         &["get", "services", "-A"],
         &["get", "nodes"],
+        &["get", "namespaces"],
+        &["get", "networkpolicies", "-A"],
+        &["get", "ingresses", "-A"],
     ] {
         cluster.kubectl(account, allowed, None).unwrap();
     }

@@ -104,11 +104,13 @@ impl Watch {
                 return false;
             };
             let dumped = cluster.dumped();
-            let all = |of: &Declared| {
-                let (nodes, problems) = (of.nodes.clone(), of.problems.clone());
-                (of.pods.clone(), of.services.clone(), nodes, problems)
+            // Where it comes from, and how many problems there were on the way, is its own.
+            let same = Declared {
+                source: dumped.source.clone(),
+                problems_total: dumped.problems_total,
+                ..told.clone()
             };
-            all(told) == all(&dumped)
+            same == dumped
         });
     }
 

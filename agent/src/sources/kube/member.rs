@@ -19,11 +19,23 @@ pub(super) enum Of {
     Declared,
     /// A probe of its own: the rest works without it.
     Probe(&'static str),
+    /// Likewise; and it changes often and for this node mostly without meaning.
+    Far(&'static str),
+    /// The cluster may not have it, and then there is nothing to say.
+    Optional,
+}
+
+impl Of {
+    pub(super) fn is_far(self) -> bool {
+        matches!(self, Self::Far(_))
+    }
 }
 
 /// One watch, seen from outside.
 pub(super) trait Member: Send {
     fn of(&self) -> Of;
+    /// What it watches.
+    fn resource(&self) -> String;
     /// Whether its table changed since this was last asked.
     fn take_changed(&self) -> bool;
     /// When an outage becomes news.
@@ -54,6 +66,10 @@ impl<T: PartialEq + Send + Sync> Member for One<T> {
         self.of
     }
 
+    fn resource(&self) -> String {
+        self.store.lock().table.resource().to_owned()
+    }
+
     fn take_changed(&self) -> bool {
         std::mem::take(&mut self.store.lock().changed)
     }
@@ -82,6 +98,13 @@ impl<T: PartialEq + Send + Sync> Member for One<T> {
         store.table.problems_total()
     }
 }
+
+/// Probes that `--peers off` turns off.
+const OFF: [&str; 3] = [
+    "peers.endpointslices",
+    "policies.namespaces",
+    "policies.networkpolicies",
+];
 
 /// What was told of the health of each probe.
 pub(super) struct Statuses {
@@ -116,11 +139,11 @@ impl Statuses {
                 .filter_map(|member| extra(member.as_ref(), now)),
         );
         if self.peers == Peers::Off {
-            all.push(ProbeStatus {
-                probe: "peers.endpointslices".to_owned(),
+            all.extend(OFF.map(|probe| ProbeStatus {
+                probe: probe.to_owned(),
                 health: Health::Off,
                 reason: Some("--peers off".to_owned()),
-            });
+            }));
         }
         all.retain(|status| self.sent.get(&status.probe) != Some(status));
         all
@@ -158,19 +181,22 @@ fn declared(members: &[Box<dyn Member>], told: bool, source: &str, now: Instant)
 
 /// Of what the rest works without. An outage is the declared side's news; only what time will not mend is told here.
 fn extra(member: &dyn Member, now: Instant) -> Option<ProbeStatus> {
-    let Of::Probe(probe) = member.of() else {
-        return None;
+    let probe = match member.of() {
+        Of::Declared => return None,
+        Of::Probe(probe) | Of::Far(probe) => probe.to_owned(),
+        Of::Optional => format!("policies.{}", member.resource()),
     };
     let (trouble, synced) = member.condition(now);
     let trouble = trouble.filter(|trouble| trouble.permanent);
     let health = match &trouble {
+        Some(trouble) if trouble.absent && member.of() == Of::Optional => return None,
         Some(trouble) if trouble.absent => Health::Unsupported,
         Some(_) => Health::Broken,
         None if synced => Health::Ok,
         None => return None,
     };
     Some(ProbeStatus {
-        probe: probe.to_owned(),
+        probe,
         health,
         reason: trouble
             .map(|trouble| format!("{}; what it would tell stays unknown", trouble.text)),

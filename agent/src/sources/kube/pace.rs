@@ -20,6 +20,8 @@ pub struct Pacing {
     pub backoff_max: Duration,
     /// The same for what is not served here.
     pub absent_max: Duration,
+    /// What a cluster may not have, such as other people's policies, is asked for again after this, when it was absent.
+    pub optional: Duration,
     /// Between two lists of one resource at least, when the server does not know where a watch was.
     pub relist: Duration,
     /// A watch or a list on which nothing comes for this long is given up. Servers send a bookmark a minute.
@@ -30,6 +32,8 @@ pub struct Pacing {
     pub watch: Duration,
     /// Changes of what this node needs that come so close together are told as one.
     pub debounce: Duration,
+    /// The same for pods of other nodes.
+    pub debounce_peers: Duration,
     /// How often the age of each source is told.
     pub heartbeat: Duration,
 }
@@ -41,12 +45,25 @@ impl Default for Pacing {
             backoff_min: Duration::from_millis(800),
             backoff_max: Duration::from_secs(30),
             absent_max: Duration::from_secs(300),
+            // Ten of them make no more than five requests an hour.
+            optional: Duration::from_secs(3 * 3_600),
             relist: Duration::from_secs(30),
             idle: Duration::from_secs(240),
             list: Duration::from_secs(300),
             watch: Duration::from_secs(3_600),
             debounce: Duration::from_millis(200),
+            debounce_peers: Duration::from_secs(1),
             heartbeat: Duration::from_secs(5),
+        }
+    }
+}
+
+impl Pacing {
+    /// For what a cluster may not have.
+    pub(super) fn optional(self) -> Self {
+        Self {
+            absent_max: self.optional,
+            ..self
         }
     }
 }
@@ -103,7 +120,13 @@ impl Pace {
         } else {
             backoff_max
         };
-        let doubled = backoff_min.saturating_mul(1 << self.failures.min(16));
+        // What a cluster may not have is not asked for again and again to find that out.
+        let first = if failure.is_absent() && absent_max == self.pacing.optional {
+            absent_max
+        } else {
+            backoff_min
+        };
+        let doubled = first.saturating_mul(1 << self.failures.min(16));
         self.failures = self.failures.saturating_add(1);
         let wait = doubled.min(max).mul_f64(0.5 + random / 2.0);
         let asked = failure.retry_after().unwrap_or_default();

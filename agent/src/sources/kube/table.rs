@@ -13,7 +13,7 @@ pub(super) type Entry<T> = Result<Arc<T>, ObjectError>;
 /// Converted objects of one resource by namespace and name.
 #[derive(Debug)]
 pub(super) struct Table<T> {
-    resource: &'static str,
+    resource: String,
     objects: BTreeMap<Key, Entry<T>>,
     /// A list that is not complete yet.
     listing: BTreeMap<Key, Entry<T>>,
@@ -24,9 +24,9 @@ pub(super) struct Table<T> {
 }
 
 impl<T: PartialEq> Table<T> {
-    pub(super) fn new(resource: &'static str) -> Self {
+    pub(super) fn new(resource: &str) -> Self {
         Self {
-            resource,
+            resource: resource.to_owned(),
             objects: BTreeMap::new(),
             listing: BTreeMap::new(),
             synced: false,
@@ -93,8 +93,8 @@ impl<T: PartialEq> Table<T> {
     }
 
     /// What is in it.
-    pub(super) fn resource(&self) -> &'static str {
-        self.resource
+    pub(super) fn resource(&self) -> &str {
+        &self.resource
     }
 
     /// Whether a list was complete once.
@@ -122,7 +122,7 @@ impl<T: PartialEq> Table<T> {
         }
         if self.over > 0 {
             all.problem(
-                self.resource,
+                &self.resource,
                 &ObjectError::new("", format!("{} over {OBJECTS_MAX} are not used", self.over)),
             );
         }

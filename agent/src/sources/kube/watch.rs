@@ -36,7 +36,7 @@ const ENDED_AT_ONCE: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug)]
 pub(super) struct Resource {
     /// For people, and the metric: `pods`.
-    pub(super) name: &'static str,
+    pub(super) name: String,
     /// `/api/v1/pods`.
     pub(super) path: String,
     /// `fieldSelector`, made of characters that need no escape but `=`.
@@ -52,6 +52,8 @@ pub(super) struct Store<T> {
     pub(super) trouble: Option<Trouble>,
     /// When what is known stopped to be current; `None` while a watch is open.
     pub(super) broke: Option<Timestamp>,
+    /// The server has no such resource.
+    pub(super) absent: bool,
 }
 
 /// A store and who waits for it.
@@ -71,12 +73,13 @@ impl<T> Clone for Shared<T> {
 }
 
 impl<T: PartialEq> Shared<T> {
-    pub(super) fn new(resource: &'static str, news: &Arc<Notify>) -> Self {
+    pub(super) fn new(resource: &str, news: &Arc<Notify>) -> Self {
         let store = Store {
             table: Table::new(resource),
             changed: false,
             trouble: None,
             broke: Some(clock::monotonic()),
+            absent: false,
         };
         Self {
             store: Arc::new(Mutex::new(store)),
@@ -102,6 +105,7 @@ impl<T: PartialEq> Shared<T> {
         let mut store = self.lock();
         if open && store.table.synced() {
             store.broke = None;
+            store.absent = false;
         }
         if store.trouble.take().is_some() {
             self.news.notify_one();
@@ -115,6 +119,9 @@ impl<T: PartialEq> Shared<T> {
         if let Some(mut new) = trouble {
             if let Some(former) = &store.trouble {
                 new.since = former.since;
+            }
+            if new.absent && !store.absent {
+                (store.absent, store.changed) = (true, true);
             }
             store.trouble = Some(new);
             self.news.notify_one();
@@ -172,7 +179,7 @@ impl<T: PartialEq> Watch<T> {
             if failure == Failure::Gone {
                 self.version = None;
             }
-            let trouble = Trouble::of(verb, self.resource.name, &failure, now);
+            let trouble = Trouble::of(verb, &self.resource.name, &failure, now);
             if let Some(Trouble { text, .. }) = &trouble {
                 tracing::debug!(reason = text, "a request to the API server ended");
             }

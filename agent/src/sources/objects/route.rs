@@ -18,7 +18,7 @@ const BACKENDS_MAX: usize = 1_000;
 ///
 /// # Errors
 /// No name, or a port that is none: the Ingress is then not used at all.
-pub(super) fn ingress(object: &Value) -> Result<DeclaredRoute, ObjectError> {
+pub(in crate::sources) fn ingress(object: &Value) -> Result<DeclaredRoute, ObjectError> {
     let route = Route::new("Ingress", object)?;
     let mut backends = BTreeSet::new();
     let by_default = object.pointer("/spec/defaultBackend");
@@ -42,7 +42,10 @@ pub(super) fn ingress(object: &Value) -> Result<DeclaredRoute, ObjectError> {
 ///
 /// # Errors
 /// As for [`ingress`].
-pub(super) fn gateway_route(kind: &str, object: &Value) -> Result<DeclaredRoute, ObjectError> {
+pub(in crate::sources) fn gateway_route(
+    kind: &str,
+    object: &Value,
+) -> Result<DeclaredRoute, ObjectError> {
     let route = Route::new(kind, object)?;
     let mut backends = BTreeSet::new();
     let references =

@@ -128,3 +128,15 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<&'a str> {
         .split('&')
         .find_map(|part| part.strip_prefix(name)?.strip_prefix('='))
 }
+
+/// The resource of a path; with its group, if that is one that not every cluster has.
+pub(super) fn name(path: &str) -> String {
+    let name = path.rsplit('/').next().unwrap_or_default();
+    let group = path
+        .strip_prefix("/apis/")
+        .and_then(|rest| rest.split('/').next());
+    match group {
+        None | Some("networking.k8s.io" | "discovery.k8s.io") => name.to_owned(),
+        Some(group) => format!("{name}.{group}"),
+    }
+}
