@@ -1,11 +1,25 @@
 //! Settings: flags > environment > file > defaults. All problems are reported at once.
 
+mod check;
+pub mod file;
+pub mod keys;
+pub mod print;
+pub mod reload;
+
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use plumbline_core::settings::{CPU_MEAN_WINDOW_MAX, CoreSettings, Grace, NodeIdentity};
+use plumbline_core::rules;
+use plumbline_core::settings::{
+    CPU_MEAN_WINDOW_MAX, CoreSettings, Grace, NodeIdentity, SUPPRESSIONS_MAX,
+};
+use plumbline_core::suppression::Rulebook;
+use plumbline_core::time::UnixNanos;
 use serde::Deserialize;
+
+pub use file::{File, read_file};
 
 use crate::cli::{LogFormat, NodeArgs, Probe};
 use crate::export::settings::ExportSettings;
@@ -13,7 +27,7 @@ use crate::logs::LogConfig;
 use crate::sources::ebpf::UdpMode;
 
 /// Everything the agent may be told, with defaults filled in.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Config {
     /// Who this node is.
     pub node: NodeIdentity,
@@ -41,6 +55,10 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// OTLP.
     pub export: ExportSettings,
+    /// What was set of the keys `otlp.*`, by file or variable, as it was written.
+    pub otlp: Vec<(&'static str, String)>,
+    /// Directory in which findings outlive the agent; `None`: they do not.
+    pub state_dir: Option<PathBuf>,
     /// Container logs; `None`: they are not read.
     pub logs: Option<LogConfig>,
     /// How log lines look.
@@ -96,89 +114,6 @@ impl TryFrom<String> for Span {
     }
 }
 
-/// The configuration file (YAML). Keys are those of the flags; unknown ones are refused.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct File {
-    /// `k8s.cluster.name`.
-    pub cluster_name: Option<String>,
-    /// `k8s.node.name`.
-    pub node_name: Option<String>,
-    /// `deployment.environment.name`.
-    pub environment: Option<String>,
-    /// File or directory of manifests or dumps.
-    pub declared: Option<PathBuf>,
-    /// Watch the API server.
-    pub kube: Option<bool>,
-    /// For the watch; in-cluster configuration when absent.
-    pub kubeconfig: Option<PathBuf>,
-    /// The cgroup directory to watch.
-    pub cgroup_root: Option<PathBuf>,
-    /// Where procfs of the node is mounted.
-    pub proc_root: Option<PathBuf>,
-    /// Before a finding opens.
-    pub grace: Option<Span>,
-    /// Windows of the CPU rules.
-    pub cpu: CpuFile,
-    /// Which probes run.
-    pub probes: ProbesFile,
-    /// Between two scans.
-    pub scan_interval: Option<Span>,
-    /// Between two readings of open connections.
-    pub connection_interval: Option<Span>,
-    /// Between two rounds of the canary.
-    pub canary_interval: Option<Span>,
-    /// The Unix socket.
-    pub socket: Option<PathBuf>,
-    /// Directory of the container logs to ship.
-    pub log_root: Option<PathBuf>,
-    /// Where their checkpoint lives.
-    pub log_state: Option<PathBuf>,
-}
-
-/// `cpu` in the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CpuFile {
-    /// Windows this soon after a start are not judged.
-    pub startup_exclusion: Option<Span>,
-    /// The span over which C007 takes its mean.
-    pub mean_window: Option<Span>,
-}
-
-/// `probes` in the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ProbesFile {
-    /// TCP.
-    pub tcp: Option<bool>,
-    /// UDP: `peers`, `flows` or `off`.
-    pub udp: Option<UdpMode>,
-    /// 100 ms windows.
-    pub cpu_windows: Option<bool>,
-    /// Bytes of connections while they are open.
-    pub connections: Option<bool>,
-    /// The canary.
-    pub canary: Option<bool>,
-}
-
-/// Reads a configuration file.
-///
-/// # Errors
-///
-/// The file cannot be read, is no YAML, or has a key or value that is not allowed: with line and column.
-pub fn read_file(path: &Path) -> Result<File, Problem> {
-    let problem = |message| Problem {
-        at: format!("--config {}", path.display()),
-        message,
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
-    if text.trim().is_empty() {
-        return Ok(File::default());
-    }
-    serde_saphyr::from_str(&text).map_err(|error| problem(error.to_string()))
-}
-
 /// Fills defaults in, and says everything that is wrong.
 ///
 /// # Errors
@@ -205,6 +140,8 @@ pub fn resolve(
     let connection_interval = connection_interval(args, &file, &mut problems);
     let canary = canary(args, &file, &mut problems);
     let declared = declared_source(args, &file, &mut problems);
+    let get = |name: &str| get(name).or_else(|| file.otlp.variable(name));
+    let otlp = keys::otlp(&get);
     let export = ExportSettings::from_env(get).unwrap_or_else(|found| {
         let problem = |from: crate::export::settings::Problem| Problem {
             at: from.variable,
@@ -246,9 +183,75 @@ pub fn resolve(
         scan_interval,
         socket: args.socket.clone().or(file.socket),
         export,
+        otlp,
         logs,
-        log_format: args.log_format,
+        state_dir: args.state_dir.clone().or(file.state.dir),
+        log_format: args.log_format.or(file.log_format).unwrap_or_default(),
     })
+}
+
+/// What of the configuration is taken but has no effect: suppressions that hide nothing, and why. The agent runs with it,
+/// and says so.
+#[must_use]
+pub fn warnings(rulebook: &Rulebook, now: UnixNanos) -> Vec<Problem> {
+    let suppressions = rulebook.suppressions.iter().enumerate();
+    let mut warnings: Vec<Problem> = suppressions
+        .filter_map(|(index, suppression)| {
+            let unknown = suppression
+                .rule
+                .as_ref()
+                .filter(|id| rules::find(id).is_none());
+            let why = match (suppression.in_force(now), unknown) {
+                (Err(why), _) => why,
+                (Ok(_), Some(id)) => format!("there is no rule {id}"),
+                (Ok(_), None) => return None,
+            };
+            Some(Problem {
+                at: format!("suppressions[{index}]"),
+                message: format!("hides nothing: {why}"),
+            })
+        })
+        .collect();
+    for (index, grant) in rulebook.annotations.iter().enumerate() {
+        for id in grant.rules.iter().filter(|id| rules::find(id).is_none()) {
+            warnings.push(Problem {
+                at: format!("annotations[{index}]"),
+                message: format!("there is no rule {id}"),
+            });
+        }
+    }
+    warnings
+}
+
+/// Which rules judge, how severe they are, and what is hidden. Ids of rules may be written in either case.
+fn rulebook(file: &File, problems: &mut Vec<Problem>) -> Rulebook {
+    let id = |id: &str| rules::find(id).map_or_else(|| id.to_owned(), |rule| rule.id.to_owned());
+    for unknown in file.rules.keys().filter(|id| rules::find(id).is_none()) {
+        problems.push(Problem {
+            at: format!("rules.{unknown}"),
+            message: "there is no such rule; `plumbline explain` lists them".into(),
+        });
+    }
+    if file.suppressions.len() > SUPPRESSIONS_MAX {
+        problems.push(Problem {
+            at: "suppressions".into(),
+            message: format!("more than {SUPPRESSIONS_MAX}"),
+        });
+    }
+    let mut suppressions = file.suppressions.clone();
+    for suppression in &mut suppressions {
+        suppression.rule = suppression.rule.as_deref().map(id);
+    }
+    let mut annotations = file.annotations.clone();
+    for grant in &mut annotations {
+        grant.rules = grant.rules.iter().map(|rule| id(rule)).collect();
+    }
+    let rules = file.rules.iter().map(|(rule, set)| (id(rule), set.clone()));
+    Rulebook {
+        rules: rules.collect(),
+        suppressions,
+        annotations,
+    }
 }
 
 /// Container logs: only where they were asked for.
@@ -317,6 +320,16 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
             message,
         });
     }
+    if let Some(Span(span)) = file.findings.heartbeat {
+        core.heartbeat = span;
+    }
+    if core.heartbeat < HEARTBEAT_MIN {
+        problems.push(Problem {
+            at: "findings.heartbeat".into(),
+            message: format!("must be at least {}s", HEARTBEAT_MIN.as_secs()),
+        });
+    }
+    core.rulebook = Arc::new(rulebook(file, problems));
     if let Some(range) = ephemeral_ports() {
         core.ephemeral_ports = range;
     }
@@ -363,6 +376,8 @@ fn declared_source(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) ->
     }
 }
 
+/// More often would be noise.
+const HEARTBEAT_MIN: Duration = Duration::from_secs(60);
 /// Default of `--canary-interval`, and its end: a probe that sees nothing must be told of within 90 s.
 const CANARY_INTERVAL: Duration = Duration::from_secs(60);
 /// Default of `--log-state`.
@@ -392,103 +407,4 @@ fn ephemeral_ports() -> Option<(u16, u16)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-    use std::time::Duration;
-
-    use clap::Parser as _;
-    use plumbline_core::settings::Grace;
-
-    use super::{DeclaredSource, File, resolve};
-    use crate::cli::{Cli, Command, NodeArgs};
-    use crate::sources::ebpf::UdpMode;
-
-    fn args(line: &str) -> NodeArgs {
-        let words = ["plumbline", "run"]
-            .into_iter()
-            .chain(line.split_whitespace());
-        match Cli::try_parse_from(words).unwrap().command {
-            Command::Run(run) => run.node,
-            Command::Check(_) | Command::Replay(_) | Command::Status(_) => {
-                unreachable!("`run` was given")
-            }
-        }
-    }
-
-    fn file(yaml: &str) -> File {
-        serde_saphyr::from_str(yaml).unwrap()
-    }
-
-    #[test]
-    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let yaml = "grace: 7s\ncpu: {mean_window: 10s}\nenvironment: test\n";
-        let config = resolve(&args("--grace 3s"), file(yaml), |_| None).unwrap();
-        assert_eq!(config.core.grace, Grace::Time(Duration::from_secs(3)));
-        assert_eq!(config.core.cpu_mean_window, Duration::from_secs(10));
-        assert_eq!(config.core.cpu_startup_exclusion, Duration::from_secs(300));
-        assert_eq!(config.node.environment.as_deref(), Some("test"));
-    }
-
-    #[test]
-    fn unknown_keys_and_bad_spans_are_refused_with_their_line() {
-        for (yaml, words) in [
-            ("grace: 3s\ngrase: 4s\n", "grase"),
-            ("grace: soon\n", "soon"),
-            ("cpu: {mean: 3s}\n", "mean"),
-        ] {
-            let error = serde_saphyr::from_str::<File>(yaml)
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(words), "{error}");
-            assert!(error.contains("line"), "{error}");
-        }
-    }
-
-    #[test]
-    fn all_problems_are_told_at_once() {
-        let problems = resolve(
-            &args("--cpu-mean-window 1h --scan-interval 5m --declared /x --kube"),
-            File::default(),
-            |_| None,
-        )
-        .unwrap_err();
-        assert_eq!(problems.len(), 3, "{problems:?}");
-    }
-
-    #[test]
-    fn logs_are_read_where_they_were_asked_for_and_can_be_sent() {
-        let collector = |name: &str| {
-            (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| "http://localhost:4318".to_owned())
-        };
-        let config = resolve(&args(""), File::default(), collector).unwrap();
-        assert_eq!(config.logs, None);
-        let config = resolve(&args("--log-root /l"), file("log_state: /s"), collector).unwrap();
-        let logs = config.logs.unwrap();
-        assert_eq!(
-            (logs.root, logs.state),
-            (PathBuf::from("/l"), PathBuf::from("/s"))
-        );
-        let problems = resolve(&args("--log-root /l"), File::default(), |_| None).unwrap_err();
-        assert_eq!(problems.len(), 1, "{problems:?}");
-    }
-
-    #[test]
-    fn udp_is_peers_unless_told_otherwise() {
-        for (flags, yaml, expected) in [
-            ("", "", UdpMode::Peers),
-            ("", "probes: {udp: flows}", UdpMode::Flows),
-            ("--udp off", "probes: {udp: flows}", UdpMode::Off),
-            ("--udp flows --disable udp", "", UdpMode::Off),
-        ] {
-            let config = resolve(&args(flags), file(yaml), |_| None).unwrap();
-            assert_eq!(config.udp, expected, "{flags} {yaml}");
-        }
-        assert!(serde_saphyr::from_str::<File>("probes: {udp: all}").is_err());
-    }
-
-    #[test]
-    fn a_declared_flag_wins_over_kube_in_the_file() {
-        let config = resolve(&args("--declared /x"), file("kube: true"), |_| None).unwrap();
-        assert_eq!(config.declared, DeclaredSource::Files(PathBuf::from("/x")));
-    }
-}
+mod tests;

@@ -1,6 +1,8 @@
 //! THE loop of a live node: starts the sources, feeds the engine, hands what it says to export and status, and ends in order.
 
-mod resend;
+mod delivery;
+mod life;
+mod signals;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -8,15 +10,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use plumbline_core::finding::Finding;
+use plumbline_core::finding::{Finding, Transition};
 use plumbline_core::observation::{Fact, Health, Observation, ProbeStatus};
 use plumbline_core::observed::listeners::is_dynamic_udp;
 use plumbline_core::snapshot::Dropped;
 use plumbline_core::time::UnixNanos;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
+use crate::cli::NodeArgs;
 use crate::clock;
 use crate::config::{Config, DeclaredSource};
 use crate::engine::{Engine, Evaluation};
@@ -27,9 +29,10 @@ use crate::sources::cgroups::CgroupRoot;
 use crate::sources::memory::MemoryEvents;
 use crate::sources::sockets::Scanner;
 use crate::sources::{Sink, cpu, ebpf, kube, manifests, sockets};
-use crate::status::{self, Published};
+use crate::status::{self, Kept, Published};
 use crate::telemetry::{SelfStats, SelfValues, Telemetry};
-use resend::Resend;
+use life::Life;
+use signals::Signals;
 
 /// Rules are evaluated this often: a listener is in a finding's way within 2 s.
 const TICK: Duration = Duration::from_secs(1);
@@ -343,60 +346,39 @@ fn ticks() -> tokio::time::Interval {
     ticks
 }
 
-/// Signals that end the agent.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> anyhow::Result<Self> {
-        let terminate = signal(SignalKind::terminate()).context("listen for SIGTERM")?;
-        let interrupt = signal(SignalKind::interrupt()).context("listen for SIGINT")?;
-        Ok(Self {
-            terminate,
-            interrupt,
-        })
-    }
-
-    async fn any(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
 /// `plumbline run`: until SIGTERM or SIGINT. A second signal ends it at once, without the last export.
 ///
 /// # Errors
 ///
 /// What [`Node::start`] says; the status socket is taken; a certificate cannot be used.
-pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
+pub async fn run(config: Config, args: &NodeArgs, record: Option<&Path>) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let socket = status::Listener::bind(config.socket.as_deref())?;
     let mut export = Exporter::start(config.export.clone(), config.node.clone())?;
     let own = Arc::new(SelfStats::default());
     let telemetry = Telemetry::start(&config.export, &config.node, Arc::clone(&own))?;
     let mut node = Node::start(&config, config.export.metric_interval, record)?;
+    let mut life = Life::start(&config, args, &mut node)?;
     let mut logs = Logs::if_asked(config.logs.as_ref(), &config.node, &mut export)?;
     let (publish, published) = watch::channel(None);
     let server = socket.map(|socket| tokio::spawn(socket.serve(published)));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cgroup_root = %node.cgroup_root.directory.display(), "observing");
 
     let mut ticks = ticks();
-    let mut resend = Resend::default();
     loop {
         tokio::select! {
             biased;
             () = signals.any() => break,
             _ = ticks.tick() => {
+                life.before(&mut node);
                 let evaluation = node.tick(Some(&export));
-                resend.after_losses(&evaluation, &export);
+                life.evaluated(&evaluation, &export);
                 if let Some(logs) = &logs {
                     logs.learn(&evaluation.snapshot);
                 }
-                handle(evaluation, &export, logs.as_ref(), &own, &publish);
+                let snapshot = Arc::clone(&evaluation.snapshot);
+                handle(evaluation, life.kept(), &export, logs.as_ref(), &own, &publish);
+                life.keep(&node.engine, &snapshot);
             }
             () = node.receive() => {}
         }
@@ -407,8 +389,17 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
     tracing::info!("ending: the last export takes at most 3 s; a second signal ends at once");
     let ended = async {
         let (mut engine, evaluation) = node.finish();
-        export.offer_report(Arc::new(engine.last_report(evaluation.snapshot.now)));
-        handle(evaluation, &export, logs.as_ref(), &own, &publish);
+        let snapshot = Arc::clone(&evaluation.snapshot);
+        export.offer_report(Arc::new(engine.last_report(snapshot.now)));
+        life.evaluated(&evaluation, &export);
+        handle(
+            evaluation,
+            life.kept(),
+            &export,
+            logs.as_ref(),
+            &own,
+            &publish,
+        );
         let own_lane = async {
             if let Some(telemetry) = telemetry {
                 telemetry.shutdown(LAST_EXPORT).await;
@@ -423,6 +414,7 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
             }
         };
         let (lanes, (), ()) = tokio::join!(export.shutdown(LAST_EXPORT), own_lane, last_logs);
+        life.end(engine, snapshot, &lanes).await;
         tracing::info!(?lanes, "ended");
     };
     tokio::select! {
@@ -438,6 +430,7 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
 /// Hands one evaluation to everyone who waits for it.
 fn handle(
     evaluation: Evaluation,
+    kept: Kept,
     export: &Exporter,
     logs: Option<&Logs>,
     own: &SelfStats,
@@ -447,6 +440,7 @@ fn handle(
         snapshot,
         transitions,
         open,
+        suppressed,
         report,
     } = evaluation;
     for finding in &transitions {
@@ -468,7 +462,9 @@ fn handle(
     publish.send_replace(Some(Arc::new(Published {
         snapshot,
         open,
+        suppressed,
         lanes: export.stats(),
+        kept,
     })));
 }
 
@@ -476,6 +472,7 @@ fn log_finding(finding: &Finding) {
     tracing::info!(
         rule = finding.rule_id,
         state = finding.state.as_str(),
+        transition = finding.transition.map(Transition::as_str),
         severity = finding.severity.as_str(),
         namespace = finding.resource.namespace,
         pod = finding.resource.pod,

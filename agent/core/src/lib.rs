@@ -14,6 +14,7 @@
 //! - [`ledger`]: which bounded things there are, and what becomes of what they have no room for.
 //! - [`node`]: [`node::NodeState`], the one writer, and the [`snapshot::Snapshot`] it gives.
 //! - [`rules`]: pure functions from a snapshot to conditions.
+//! - [`suppression`]: which rules judge, and what the operator hides.
 //! - [`findings`]: the life of a finding over time.
 //! - [`report`]: what leaves: points and findings, sorted.
 
@@ -33,4 +34,5 @@ pub mod rules;
 pub mod settings;
 pub mod sketch;
 pub mod snapshot;
+pub mod suppression;
 pub mod time;

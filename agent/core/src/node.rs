@@ -165,6 +165,7 @@ impl NodeState {
             } => {
                 self.occupancy.insert(place, (entries, capacity));
             }
+            Fact::Settings(settings) => self.settings = settings,
             Fact::SelfCgroup { cgroup } => self.self_cgroup = Some(cgroup),
         }
     }
@@ -240,6 +241,7 @@ impl NodeState {
             delivered: self.ledger.deliveries(),
             losses: self.ledger.losses(now),
             occupancy: self.occupancy_views(),
+            transitions: Vec::new(),
         }
     }
 

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::declared::{Declared, Transport};
 use crate::id::CgroupId;
+use crate::settings::CoreSettings;
 use crate::time::Timestamp;
 
 /// One fact and when it was seen.
@@ -25,6 +26,8 @@ pub struct Observation {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Fact {
+    /// The operator has changed windows or rules while the agent runs.
+    Settings(CoreSettings),
     /// Both clocks, read together. The first fact of every stream, and at least once a minute.
     Clock {
         /// The wall clock in nanoseconds since 1970.

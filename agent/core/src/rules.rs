@@ -12,25 +12,26 @@ pub mod c004;
 pub mod c005;
 pub mod c006;
 pub mod c007;
-mod grace;
+pub(crate) mod grace;
 pub mod m001;
 pub mod m002;
 pub mod p001;
 pub mod p007;
 mod patch;
 pub mod ports;
+pub mod reference;
 #[cfg(test)]
 pub(crate) mod testing;
 mod undeclared;
 mod waiting;
 mod weight;
 
-use crate::finding::{Condition, Rule};
+use crate::finding::{Condition, Judge, Need, Rule};
 use crate::observation::{Health, ProbeStatus};
 use crate::snapshot::{ContainerView, Snapshot};
 
-/// Every rule there is, by id.
-pub const ALL: &[&Rule] = &[
+/// Every rule there is, by id. A new one is a file, its `mod` line, and its line here.
+pub static ALL: &[&Rule] = &[
     &c001::RULE,
     &c002::RULE,
     &c003::RULE,
@@ -44,25 +45,39 @@ pub const ALL: &[&Rule] = &[
     &p007::RULE,
 ];
 
+/// The rule of an id, in either case.
+#[must_use]
+pub fn find(id: &str) -> Option<&'static Rule> {
+    ALL.iter()
+        .copied()
+        .find(|rule| rule.id.eq_ignore_ascii_case(id))
+}
+
 /// What is wrong at this moment, sorted by rule, subject and key. The order of the snapshot's lists does not matter.
 #[must_use]
 pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
-    let mut conditions = m001::conditions(snapshot);
-    conditions.extend(m002::conditions(snapshot));
-    for container in snapshot
+    let judged: Vec<&ContainerView> = snapshot
         .containers
         .iter()
         .filter(|container| is_judged(container))
-    {
-        conditions.extend(c001::condition(snapshot, container));
-        conditions.extend(c002::condition(snapshot, container));
-        conditions.extend(c003::condition(snapshot, container));
-        conditions.extend(c004::condition(snapshot, container));
-        conditions.extend(c005::condition(snapshot, container));
-        conditions.extend(c006::condition(snapshot, container));
-        conditions.extend(c007::condition(snapshot, container));
-        conditions.extend(p001::conditions(snapshot, container));
-        conditions.extend(p007::conditions(snapshot, container));
+        .collect();
+    let mut conditions = Vec::new();
+    let rulebook = &snapshot.settings.rulebook;
+    for rule in ALL.iter().filter(|rule| rulebook.is_enabled(rule.id)) {
+        match rule.judge {
+            Judge::Node(judge) => conditions.extend(judge(snapshot)),
+            Judge::Container(judge) => {
+                conditions.extend(judged.iter().filter_map(|one| judge(snapshot, one)));
+            }
+            Judge::ContainerMany(judge) => {
+                conditions.extend(judged.iter().flat_map(|one| judge(snapshot, one)));
+            }
+        }
+    }
+    for condition in &mut conditions {
+        if let Some(severity) = rulebook.severity(condition.rule.id) {
+            condition.severity = severity;
+        }
     }
     conditions
         .sort_by(|a, b| (a.rule.id, &a.subject, &a.key).cmp(&(b.rule.id, &b.subject, &b.key)));
@@ -74,30 +89,25 @@ pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
 /// A rule that is not among them may still know nothing about a single container: M001 says so.
 #[must_use]
 pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
-    let declared = no_declared(snapshot);
-    let listeners = none_works(snapshot, &["listeners", "tcp"]);
-    let windows = none_works(snapshot, &["cpu_windows"]);
-    let pressure = none_works(snapshot, &["cpu_stat"]).or_else(|| no_pressure(snapshot));
-    let quotas = none_works(snapshot, &["cpu_stat"]).or_else(|| no_controller(snapshot));
-    let first = |reasons: &[&Option<String>]| reasons.iter().find_map(|reason| (*reason).clone());
-    let unknown = [
-        (c001::RULE.id, declared.clone()),
-        (c002::RULE.id, first(&[&declared, &windows, &pressure])),
-        (c003::RULE.id, first(&[&declared, &windows])),
-        (c004::RULE.id, quotas.clone()),
-        (c005::RULE.id, first(&[&declared, &pressure])),
-        (c006::RULE.id, first(&[&declared, &quotas])),
-        (c007::RULE.id, windows),
-        (
-            p001::RULE.id,
-            declared.clone().or_else(|| listeners.clone()),
-        ),
-        (p007::RULE.id, declared.or(listeners)),
-    ];
-    unknown
-        .into_iter()
-        .filter_map(|(rule, reason)| Some((rule, reason?)))
-        .collect()
+    let unknown = ALL.iter().filter_map(|rule| {
+        if !snapshot.settings.rulebook.is_enabled(rule.id) {
+            return Some((rule.id, "turned off in the configuration".to_owned()));
+        }
+        let lacks = rule.needs.iter().find_map(|need| lacks(snapshot, *need));
+        Some((rule.id, lacks?))
+    });
+    unknown.collect()
+}
+
+/// Why what a rule needs is not there, unless it is.
+fn lacks(snapshot: &Snapshot, need: Need) -> Option<String> {
+    match need {
+        Need::Declared => no_declared(snapshot),
+        Need::Listeners => none_works(snapshot, &["listeners", "tcp"]),
+        Need::CpuWindows => none_works(snapshot, &["cpu_windows"]),
+        Need::Pressure => none_works(snapshot, &["cpu_stat"]).or_else(|| no_pressure(snapshot)),
+        Need::Quotas => none_works(snapshot, &["cpu_stat"]).or_else(|| no_controller(snapshot)),
+    }
 }
 
 /// Neither the agent (it would report its own making) nor what has ended.

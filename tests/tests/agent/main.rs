@@ -3,6 +3,8 @@
 
 mod canary;
 mod ends;
+mod life;
+mod same;
 
 use std::collections::BTreeSet;
 use std::fs;

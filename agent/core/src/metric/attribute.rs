@@ -18,6 +18,8 @@ pub const COVERAGE_STATE: &str = "plumbline.coverage.state";
 pub const CPU_THROTTLED: &str = "plumbline.cpu.throttled";
 /// What declares a port: the words of [`crate::rules::ports::DeclaredBy`].
 pub const DECLARED_BY: &str = "plumbline.declared.by";
+/// `open`, `suppressed` or `resolved`.
+pub const FINDING_STATE: &str = "plumbline.finding.state";
 /// `sent` or `received`.
 pub const FLOW_IO: &str = "plumbline.flow.io";
 /// `client` or `server`.

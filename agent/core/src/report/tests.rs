@@ -1,6 +1,6 @@
 mod bounds;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use expect_test::expect;
@@ -15,7 +15,7 @@ use crate::metric::CATALOGUE;
 use crate::observation::{CpuMax, Role};
 use crate::rules::evaluate;
 use crate::rules::testing::{NOW, container, declared, pod, snapshot, view, windows};
-use crate::snapshot::{Dropped, FlowView, Occupancy, Snapshot};
+use crate::snapshot::{Dropped, FlowView, Occupancy, Snapshot, TransitionCount};
 
 mod fixture;
 
@@ -34,7 +34,12 @@ fn finding(condition: &Condition, snapshot: &Snapshot) -> Finding {
         resource: condition.subject.clone(),
         declared: condition.declared.clone(),
         observed: condition.observed.clone(),
-        evidence: condition.evidence.clone(),
+        evidence: BTreeMap::new(),
+        reopened: 0,
+        transition: None,
+        suppression: None,
+        suppression_ignored: Vec::new(),
+        resolution: None,
         coverage: condition.coverage.clone(),
         remediation: condition.remediation.clone(),
         patch: None,
@@ -157,10 +162,27 @@ fn points_of_the_node() {
     "#]].assert_eq(&lines(&node, &build(&node, &findings(&node)).resources[0]));
 }
 
+/// The node with a hidden finding besides, and with what became of findings so far.
+fn with_history() -> (Snapshot, Vec<Finding>) {
+    let mut node = node();
+    let mut findings = findings(&node);
+    let of_pod = findings.iter().find(|one| one.resource.namespace.is_some());
+    findings.push(Finding {
+        state: FindingState::Suppressed,
+        ..of_pod.unwrap().clone()
+    });
+    node.transitions = vec![TransitionCount {
+        rule: "P001",
+        state: FindingState::Suppressed,
+        count: 1,
+    }];
+    (node, findings)
+}
+
 #[test]
 fn what_leaves_is_in_the_catalogue_and_the_catalogue_leaves() {
-    let node = node();
-    let report = build(&node, &findings(&node));
+    let (node, findings) = with_history();
+    let report = build(&node, &findings);
     let names: BTreeSet<&str> = report
         .resources
         .iter()
@@ -180,9 +202,9 @@ fn of_logs(name: &str) -> bool {
 
 #[test]
 fn attributes_that_leave_are_those_of_the_catalogue() {
-    let node = node();
+    let (node, findings) = with_history();
     let mut seen: BTreeSet<(&str, &str)> = BTreeSet::new();
-    for point in build(&node, &findings(&node))
+    for point in build(&node, &findings)
         .resources
         .iter()
         .flat_map(|resource| &resource.points)
@@ -199,7 +221,9 @@ fn attributes_that_leave_are_those_of_the_catalogue() {
         .flat_map(|metric| metric.attributes.iter().map(|key| (metric.name, *key)))
         .collect();
     // Only with a thousand series of findings: see `many_reasons_and_findings_are_bounded`.
-    expected.remove(&("plumbline.findings.open", "otel.metric.overflow"));
+    for metric in ["plumbline.findings.open", "plumbline.findings.suppressed"] {
+        expected.remove(&(metric, "otel.metric.overflow"));
+    }
     expected.retain(|(name, _)| !of_logs(name));
     assert_eq!(seen, expected);
 }

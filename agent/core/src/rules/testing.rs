@@ -254,6 +254,7 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
         delivered: Vec::new(),
         losses: Vec::new(),
         occupancy: Vec::new(),
+        transitions: Vec::new(),
     }
 }
 
