@@ -141,7 +141,7 @@ pub fn resolve(
     let canary = canary(args, &file, &mut problems);
     let declared = declared_source(args, &file, &mut problems);
     let get = |name: &str| get(name).or_else(|| file.otlp.variable(name));
-    let otlp = keys::otlp(&get);
+    let otlp = keys::otlp(get);
     let export = ExportSettings::from_env(get).unwrap_or_else(|found| {
         let problem = |from: crate::export::settings::Problem| Problem {
             at: from.variable,

@@ -405,14 +405,7 @@ pub async fn run(config: Config, args: &NodeArgs, record: Option<&Path>) -> anyh
                 telemetry.shutdown(LAST_EXPORT).await;
             }
         };
-        let last_logs = async {
-            if let Some(logs) = logs.take() {
-                // It waits for answers, which come from the lane's own thread.
-                if let Err(error) = tokio::task::spawn_blocking(|| logs.join()).await {
-                    tracing::error!(error = %error, "the reader of container logs did not end in order");
-                }
-            }
-        };
+        let last_logs = last_logs(logs.take());
         let (lanes, (), ()) = tokio::join!(export.shutdown(LAST_EXPORT), own_lane, last_logs);
         life.end(engine, snapshot, &lanes).await;
         tracing::info!(?lanes, "ended");
@@ -425,6 +418,16 @@ pub async fn run(config: Config, args: &NodeArgs, record: Option<&Path>) -> anyh
         server.abort();
     }
     Ok(())
+}
+
+/// Waits until the reader of container logs has ended.
+async fn last_logs(logs: Option<Logs>) {
+    if let Some(logs) = logs {
+        // It waits for answers, which come from the lane's own thread.
+        if let Err(error) = tokio::task::spawn_blocking(|| logs.join()).await {
+            tracing::error!(error = %error, "the reader of container logs did not end in order");
+        }
+    }
 }
 
 /// Hands one evaluation to everyone who waits for it.

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
+use serde_saphyr::options::DuplicateKeyPolicy;
 
 use super::keys::{KEYS, Kind, RULE};
 use super::{Problem, Span, file};
@@ -32,27 +33,42 @@ pub(super) fn problems(text: &str, name: &str) -> Vec<Problem> {
         name,
         problems: Vec::new(),
     };
-    match serde_saphyr::from_str::<Node>(text) {
+    let options = serde_saphyr::options! {
+        // A key that is given twice is told of with all the rest.
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        with_snippet: false,
+    };
+    match serde_saphyr::from_str_with_options::<Node>(text, options) {
         Ok(root) => check.group("", &root),
-        Err(error) => check.problems.push(Problem {
-            at: name.to_owned(),
-            message: error.to_string(),
-        }),
+        Err(error) => {
+            let problem = Problem {
+                at: name.to_owned(),
+                message: error.to_string(),
+            };
+            check.problems.push((0, problem));
+        }
     }
-    check.problems
+    check.problems.sort_by_key(|(line, _)| *line);
+    check
+        .problems
+        .into_iter()
+        .map(|(_, problem)| problem)
+        .collect()
 }
 
 struct Check<'a> {
     name: &'a str,
-    problems: Vec<Problem>,
+    /// Each with its line.
+    problems: Vec<(u64, Problem)>,
 }
 
 impl Check<'_> {
     fn say(&mut self, line: u64, message: String) {
-        self.problems.push(Problem {
+        let problem = Problem {
             at: format!("{}: line {line}", self.name),
             message,
-        });
+        };
+        self.problems.push((line, problem));
     }
 
     /// A mapping of keys below `path`; the whole file is the one below nothing.
@@ -217,7 +233,7 @@ impl Raw {
         match self {
             Self::Null => "nothing",
             Self::Bool => "true or false",
-            Self::Number(_) => "a number",
+            Self::Number(_) => "this number",
             Self::Text(_) => "this text",
             Self::List(_) => "a list",
             Self::Map(_) => "a mapping",

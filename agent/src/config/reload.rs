@@ -177,12 +177,11 @@ fn shown(problems: &[Problem]) -> Vec<String> {
     shown
 }
 
-/// Until nobody receives any more. The first look finds what the agent began with.
+/// Until nobody receives any more. The first look is told too: the file may have changed since the agent read it.
 fn follow(path: &Path, args: &NodeArgs, outbox: &SyncSender<Read>) {
-    let mut known = std::fs::read(path).ok();
+    let mut known = None;
     loop {
-        std::thread::park_timeout(POLL);
-        let now = std::fs::read(path).ok();
+        let now = Some(std::fs::read(path).ok());
         if now != known {
             let read = read_file(path)
                 .and_then(|file| resolve(args, file, |name| std::env::var(name).ok()));
@@ -191,5 +190,6 @@ fn follow(path: &Path, args: &NodeArgs, outbox: &SyncSender<Read>) {
             }
             known = now;
         }
+        std::thread::park_timeout(POLL);
     }
 }

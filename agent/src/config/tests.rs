@@ -22,7 +22,11 @@ fn args(line: &str) -> NodeArgs {
         .chain(line.split_whitespace());
     match Cli::try_parse_from(words).unwrap().command {
         Command::Run(run) => run.node,
-        _ => unreachable!("`run` was given"),
+        Command::Check(_)
+        | Command::Replay(_)
+        | Command::Status(_)
+        | Command::Explain(_)
+        | Command::Config(_) => unreachable!("`run` was given"),
     }
 }
 
@@ -72,7 +76,24 @@ log_format: xml
     let problems = parse(text, "plumbline.yaml").unwrap_err();
     let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
     expect![[r#"
-        plumbline.yaml: line 2: unknown key `grase`; did you mean `grace`?"#]]
+        plumbline.yaml: line 2: unknown key `grase`; did you mean `grace`?
+        plumbline.yaml: line 3: `grace`: `soon` is no span of time (expected number at 0); write it like 500ms, 30s or 5m
+        plumbline.yaml: line 4: `cluster_name` must be text; quote it if it looks like something else, not this number
+        plumbline.yaml: line 6: unknown key `cpu.mean`
+        plumbline.yaml: line 6: `cpu.mean_window` must be a span of time like 500ms, 30s or 5m, not a list
+        plumbline.yaml: line 8: `probes.udp` must be one of peers, flows, off, not this text
+        plumbline.yaml: line 10: unknown key `probes.tpc`
+        plumbline.yaml: line 12: `scan_interval` is given twice
+        plumbline.yaml: line 14: unknown key `rules.P001.enable`; did you mean `enabled`?
+        plumbline.yaml: line 14: `rules.P001.severity` must be one of info, low, medium, high, not this text
+        plumbline.yaml: line 15: rules.C001 must be a mapping of keys, not true or false
+        plumbline.yaml: line 18: unknown key `suppressions[0].untill`; did you mean `until`?
+        plumbline.yaml: line 19: `suppressions[0].reason` must be text; quote it if it looks like something else, not a list
+        plumbline.yaml: line 20: suppressions[1] must be a mapping of keys, not this text
+        plumbline.yaml: line 21: `annotations` must be a list, not a mapping
+        plumbline.yaml: line 23: `otlp.timeout` must be a whole number, not this number
+        plumbline.yaml: line 24: unknown key `otlp.headers`
+        plumbline.yaml: line 25: `log_format` must be one of auto, text, json, not this text"#]]
     .assert_eq(&told.join("\n"));
 }
 
@@ -150,9 +171,9 @@ fn keys_flags_and_variables_are_the_same_three_times() {
             Kind::Word(words) => words[0].to_owned(),
             Kind::Rules => "{P001: {enabled: false, severity: low}}".to_owned(),
             Kind::List(keys) => {
-                let entry = |(key, kind): &(&str, Kind)| match kind {
-                    Kind::Texts => format!("{key}: [x]"),
-                    _ => format!("{key}: x"),
+                let entry = |(key, kind): &(&str, Kind)| {
+                    let value = if *kind == Kind::Texts { "[x]" } else { "x" };
+                    format!("{key}: {value}")
                 };
                 format!(
                     "[{{{}}}]",

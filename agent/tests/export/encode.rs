@@ -456,5 +456,17 @@ fn transitions_tell_why() {
     let lines: Vec<&str> = lines
         .filter(|line| wanted.iter().any(|one| line.contains(one)))
         .collect();
-    expect![""].assert_eq(&lines.join("\n"));
+    expect![[r#"
+        "Undeclared listening port in shop/web-1/app is hidden until 2026-11-23T09:34:18.000Z (INC-42): observed tcp/1 on 0.0.0.0, declared tcp/8080."
+        plumbline.finding.state = "suppressed"
+        plumbline.finding.transition = "suppressed"
+        plumbline.finding.suppressed.by = "suppressions[0]"
+        plumbline.finding.suppressed.until = "2026-11-23T09:34:18.000Z"
+        plumbline.finding.suppressed.reason = "INC-42"
+        "Undeclared listening port in shop/web-1/app is resolved: it was tcp/2 on 0.0.0.0."
+        plumbline.finding.state = "resolved"
+        plumbline.finding.transition = "resolved"
+        plumbline.finding.reopened = 3
+        plumbline.finding.resolution = "owner_gone"
+        plumbline.finding.suppression.ignored = ["suppressions[1]: it has no reason"]"#]].assert_eq(&lines.join("\n"));
 }

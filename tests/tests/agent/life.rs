@@ -1,8 +1,10 @@
 //! Findings that outlive the agent, and what may hide them: the binary as a whole, with a collector that counts.
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 use std::fs;
 use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -11,6 +13,7 @@ use plumbline_tests::skip::without_root;
 use plumbline_tests::wait::{PATIENCE, poll};
 use rustix::process::Signal;
 use serde_json::{Value, json};
+use tempfile::TempDir;
 
 use super::{Scene, UNDECLARED};
 
@@ -117,6 +120,33 @@ impl Scene {
     }
 }
 
+/// A configuration file that changes.
+struct Config(TempDir);
+
+impl Config {
+    fn new(text: &str) -> Self {
+        let config = Self(tempfile::tempdir().unwrap());
+        fs::write(config.0.path().join("config.yaml"), text).unwrap();
+        config
+    }
+
+    fn path(&self) -> &'static str {
+        let path = self.0.path().join("config.yaml");
+        path.to_str().unwrap().to_owned().leak()
+    }
+
+    /// At once, as ConfigMap volumes do it.
+    fn replace(&self, text: &str) {
+        fs::write(self.0.path().join("new"), text).unwrap();
+        fs::rename(self.0.path().join("new"), self.0.path().join("config.yaml")).unwrap();
+    }
+}
+
+fn hidden(socket: &Path) -> Option<Value> {
+    let hidden = get_json(socket, "/suppressed").ok()?;
+    hidden.as_array()?.first().cloned()
+}
+
 fn plumbline(arguments: &[&str]) -> (Option<i32>, String, String) {
     let output = Command::new(built().expect("the agent builds"))
         .args(arguments)
@@ -215,17 +245,10 @@ fn only_the_operator_hides_and_a_broken_file_changes_nothing() {
     if without_root() {
         return;
     }
-    let folder = tempfile::tempdir().unwrap();
-    let file = folder.path().join("config.yaml");
-    fs::write(&file, "cluster_name: test\n").unwrap();
-    let scene = Scene::new(&["--config", file.to_str().unwrap()], &[]);
-    let config = |text: &str| {
-        let new = folder.path().join("new");
-        fs::write(&new, text).unwrap();
-        fs::rename(new, &file).unwrap();
-    };
+    let file = Config::new("cluster_name: test\n");
+    let scene = Scene::new(&["--config", file.path()], &[]);
     let socket = scene.path("socket");
-    let first = scene.finding();
+    scene.finding();
     // The pod asks, and is told of with the finding.
     scene.rewrite_dump(|dump| {
         let annotations = json!({ "plumbline/suppress.P001": "2099-01-01 let me be" });
@@ -236,16 +259,13 @@ fn only_the_operator_hides_and_a_broken_file_changes_nothing() {
         (!finding["suppression_ignored"].is_null()).then_some(finding)
     });
     assert_eq!(asked.expect("it is told")["state"], "open");
-    let hidden = || {
-        let hidden = get_json(&socket, "/suppressed").ok()?;
-        hidden.as_array()?.first().cloned()
-    };
+    let hidden = || hidden(&socket);
     // The operator hears this namespace and rule.
-    config("cluster_name: test\nannotations: [{namespace: shop, rules: [P001]}]\n");
+    file.replace("cluster_name: test\nannotations: [{namespace: shop, rules: [P001]}]\n");
     let by = poll(PATIENCE, hidden).expect("hidden by the annotation");
     assert_eq!(by["suppression"]["reason"], "let me be");
     // A broken file keeps it so, and is named.
-    config("cluster_name: test\nannotation: []\n");
+    file.replace("cluster_name: test\nannotation: []\n");
     scene.until("refused", |status| {
         status["config"]["problems"][0]
             .as_str()
@@ -255,8 +275,20 @@ fn only_the_operator_hides_and_a_broken_file_changes_nothing() {
                 .contains("the configuration before stays in force")
     });
     assert!(hidden().is_some());
+}
+
+#[test]
+fn a_suppression_hides_until_it_is_over_and_what_is_hidden_is_explained() {
+    if without_root() {
+        return;
+    }
+    let file = Config::new("cluster_name: test\n");
+    let scene = Scene::new(&["--config", file.path()], &[]);
+    let socket = scene.path("socket");
+    let first = scene.finding();
+    let hidden = || hidden(&socket);
     // A suppression that is over hides nothing; one of the operator's own does.
-    config(
+    file.replace(
         "suppressions:\n  - {rule: P001, until: 2020-01-01, reason: over}\ncluster_name: test\n",
     );
     let shown = poll(PATIENCE, || hidden().is_none().then_some(()));
@@ -275,7 +307,7 @@ fn only_the_operator_hides_and_a_broken_file_changes_nothing() {
         status.contains("suppressions[0]: hides nothing: it ended"),
         "{status}"
     );
-    config(
+    file.replace(
         "suppressions:\n  - {rule: P001, namespace: shop, until: 2099-01-01, reason: INC-42}\ncluster_name: test\n",
     );
     let by = poll(PATIENCE, hidden).expect("hidden by the operator");
@@ -295,7 +327,7 @@ fn only_the_operator_hides_and_a_broken_file_changes_nothing() {
         assert!(text.contains(part), "{part}:\n{text}");
     }
     // A rule that is turned off ends its findings.
-    config("rules: {P001: {enabled: false}}\ncluster_name: test\n");
+    file.replace("rules: {P001: {enabled: false}}\ncluster_name: test\n");
     let ended = poll(PATIENCE, || hidden().is_none().then_some(()));
     assert!(ended.is_some(), "{:?}", get(&socket, "/suppressed"));
     scene.until("off", |status| {

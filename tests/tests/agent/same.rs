@@ -1,4 +1,5 @@
 //! `plumbline check` on a dump finds what the running agent finds: the demo's deviations, played by real pods.
+#![expect(clippy::unwrap_used, reason = "a helper of a test fails the test")]
 
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, TcpListener};

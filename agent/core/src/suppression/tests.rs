@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{ANNOTATION_PREFIX, AnnotationGrant, Rulebook, Suppression};
-use crate::declared::{ContainerKind, DeclaredPod, WorkloadRef};
+use crate::declared::{ContainerKind, DeclaredPod};
 use crate::finding::{Finding, FindingState, Transition};
 use crate::findings::Findings;
 use crate::rules::{evaluate, testing};
@@ -53,84 +53,69 @@ fn grant(namespace: &str, rules: &[&str]) -> Rulebook {
     }
 }
 
+type Spoof = fn(&mut DeclaredPod);
+type Change = fn(&mut Suppression, &str);
+
+/// What a pod's author may write, in the hope of being left alone.
+const SPOOFS: [(&str, Spoof); 20] = [
+    ("a right annotation", |pod| {
+        asks(pod, "2026-07-01 let me be")
+    }),
+    ("of all rules", |pod| {
+        for rule in ["P001", "p001", "*", ""] {
+            pod.suppress.insert(rule.into(), "2026-07-01 no".into());
+        }
+    }),
+    ("no end", |pod| asks(pod, "because I say so")),
+    ("an end that is none", |pod| {
+        asks(pod, "never because I say so")
+    }),
+    ("ended", |pod| asks(pod, "2026-05-31 it was fine then")),
+    ("no reason", |pod| asks(pod, "2026-07-01")),
+    ("blanks", |pod| asks(pod, "   ")),
+    ("a configuration", |pod| {
+        asks(pod, "2026-07-01 x\nannotations: [{namespace: shop}]")
+    }),
+    ("control characters", |pod| {
+        asks(pod, "2026-07-01 \u{1b}[2J\0")
+    }),
+    ("a megabyte", |pod| asks(pod, &"x".repeat(1 << 20))),
+    ("a label", |pod| {
+        labels(pod, "plumbline/suppress.P001", "2026-07-01 x")
+    }),
+    ("a label of others", |pod| {
+        labels(pod, "fluentbit.io/exclude", "true")
+    }),
+    ("the agent's label", |pod| {
+        labels(pod, "app.kubernetes.io/name", "plumbline")
+    }),
+    ("the agent's name", |pod| pod.name = "plumbline".into()),
+    ("the agent's owner", |pod| {
+        pod.owner.name = "plumbline".into()
+    }),
+    ("the agent's namespace", |pod| {
+        pod.namespace = "plumbline".into()
+    }),
+    ("no namespace", |pod| pod.namespace = String::new()),
+    ("a name like a rule", |pod| {
+        pod.containers[0].name = "P001".into()
+    }),
+    ("the agent's image", |pod| {
+        pod.containers[0].image = "plumbline".into()
+    }),
+    ("a finished phase", |pod| pod.finished = true),
+];
+
+fn asks(pod: &mut DeclaredPod, text: &str) {
+    pod.suppress.insert("P001".into(), text.into());
+}
+
+fn labels(pod: &mut DeclaredPod, name: &str, value: &str) {
+    pod.labels.insert(name.into(), value.into());
+}
+
 #[test]
 fn a_pod_cannot_silence_a_finding() {
-    type Spoof = Box<dyn Fn(&mut DeclaredPod)>;
-    let label = |name: &'static str, value: &'static str| -> Spoof {
-        Box::new(move |pod| {
-            pod.labels.insert(name.into(), value.into());
-        })
-    };
-    let spoofs: Vec<(&str, Spoof)> = vec![
-        (
-            "a right annotation",
-            Box::new(annotated(&format!("{LATER} let me be"))),
-        ),
-        (
-            "of all rules",
-            Box::new(|pod| {
-                for rule in ["P001", "p001", "*", ""] {
-                    pod.suppress
-                        .insert(rule.into(), format!("{LATER} let me be"));
-                }
-            }),
-        ),
-        ("no end", Box::new(annotated("because I say so"))),
-        (
-            "an end that is none",
-            Box::new(annotated("never because I say so")),
-        ),
-        ("ended", Box::new(annotated("2026-05-31 it was fine then"))),
-        ("no reason", Box::new(annotated(LATER))),
-        ("blanks", Box::new(annotated("   "))),
-        (
-            "a whole configuration",
-            Box::new(annotated(&format!(
-                "{LATER} ok\nannotations: [{{namespace: shop, rules: [P001]}}]"
-            ))),
-        ),
-        (
-            "control characters",
-            Box::new(annotated(&format!("{LATER} \u{1b}[2J\0"))),
-        ),
-        ("a megabyte", Box::new(annotated(&"x".repeat(1 << 20)))),
-        ("a label", label("plumbline/suppress.P001", "2026-07-01")),
-        ("a label of others", label("fluentbit.io/exclude", "true")),
-        (
-            "the agent's own label",
-            label("app.kubernetes.io/name", "plumbline"),
-        ),
-        (
-            "the agent's name",
-            Box::new(|pod| pod.name = "plumbline".into()),
-        ),
-        (
-            "the agent's owner",
-            Box::new(|pod| {
-                pod.owner = WorkloadRef {
-                    kind: "DaemonSet".into(),
-                    name: "plumbline".into(),
-                };
-            }),
-        ),
-        (
-            "the agent's namespace",
-            Box::new(|pod| pod.namespace = "plumbline".into()),
-        ),
-        (
-            "the node's identity",
-            Box::new(|pod| pod.namespace = String::new()),
-        ),
-        (
-            "a name like a rule",
-            Box::new(|pod| pod.containers[0].name = "P001".into()),
-        ),
-        (
-            "an image like the agent's",
-            Box::new(|pod| pod.containers[0].image = "plumbline".into()),
-        ),
-        ("a finished phase", Box::new(|pod| pod.finished = true)),
-    ];
     let rulebooks = [
         ("nothing granted", Rulebook::default()),
         ("another namespace granted", grant("ops", &["P001"])),
@@ -143,7 +128,7 @@ fn a_pod_cannot_silence_a_finding() {
         ("an empty grant", grant("", &[])),
     ];
     for (granted, rulebook) in &rulebooks {
-        for (what, spoof) in &spoofs {
+        for (what, spoof) in &SPOOFS {
             let found = port(&node(rulebook.clone(), spoof));
             assert_eq!(found.state, FindingState::Open, "{granted}: {what}");
             assert_eq!(
@@ -223,6 +208,11 @@ fn suppression() -> Suppression {
     }
 }
 
+#[expect(clippy::unnecessary_wraps, reason = "what fields of a suppression are")]
+fn some(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
 fn with(suppression: Suppression) -> Rulebook {
     Rulebook {
         suppressions: vec![suppression],
@@ -233,121 +223,33 @@ fn with(suppression: Suppression) -> Rulebook {
 #[test]
 fn the_configuration_hides_what_fits_for_a_reason_until_a_date() {
     let fingerprint = port(&node(Rulebook::default(), |_| {})).fingerprint;
-    let some = |text: &str| Some(text.to_owned());
-    let base = suppression();
-    let cases = [
-        (base.clone(), true),
+    let cases: [(Change, bool); 16] = [
+        (|_, _| {}, true),
+        (|of, _| of.namespace = some("shop"), true),
+        (|of, _| of.namespace = some("ops"), false),
+        (|of, _| of.workload = some("Deployment/web"), true),
+        (|of, _| of.workload = some("Deployment/other"), false),
+        (|of, _| of.workload = some("web"), false),
+        (|of, _| of.container = some("app"), true),
+        (|of, _| of.container = some("sidecar"), false),
+        (|of, _| of.rule = some("C001"), false),
         (
-            Suppression {
-                namespace: some("shop"),
-                ..base.clone()
-            },
+            |of, one| (of.rule, of.fingerprint) = (None, some(one)),
             true,
         ),
+        (|of, _| (of.rule, of.fingerprint) = (None, some("0")), false),
         (
-            Suppression {
-                namespace: some("ops"),
-                ..base.clone()
-            },
+            |of, _| (of.rule, of.namespace) = (None, some("shop")),
             false,
         ),
-        (
-            Suppression {
-                workload: some("Deployment/web"),
-                container: some("app"),
-                ..base.clone()
-            },
-            true,
-        ),
-        (
-            Suppression {
-                workload: some("Deployment/other"),
-                ..base.clone()
-            },
-            false,
-        ),
-        (
-            Suppression {
-                workload: some("web"),
-                ..base.clone()
-            },
-            false,
-        ),
-        (
-            Suppression {
-                container: some("sidecar"),
-                ..base.clone()
-            },
-            false,
-        ),
-        (
-            Suppression {
-                rule: some("C001"),
-                ..base.clone()
-            },
-            false,
-        ),
-        (
-            Suppression {
-                rule: None,
-                fingerprint: some(&fingerprint),
-                ..base.clone()
-            },
-            true,
-        ),
-        (
-            Suppression {
-                rule: None,
-                fingerprint: some("0"),
-                ..base.clone()
-            },
-            false,
-        ),
-        (
-            Suppression {
-                rule: None,
-                namespace: some("shop"),
-                ..base.clone()
-            },
-            false,
-        ),
-        (
-            Suppression {
-                until: None,
-                ..base.clone()
-            },
-            false,
-        ),
-        (
-            Suppression {
-                until: some("soon"),
-                ..base.clone()
-            },
-            false,
-        ),
-        (
-            Suppression {
-                until: some(TODAY),
-                ..base.clone()
-            },
-            false,
-        ),
-        (
-            Suppression {
-                reason: None,
-                ..base.clone()
-            },
-            false,
-        ),
-        (
-            Suppression {
-                reason: some("  "),
-                ..base.clone()
-            },
-            false,
-        ),
+        (|of, _| of.until = None, false),
+        (|of, _| of.until = some("soon"), false),
+        (|of, _| of.reason = None, false),
+        (|of, _| of.reason = some("  "), false),
     ];
-    for (suppression, hides) in cases {
+    for (change, hides) in cases {
+        let mut suppression = suppression();
+        change(&mut suppression, &fingerprint);
         let found = port(&node(with(suppression.clone()), |_| {}));
         let hidden = found.state == FindingState::Suppressed;
         assert_eq!(hidden, hides, "{suppression:?}");
@@ -355,7 +257,7 @@ fn the_configuration_hides_what_fits_for_a_reason_until_a_date() {
     }
     let ended = Suppression {
         until: Some(TODAY.into()),
-        ..base
+        ..suppression()
     };
     let found = port(&node(with(ended), |_| {}));
     let told = "suppressions[0]: it ended at 2026-06-01T00:00:00.000Z";
