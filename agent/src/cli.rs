@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Span;
 use crate::sources::ebpf::UdpMode;
+use crate::sources::kube::Peers;
 
 /// Holds what pods declared against what the kernel observed.
 #[derive(Debug, Parser)]
@@ -164,6 +165,12 @@ pub struct NodeArgs {
     /// For --kube outside a cluster
     #[arg(long, value_name = "FILE", env = "PLUMBLINE_KUBECONFIG")]
     pub kubeconfig: Option<PathBuf>,
+    /// With --kube, what of the rest of the cluster is watched, to name peers and judge policies [default: node]
+    #[arg(long, value_name = "WHAT", env = "PLUMBLINE_PEERS", value_enum)]
+    pub peers: Option<Peers>,
+    /// With --kube, the first request comes within this, at random: agents of a fleet start together [default: 0s]
+    #[arg(long, value_name = "SPAN", env = "PLUMBLINE_START_JITTER")]
+    pub start_jitter: Option<Span>,
     /// Name of the cluster; part of every finding's fingerprint
     #[arg(long, value_name = "NAME", env = "PLUMBLINE_CLUSTER_NAME")]
     pub cluster_name: Option<String>,

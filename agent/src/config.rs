@@ -2,29 +2,28 @@
 
 mod check;
 pub mod file;
+mod host;
 pub mod keys;
 pub mod print;
 pub mod reload;
+mod rulebook;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use plumbline_core::rules;
-use plumbline_core::settings::{
-    CPU_MEAN_WINDOW_MAX, CoreSettings, Grace, NodeIdentity, SUPPRESSIONS_MAX,
-};
-use plumbline_core::suppression::Rulebook;
-use plumbline_core::time::UnixNanos;
+use plumbline_core::settings::{CPU_MEAN_WINDOW_MAX, CoreSettings, Grace, NodeIdentity};
 use serde::Deserialize;
 
 pub use file::{File, read_file};
+pub use rulebook::warnings;
 
 use crate::cli::{LogFormat, NodeArgs, Probe};
 use crate::export::settings::ExportSettings;
 use crate::logs::LogConfig;
 use crate::sources::ebpf::UdpMode;
+use crate::sources::kube::Peers;
 
 /// Everything the agent may be told, with defaults filled in.
 #[derive(Clone, Debug, PartialEq)]
@@ -39,6 +38,10 @@ pub struct Config {
     pub proc_root: PathBuf,
     /// Where declarations come from.
     pub declared: DeclaredSource,
+    /// What is watched of the rest of the cluster.
+    pub peers: Peers,
+    /// The first request to the API server comes within this.
+    pub start_jitter: Duration,
     /// Attach the TCP program to containers.
     pub tcp: bool,
     /// What is seen of UDP.
@@ -126,17 +129,7 @@ pub fn resolve(
 ) -> Result<Config, Vec<Problem>> {
     let mut problems = Vec::new();
     let core = core_settings(args, &file, &mut problems);
-    let scan_interval = args
-        .scan_interval
-        .or(file.scan_interval)
-        .map_or(SCAN_INTERVAL, |span| span.0);
-    if scan_interval < Duration::from_secs(1) || scan_interval > SCAN_INTERVAL_MAX {
-        let message = format!("must be between 1s and {}s", SCAN_INTERVAL_MAX.as_secs());
-        problems.push(Problem {
-            at: "--scan-interval".into(),
-            message,
-        });
-    }
+    let scan_interval = scan_interval(args, &file, &mut problems);
     let connection_interval = connection_interval(args, &file, &mut problems);
     let canary = canary(args, &file, &mut problems);
     let declared = declared_source(args, &file, &mut problems);
@@ -153,7 +146,11 @@ pub fn resolve(
     let logs = logs(args, &file, &export, &mut problems);
     let node = NodeIdentity {
         cluster: args.cluster_name.clone().or(file.cluster_name),
-        node: args.node_name.clone().or(file.node_name).or_else(hostname),
+        node: args
+            .node_name
+            .clone()
+            .or(file.node_name)
+            .or_else(host::name),
         environment: args.environment.clone().or(file.environment),
         agent_version: env!("CARGO_PKG_VERSION").into(),
     };
@@ -170,6 +167,11 @@ pub fn resolve(
             .or(file.proc_root)
             .unwrap_or_else(|| "/proc".into()),
         declared,
+        peers: args.peers.or(file.peers).unwrap_or_default(),
+        start_jitter: args
+            .start_jitter
+            .or(file.start_jitter)
+            .map_or(Duration::ZERO, |span| span.0),
         tcp: !args.disable.contains(&Probe::Tcp) && file.probes.tcp.unwrap_or(true),
         udp: if args.disable.contains(&Probe::Udp) {
             UdpMode::Off
@@ -188,70 +190,6 @@ pub fn resolve(
         state_dir: args.state_dir.clone().or(file.state.dir),
         log_format: args.log_format.or(file.log_format).unwrap_or_default(),
     })
-}
-
-/// What of the configuration is taken but has no effect: suppressions that hide nothing, and why. The agent runs with it,
-/// and says so.
-#[must_use]
-pub fn warnings(rulebook: &Rulebook, now: UnixNanos) -> Vec<Problem> {
-    let suppressions = rulebook.suppressions.iter().enumerate();
-    let mut warnings: Vec<Problem> = suppressions
-        .filter_map(|(index, suppression)| {
-            let unknown = suppression
-                .rule
-                .as_ref()
-                .filter(|id| rules::find(id).is_none());
-            let why = match (suppression.in_force(now), unknown) {
-                (Err(why), _) => why,
-                (Ok(_), Some(id)) => format!("there is no rule {id}"),
-                (Ok(_), None) => return None,
-            };
-            Some(Problem {
-                at: format!("suppressions[{index}]"),
-                message: format!("hides nothing: {why}"),
-            })
-        })
-        .collect();
-    for (index, grant) in rulebook.annotations.iter().enumerate() {
-        for id in grant.rules.iter().filter(|id| rules::find(id).is_none()) {
-            warnings.push(Problem {
-                at: format!("annotations[{index}]"),
-                message: format!("there is no rule {id}"),
-            });
-        }
-    }
-    warnings
-}
-
-/// Which rules judge, how severe they are, and what is hidden. Ids of rules may be written in either case.
-fn rulebook(file: &File, problems: &mut Vec<Problem>) -> Rulebook {
-    let id = |id: &str| rules::find(id).map_or_else(|| id.to_owned(), |rule| rule.id.to_owned());
-    for unknown in file.rules.keys().filter(|id| rules::find(id).is_none()) {
-        problems.push(Problem {
-            at: format!("rules.{unknown}"),
-            message: "there is no such rule; `plumbline explain` lists them".into(),
-        });
-    }
-    if file.suppressions.len() > SUPPRESSIONS_MAX {
-        problems.push(Problem {
-            at: "suppressions".into(),
-            message: format!("more than {SUPPRESSIONS_MAX}"),
-        });
-    }
-    let mut suppressions = file.suppressions.clone();
-    for suppression in &mut suppressions {
-        suppression.rule = suppression.rule.as_deref().map(id);
-    }
-    let mut annotations = file.annotations.clone();
-    for grant in &mut annotations {
-        grant.rules = grant.rules.iter().map(|rule| id(rule)).collect();
-    }
-    let rules = file.rules.iter().map(|(rule, set)| (id(rule), set.clone()));
-    Rulebook {
-        rules: rules.collect(),
-        suppressions,
-        annotations,
-    }
 }
 
 /// Container logs: only where they were asked for.
@@ -275,6 +213,22 @@ fn logs(
         state: state.unwrap_or_else(|| LOG_STATE.into()),
         endpoint,
     })
+}
+
+/// Time between two scans.
+fn scan_interval(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> Duration {
+    let interval = args
+        .scan_interval
+        .or(file.scan_interval)
+        .map_or(SCAN_INTERVAL, |span| span.0);
+    if interval < Duration::from_secs(1) || interval > SCAN_INTERVAL_MAX {
+        let message = format!("must be between 1s and {}s", SCAN_INTERVAL_MAX.as_secs());
+        problems.push(Problem {
+            at: "--scan-interval".into(),
+            message,
+        });
+    }
+    interval
 }
 
 /// How often bytes of open connections are read, if at all.
@@ -329,8 +283,8 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
             message: format!("must be at least {}s", HEARTBEAT_MIN.as_secs()),
         });
     }
-    core.rulebook = Arc::new(rulebook(file, problems));
-    if let Some(range) = ephemeral_ports() {
+    core.rulebook = Arc::new(rulebook::of(file, problems));
+    if let Some(range) = host::ephemeral_ports() {
         core.ephemeral_ports = range;
     }
     core
@@ -391,20 +345,6 @@ const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(30);
 const CONNECTION_INTERVAL: Duration = Duration::from_secs(10);
 /// A connection that moves bytes is to be seen to in every interval of ordinary rules.
 const CONNECTION_INTERVAL_MAX: Duration = Duration::from_secs(300);
-
-/// The node's name for itself, for want of a better one.
-fn hostname() -> Option<String> {
-    let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
-    (!name.is_empty()).then_some(name)
-}
-
-/// `net.ipv4.ip_local_port_range` of the agent's network namespace: pods inherit the kernel's default, which nodes rarely
-/// change. Reading another namespace's would need `CAP_SYS_ADMIN`.
-fn ephemeral_ports() -> Option<(u16, u16)> {
-    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
-    let (first, last) = text.trim().split_once(char::is_whitespace)?;
-    Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
-}
 
 #[cfg(test)]
 mod tests;

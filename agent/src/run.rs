@@ -1,5 +1,6 @@
 //! THE loop of a live node: starts the sources, feeds the engine, hands what it says to export and status, and ends in order.
 
+mod declared;
 mod delivery;
 mod life;
 mod signals;
@@ -9,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use plumbline_core::finding::{Finding, Transition};
 use plumbline_core::observation::{Fact, Health, Observation, ProbeStatus};
 use plumbline_core::observed::listeners::is_dynamic_udp;
@@ -20,7 +20,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::cli::NodeArgs;
 use crate::clock;
-use crate::config::{Config, DeclaredSource};
+use crate::config::Config;
 use crate::engine::{Engine, Evaluation};
 use crate::export::Exporter;
 use crate::logs::Logs;
@@ -28,7 +28,7 @@ use crate::record::{Header, Recorder};
 use crate::sources::cgroups::CgroupRoot;
 use crate::sources::memory::MemoryEvents;
 use crate::sources::sockets::Scanner;
-use crate::sources::{Sink, cpu, ebpf, kube, manifests, sockets};
+use crate::sources::{Sink, cpu, ebpf, sockets};
 use crate::status::{self, Kept, Published};
 use crate::telemetry::{SelfStats, SelfValues, Telemetry};
 use life::Life;
@@ -83,7 +83,7 @@ impl Node {
         let engine = Engine::new(&header, recorder);
         let (sink, receiver) = Sink::new();
         let stop = Arc::new(AtomicBool::new(false));
-        let files = declared(config, &sink, &stop)?;
+        let files = declared::start(config, &sink, &stop)?;
         let settings = ebpf::Settings {
             tcp: config.tcp,
             udp: config.udp,
@@ -278,65 +278,6 @@ impl Node {
                 () = self.receive() => {}
             }
         }
-    }
-}
-
-/// Starts the source of declarations.
-fn declared(
-    config: &Config,
-    sink: &Sink,
-    stop: &Arc<AtomicBool>,
-) -> anyhow::Result<Option<std::thread::JoinHandle<()>>> {
-    match &config.declared {
-        DeclaredSource::Files(path) => {
-            let manifests = manifests::Manifests::open(path)?;
-            let thread = manifests::spawn(manifests, sink.clone(), Arc::clone(stop));
-            thread
-                .map(Some)
-                .context("start the thread that reads declarations")
-        }
-        DeclaredSource::Kube(kubeconfig) => {
-            let node_name = config
-                .node
-                .node
-                .clone()
-                .context("--kube needs the node's name: give --node-name")?;
-            let settings = kube::KubeSettings {
-                kubeconfig: kubeconfig.clone(),
-                node_name,
-            };
-            tokio::spawn(watch_api(settings, sink.clone(), Arc::clone(stop)));
-            Ok(None)
-        }
-        DeclaredSource::None => {
-            let reason = "no declarations were given: --declared or --kube would".to_owned();
-            let status = ProbeStatus {
-                probe: "declared".into(),
-                health: Health::Off,
-                reason: Some(reason),
-            };
-            sink.send(clock::monotonic(), Fact::Probe(status));
-            Ok(None)
-        }
-    }
-}
-
-/// Runs the watch until the agent ends. That it could not start is the probe's health, not the agent's end.
-async fn watch_api(settings: kube::KubeSettings, sink: Sink, stop: Arc<AtomicBool>) {
-    let stopped = async {
-        while !stop.load(Ordering::Relaxed) {
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
-    };
-    if let Err(error) = kube::run(settings, sink.clone(), stopped).await {
-        let reason = Some(format!("{:#}", anyhow::Error::new(error)));
-        tracing::error!(reason, "the API server is not watched");
-        let status = ProbeStatus {
-            probe: "declared".into(),
-            health: Health::Broken,
-            reason,
-        };
-        sink.send(clock::monotonic(), Fact::Probe(status));
     }
 }
 

@@ -14,6 +14,10 @@ use serde_json::{Value, json};
 
 #[path = "declared/cluster.rs"]
 mod cluster;
+#[path = "declared/fuzz.rs"]
+mod fuzz;
+#[path = "declared/kinds.rs"]
+mod kinds;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -40,7 +40,7 @@ pub(crate) struct Arguments {
     /// Repetitions of each arm [default: 10; with --quick: 3]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     reps: Option<u32>,
-    /// Seconds of each kind of connections in each arm [default: 3; with --quick: 1]
+    /// Seconds of each kind of connections in each arm [default: 5; with --quick: 1]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     seconds: Option<u32>,
     /// Also arms with one probe each: which of them costs
@@ -120,7 +120,7 @@ impl Arguments {
         Plan {
             arms,
             repetitions: self.reps.unwrap_or(usual(3, 10)),
-            seconds: self.seconds.unwrap_or(usual(1, 3)),
+            seconds: self.seconds.unwrap_or(usual(1, 5)),
             round_trips: usual(20_000, 100_000).into(),
             settle_seconds: usual(1, 3),
             seed: self.seed,

@@ -8,6 +8,7 @@ mod debian;
 mod demo;
 mod http;
 mod interrupt;
+mod k8s;
 mod play;
 mod process;
 mod receivers;
@@ -81,6 +82,14 @@ enum Task {
         after_help = "Examples:\n  cargo xtask dashboards\n  cargo xtask dashboards --live http://127.0.0.1:8428   also run every query there"
     )]
     Dashboards(dashboards::Arguments),
+    /// A real Kubernetes control plane on loopback: etcd, API server, controllers, scheduler.
+    ///
+    /// Debian's packages and sources of Kubernetes 1.20, without kubelets: nodes and the status of pods are made by hand. Built
+    /// once into target/k8s (or K8S_CACHE), some 8 minutes; the tests of the API server's watch use the same.
+    #[command(
+        after_help = "Examples:\n  export KUBECONFIG=$(cargo xtask k8s up) && target/k8s/bin/kubectl get nodes\n  cargo xtask k8s down"
+    )]
+    K8s(k8s::Arguments),
     /// All tests, after `check`; those of the kernel side need root.
     ///
     /// The last line is always `N passed, N failed, N skipped`. Tests with real eBPF run as root, or through a sudo that asks no
@@ -110,6 +119,7 @@ fn main() -> ExitCode {
         Task::BenchLoad(arguments) => bench::load(&arguments),
         Task::Check(arguments) => check::command(&arguments),
         Task::Dashboards(arguments) => dashboards::command(&arguments),
+        Task::K8s(arguments) => k8s::command(&arguments),
         Task::Test(arguments) => test::command(&arguments),
         Task::Vm(arguments) => vm::command(&arguments),
     };

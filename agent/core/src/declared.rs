@@ -163,6 +163,10 @@ pub struct DeclaredContainer {
     pub started_unix_ns: Option<u64>,
     /// `status.*ContainerStatuses[].restartCount`.
     pub restart_count: Option<u64>,
+    /// It mounts a token of its service account that is good for the API server. Absent in a manifest that was never
+    /// applied: the API server adds the mount.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub api_token: Option<bool>,
 }
 
 /// Which list of the spec a container stands in.

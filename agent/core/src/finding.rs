@@ -288,10 +288,10 @@ pub enum Judge {
 }
 
 /// What a rule cannot do without.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug)]
 pub enum Need {
-    /// A declared side.
-    Declared,
+    /// A declared side, of which none of these sources is stale: [`Need::PODS`], [`Need::SERVICES`].
+    Declared(&'static [&'static str]),
     /// Listening sockets, by events or scans.
     Listeners,
     /// CPU windows of 100 ms.
@@ -300,6 +300,15 @@ pub enum Need {
     Pressure,
     /// `cpu.stat`, and the `cpu` controller of cgroup v2.
     Quotas,
+    /// What only this rule needs: says why it is not there, unless it is.
+    Own(fn(&Snapshot) -> Option<String>),
+}
+
+impl Need {
+    /// What is declared of pods.
+    pub const PODS: Self = Self::Declared(&["files", "pods"]);
+    /// What is declared of pods and Services.
+    pub const SERVICES: Self = Self::Declared(&["files", "pods", "services"]);
 }
 
 /// How long a rule must have watched a container before the absence of its condition says anything.

@@ -84,6 +84,15 @@ pub static COVERAGE_CONTAINERS: Metric = Metric {
     attributes: &[attribute::COVERAGE_STATE, attribute::REASON],
 };
 
+/// `plumbline.declared.age`.
+pub static DECLARED_AGE: Metric = Metric {
+    name: "plumbline.declared.age",
+    unit: "s",
+    instrument: Instrument::Gauge,
+    description: "Time since what the agent holds of the source was known to be current; some seconds while all is well.",
+    attributes: &[attribute::SOURCE],
+};
+
 /// `plumbline.ebpf.events`.
 pub static EBPF_EVENTS: Metric = Metric {
     name: "plumbline.ebpf.events",
@@ -322,6 +331,7 @@ pub const CATALOGUE: &[&Metric] = &[
     &OOM_KILLS,
     &RESTARTS,
     &COVERAGE_CONTAINERS,
+    &DECLARED_AGE,
     &EBPF_EVENTS,
     &EBPF_EVENTS_LOST,
     &EBPF_MAP_CAPACITY,

@@ -1,5 +1,6 @@
 //! [`NodeState`]: the one writer. Observations go in by [`NodeState::apply`], a [`Snapshot`] comes out.
 
+mod api_clients;
 mod cgroups;
 mod containers;
 mod cpu;
@@ -15,19 +16,20 @@ use std::time::Duration;
 
 use crate::declared::Declared;
 use crate::id::{CgroupId, PodUid};
+use crate::node::api_clients::ApiClients;
 use crate::node::containers::Container;
 use crate::node::cpu::PodCpu;
 use crate::node::joined::DeclaredIndex;
 use crate::node::peers::PeerQueue;
 use crate::node::restarts::Restarts;
-use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus};
+use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus, SourceRow};
 use crate::observed::flows::Flows;
 use crate::observed::ledger::Ledger;
 use crate::observed::node_cpu::NodeCpu;
 use crate::peers::PeerTable;
 use crate::settings::{
-    CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, NodeIdentity, PEER_HISTORY_MAX, PEER_HOLDERS_MAX,
-    PEER_WAITING_MAX,
+    CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, DECLARED_SOURCES_MAX, NodeIdentity,
+    PEER_HISTORY_MAX, PEER_HOLDERS_MAX, PEER_WAITING_MAX,
 };
 use crate::snapshot::{ContainerView, Dropped, Occupancy, RefusedView, Snapshot};
 use crate::time::{ClockAnchor, Timestamp};
@@ -59,6 +61,8 @@ pub struct NodeState {
     /// As many as there are pods with containers.
     pods_cpu: BTreeMap<PodUid, PodCpu>,
     declared: Option<Arc<Declared>>,
+    sources: Vec<SourceRow>,
+    api_clients: ApiClients,
     index: DeclaredIndex,
     peers: PeerTable,
     unnamed: PeerQueue,
@@ -90,6 +94,8 @@ impl NodeState {
             node_cpu: NodeCpu::default(),
             pods_cpu: BTreeMap::new(),
             declared: None,
+            sources: Vec::new(),
+            api_clients: ApiClients::default(),
             index: DeclaredIndex::default(),
             peers,
             unnamed: PeerQueue::default(),
@@ -144,6 +150,7 @@ impl NodeState {
                 self.cpu_windows(start, windows, &rows, &unmeasured);
             }
             Fact::Declared(declared) => self.declared(declared, at),
+            Fact::DeclaredSources { rows } => self.sources(rows),
             Fact::Probe(status) => {
                 self.probes.insert(status.probe.clone(), status);
             }
@@ -231,6 +238,8 @@ impl NodeState {
             settings: self.settings.clone(),
             origin: self.origin.unwrap_or(self.clock),
             declared: self.declared.clone(),
+            sources: self.sources.clone(),
+            api_clients: self.api_clients.view(),
             pods_cpu: self.pod_views(&views),
             node_cpu: self.node_cpu.view(),
             containers: views,
@@ -315,11 +324,21 @@ impl NodeState {
         }
     }
 
+    fn sources(&mut self, mut rows: Vec<SourceRow>) {
+        rows.sort_by(|a, b| a.source.cmp(&b.source));
+        let over = rows.len().saturating_sub(DECLARED_SOURCES_MAX);
+        self.count("declared_sources", "full", over as u64);
+        rows.truncate(DECLARED_SOURCES_MAX);
+        self.sources = rows;
+    }
+
     fn declared(&mut self, declared: Declared, at: Timestamp) {
         self.index = DeclaredIndex::new(&declared);
         self.peers.declared(&declared, at);
+        self.api_clients.declared(&declared);
         self.declared = Some(Arc::new(declared));
         self.note_restarts();
+        self.forget_api_clients();
     }
 }
 

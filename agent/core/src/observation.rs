@@ -116,6 +116,12 @@ pub enum Fact {
     },
     /// The declared side of the node. Replaces the one before.
     Declared(Declared),
+    /// How current each part of the declared side is. Replaces the rows before. Told again every few seconds, so that a
+    /// source that falls silent grows old by itself.
+    DeclaredSources {
+        /// One row a source that has delivered, at most [`crate::settings::DECLARED_SOURCES_MAX`].
+        rows: Vec<SourceRow>,
+    },
     /// How a probe is doing.
     Probe(ProbeStatus),
     /// Counts of what one bounded thing lost since the agent began; cumulative.
@@ -183,6 +189,18 @@ pub struct ListenerEvent {
     pub port: u16,
     /// The socket's cookie.
     pub cookie: u64,
+}
+
+/// How current one source of declarations is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceRow {
+    /// `pods`, `services`, `networkpolicies` and the like for the API server's, `files` for manifests.
+    pub source: String,
+    /// What is in force is what the source said then.
+    pub as_of: Timestamp,
+    /// Why it is not current, where that is known.
+    #[serde(default)]
+    pub error: Option<String>,
 }
 
 /// What a scan of listening sockets covered.

@@ -15,11 +15,13 @@ pub mod c007;
 pub(crate) mod grace;
 pub mod m001;
 pub mod m002;
+pub mod m003;
 pub mod p001;
 pub mod p007;
 mod patch;
 pub mod ports;
 pub mod reference;
+pub mod s001;
 #[cfg(test)]
 pub(crate) mod testing;
 mod undeclared;
@@ -41,8 +43,10 @@ pub static ALL: &[&Rule] = &[
     &c007::RULE,
     &m001::RULE,
     &m002::RULE,
+    &m003::RULE,
     &p001::RULE,
     &p007::RULE,
+    &s001::RULE,
 ];
 
 /// The rule of an id, in either case.
@@ -79,6 +83,8 @@ pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
             condition.severity = severity;
         }
     }
+    let suspended = m003::suspended(snapshot);
+    conditions.retain(|condition| !suspended.contains(condition.rule.id));
     conditions
         .sort_by(|a, b| (a.rule.id, &a.subject, &a.key).cmp(&(b.rule.id, &b.subject, &b.key)));
     conditions
@@ -102,11 +108,12 @@ pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
 /// Why what a rule needs is not there, unless it is.
 fn lacks(snapshot: &Snapshot, need: Need) -> Option<String> {
     match need {
-        Need::Declared => no_declared(snapshot),
+        Need::Declared(sources) => declared_for(snapshot, sources),
         Need::Listeners => none_works(snapshot, &["listeners", "tcp"]),
         Need::CpuWindows => none_works(snapshot, &["cpu_windows"]),
         Need::Pressure => none_works(snapshot, &["cpu_stat"]).or_else(|| no_pressure(snapshot)),
         Need::Quotas => none_works(snapshot, &["cpu_stat"]).or_else(|| no_controller(snapshot)),
+        Need::Own(lacks) => lacks(snapshot),
     }
 }
 
@@ -144,6 +151,11 @@ fn no_declared(snapshot: &Snapshot) -> Option<String> {
             None => "no declared side has been read yet".into(),
         },
     )
+}
+
+/// Why what a rule compares with is not known: there is no declared side, or one of its sources is too old.
+fn declared_for(snapshot: &Snapshot, sources: &[&str]) -> Option<String> {
+    no_declared(snapshot).or_else(|| m003::too_old(snapshot, sources))
 }
 
 /// Why none of the probes measures, unless one does.

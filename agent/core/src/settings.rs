@@ -64,6 +64,13 @@ impl Default for CoreSettings {
     }
 }
 
+/// A pod that has not talked to the API server for this long does not need its token (S001).
+pub const TOKEN_WINDOW: Duration = Duration::from_secs(24 * 3_600);
+/// Comparison rules say nothing on a declared side that is older than this (M003).
+pub const DECLARED_AGE_MAX: Duration = Duration::from_secs(120);
+/// Sources of declarations of which the age is known; there are some eight.
+pub const DECLARED_SOURCES_MAX: usize = 16;
+
 /// What bounded things lose is held against what came through them over this long (M002).
 pub const LOSS_WINDOW: Duration = Duration::from_secs(300);
 

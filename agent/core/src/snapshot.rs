@@ -11,7 +11,7 @@ use crate::declared::{Declared, DeclaredContainer, DeclaredPod, Transport};
 use crate::finding::{Coverage, FindingState, Subject};
 use crate::id::{CgroupId, ContainerId, PodUid};
 use crate::observation::{
-    CPU_WINDOW_NS, CpuMax, CpuPressure, FlowCounts, Holder, ProbeStatus, Role,
+    CPU_WINDOW_NS, CpuMax, CpuPressure, FlowCounts, Holder, ProbeStatus, Role, SourceRow,
 };
 use crate::settings::{CoreSettings, NodeIdentity};
 use crate::sketch::Sketch;
@@ -32,6 +32,10 @@ pub struct Snapshot {
     pub origin: ClockAnchor,
     /// The declared side; `None` while no source has delivered: comparison rules are then silent.
     pub declared: Option<Arc<Declared>>,
+    /// How current the parts of the declared side are, sorted by source. Empty where nobody tells (old recordings).
+    pub sources: Vec<SourceRow>,
+    /// Pods that were seen to talk to the API server, or may have; `None` when not all of them could be remembered.
+    pub api_clients: Option<BTreeMap<PodUid, ApiUse>>,
     /// Containers, sorted by namespace, pod, container name and id.
     pub containers: Vec<ContainerView>,
     /// CPU of the node; `None` until it was read.
@@ -65,6 +69,15 @@ pub struct TransitionCount {
     pub state: FindingState,
     /// How often.
     pub count: u64,
+}
+
+/// Whether a pod talks to the API server, as far as its flows tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ApiUse {
+    /// It dialed somebody who may be the API server.
+    Unsure,
+    /// It does.
+    Talks,
 }
 
 /// What came through one bounded thing since the agent began.

@@ -9,6 +9,7 @@ use serde::Deserialize;
 use super::{Problem, Span, check};
 use crate::cli::LogFormat;
 use crate::sources::ebpf::UdpMode;
+use crate::sources::kube::Peers;
 
 /// A larger file is refused: a suppression has some 200 bytes.
 const BYTES_MAX: u64 = 1 << 20;
@@ -31,6 +32,10 @@ pub struct File {
     pub kube: Option<bool>,
     /// For the watch; in-cluster configuration when absent.
     pub kubeconfig: Option<PathBuf>,
+    /// What is watched of the rest of the cluster: `cluster`, `node` or `off`.
+    pub peers: Option<Peers>,
+    /// The first request to the API server comes within this, at random.
+    pub start_jitter: Option<Span>,
     /// The cgroup directory to watch.
     pub cgroup_root: Option<PathBuf>,
     /// Where procfs of the node is mounted.

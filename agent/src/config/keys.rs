@@ -104,6 +104,8 @@ pub(super) const KEYS: &[Key] = &[
     key("declared", Kind::Text, "none", "File or directory of manifests or dumps, watched for changes. Not together with `kube`.").flag("--declared", "PLUMBLINE_DECLARED"),
     key("kube", Kind::Bool, "false", "Read declarations of this node's pods from the API server.").flag("--kube", "PLUMBLINE_KUBE"),
     key("kubeconfig", Kind::Text, "in-cluster", "For `kube` outside a cluster.").flag("--kubeconfig", "PLUMBLINE_KUBECONFIG"),
+    key("peers", Kind::Word(&["cluster", "node", "off"]), "node", "With `kube`, what of the rest of the cluster is watched, to name peers and judge policies.").flag("--peers", "PLUMBLINE_PEERS"),
+    key("start_jitter", Kind::Span, "0s", "With `kube`, the first request comes within this, at random: agents of a fleet start together.").flag("--start-jitter", "PLUMBLINE_START_JITTER"),
     key("cgroup_root", Kind::Text, "found in mountinfo", "The cgroup v2 directory below which kubepods is.").flag("--cgroup-root", "PLUMBLINE_CGROUP_ROOT"),
     key("proc_root", Kind::Text, "/proc", "Where procfs of the node is mounted.").flag("--proc-root", "PLUMBLINE_PROC_ROOT"),
     key("grace", Kind::Span, "30s", "How long a condition must hold before it is a finding, and be absent before it is resolved.").flag("--grace", "PLUMBLINE_GRACE").hot(),

@@ -63,6 +63,8 @@ fn value(config: &Config, path: &str) -> Option<Value> {
                 return None;
             }
         },
+        "peers" => json!(config.peers),
+        "start_jitter" => span(config.start_jitter),
         "cgroup_root" => json!(config.cgroup_root.as_ref()?),
         "proc_root" => json!(config.proc_root),
         "scan_interval" => span(config.scan_interval),

@@ -1,47 +1,44 @@
 //! The declared side from the API server: the pods of the own node, and all Services; for the names of peers the own Node
-//! and the EndpointSlice of the API server itself.
+//! and EndpointSlices.
 //!
-//! Four watches, nothing polled: `list` once (from the server's cache), then `watch` with bookmarks, resumed where it broke
-//! off, with backoff and jitter. Objects go through the same conversion as those of files and only its result is kept.
-//! What is broken leaves the last state in force and is told as the health of the probe `declared`, or of the names' own
-//! probes: without those two everything else works.
+//! Nothing is polled: each resource is listed once (as the beginning of a watch where the server does that, else from its
+//! cache), then watched with bookmarks, resumed where it broke off, with backoff and jitter. Objects go through the same
+//! conversion as those of files and only its result is kept. What is broken leaves the last state in force; how old that is
+//! is told all the time, and what is wrong with it is the health of the probe `declared`, or of one that bears the
+//! resource's name: without those everything else works.
 
-mod extra;
+mod access;
+mod event;
+mod items;
+mod lines;
+mod member;
+mod pace;
 mod table;
 mod trouble;
+mod watch;
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
-use futures::stream::BoxStream;
-use k8s_openapi::api::core::v1::{Node, Pod, Service};
-use k8s_openapi::api::discovery::v1::EndpointSlice;
-use kube::api::{Api, ApiResource, DynamicObject};
-use kube::client::ClientBuilder;
-use kube::config::{KubeConfigOptions, Kubeconfig};
-use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Client, Config};
 use plumbline_core::declared::{Declared, DeclaredNode, DeclaredPod, DeclaredService};
-use plumbline_core::observation::{Fact, Health, ProbeStatus};
-use tower::util::MapResponseLayer;
+use plumbline_core::observation::{Fact, SourceRow};
+use serde_json::Value;
+use tokio::sync::Notify;
+use tokio::task::JoinSet;
 
 use super::Sink;
 use super::objects::{
     OBJECTS_MAX, ObjectError, Objects, api_servers, node_value, pod_value, service_value,
 };
 use crate::clock;
-use extra::Extra;
-use table::Table;
-use trouble::Troubles;
-
-/// Changes this close together are told as one.
-const DEBOUNCE: Duration = Duration::from_millis(200);
-/// A request that answers nothing for this long is given up. Longer than the watches' own 290 s plus 5 s.
-const READ_TIMEOUT: Duration = Duration::from_secs(300);
+use access::Access;
+use member::{Member, Of, Statuses};
+pub use pace::Pacing;
+use watch::{Resource, Shared, Watch};
 
 /// Where the API server is and which node is ours.
 #[derive(Clone, Debug)]
@@ -50,6 +47,23 @@ pub struct KubeSettings {
     pub kubeconfig: Option<PathBuf>,
     /// `spec.nodeName` of the pods to watch.
     pub node_name: String,
+    /// What of the rest of the cluster is watched.
+    pub peers: Peers,
+    /// Times.
+    pub pacing: Pacing,
+}
+
+/// What is watched of the rest of the cluster. Each step costs the API server more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Peers {
+    /// All pods, so that those of other nodes have names too.
+    Cluster,
+    /// No pods of other nodes.
+    #[default]
+    Node,
+    /// Nothing but what declares ports.
+    Off,
 }
 
 /// The configuration for the API server cannot be used. Names the cause and the fix.
@@ -66,58 +80,45 @@ pub async fn run(
     sink: Sink,
     shutdown: impl Future<Output = ()>,
 ) -> Result<(), KubeError> {
-    let node = checked(&settings.node_name)?;
-    let config = config(settings.kubeconfig).await?;
-    let source = format!(
-        "api:{}",
-        config.cluster_url.to_string().trim_end_matches('/')
-    );
-    let named = |name: &str| from_cache().fields(&format!("metadata.name={name}"));
-    let own_pods = from_cache().fields(&format!("spec.nodeName={node}"));
-    let (mut pods, pod_answers) = watch::<Pod>(&config, None, own_pods)?;
-    let (mut services, service_answers) = watch::<Service>(&config, None, from_cache())?;
-    let (mut nodes, node_answers) = watch::<Node>(&config, None, named(node))?;
-    // The API server gives the slice of its own Service that name.
-    let (mut slices, slice_answers) =
-        watch::<EndpointSlice>(&config, Some("default"), named("kubernetes"))?;
+    let node = checked(&settings.node_name)?.to_owned();
+    let (peers, pacing) = (settings.peers, settings.pacing);
+    let access = Arc::new(Access::new(settings).await?);
+    let mut watches = Watches::new(access, pacing);
+    let tables = Tables::start(&mut watches, &node, peers);
     let mut state = State {
-        source,
+        source: format!("api:{}", watches.access.url()),
+        server: watches.access.server(),
         sink,
-        pods: Table::new("pods"),
-        services: Table::new("services"),
-        nodes: Extra::new("peers.nodes", "nodes", node_answers),
-        slices: Extra::new("peers.endpointslices", "endpointslices", slice_answers),
-        server: address_of(&config),
-        troubles: Troubles::new([("pods", pod_answers), ("services", service_answers)]),
-        changed: false,
+        tables,
+        members: watches.members,
+        statuses: Statuses::new(peers),
+        pacing,
         due: None,
-        sent: None,
-        sent_status: None,
+        told: false,
     };
+    let mut heartbeat = tokio::time::interval(pacing.heartbeat);
+    heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut shutdown = pin!(shutdown);
     state.send_status();
     loop {
         let wake = tokio::time::Instant::from_std(state.next_wake());
         tokio::select! {
             () = &mut shutdown => return Ok(()),
-            Some(event) = pods.next() => state.on_pod(event),
-            Some(event) = services.next() => state.on_service(event),
-            Some(event) = nodes.next() => state.on_node(event),
-            Some(event) = slices.next() => state.on_slice(event),
-            () = state.troubles.answered() => state.send_status(),
-            () = state.nodes.answered() => state.send_status(),
-            () = state.slices.answered() => state.send_status(),
+            ended = watches.tasks.join_next() => return Err(KubeError(watch_ended(ended))),
+            () = watches.news.notified() => state.on_news(),
+            _ = heartbeat.tick() => state.send_ages(),
             () = tokio::time::sleep_until(wake) => state.on_wake(),
         }
     }
 }
 
-/// Lists are answered from the server's cache and not from etcd. With a page size kube would leave `resourceVersion=0` out,
-/// and the list would be a quorum read after all.
-fn from_cache() -> watcher::Config {
-    let mut config = watcher::Config::default().any_semantic();
-    config.page_size = None;
-    config
+/// A watch has no end of its own.
+fn watch_ended(ended: Option<Result<(), tokio::task::JoinError>>) -> String {
+    let cause = match ended {
+        Some(Err(error)) => error.to_string(),
+        Some(Ok(())) | None => "it returned".to_owned(),
+    };
+    format!("a watch of the API server ended ({cause}): restart the agent, and report this")
 }
 
 /// A node's name goes into a field selector, where a comma would begin another.
@@ -133,252 +134,220 @@ fn checked(node: &str) -> Result<&str, KubeError> {
     })
 }
 
-async fn config(kubeconfig: Option<PathBuf>) -> Result<Config, KubeError> {
-    let mut config = match kubeconfig {
-        Some(path) => {
-            let wrong = |error| {
-                KubeError(format!(
-                    "kubeconfig {}: {error}: give one that works with kubectl",
-                    path.display()
-                ))
-            };
-            let kubeconfig = Kubeconfig::read_from(&path).map_err(wrong)?;
-            Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .map_err(wrong)?
-        }
-        None => Config::incluster().map_err(|error| {
-            let fix = "give --kubeconfig, or run as a pod with automountServiceAccountToken: true";
-            KubeError(format!(
-                "no kubeconfig, and not in a cluster ({error}): {fix}"
-            ))
-        })?,
-    };
-    config.read_timeout = Some(READ_TIMEOUT);
-    config.reset_reader_on_write = true;
-    Ok(config)
+/// The watches while they are started.
+struct Watches {
+    access: Arc<Access>,
+    pacing: Pacing,
+    news: Arc<Notify>,
+    tasks: JoinSet<()>,
+    members: Vec<Box<dyn Member>>,
+    delay: Duration,
 }
 
-type Event = watcher::Result<watcher::Event<DynamicObject>>;
-type Watch = BoxStream<'static, Event>;
+impl Watches {
+    fn new(access: Arc<Access>, pacing: Pacing) -> Self {
+        Self {
+            access,
+            pacing,
+            news: Arc::default(),
+            tasks: JoinSet::new(),
+            members: Vec::new(),
+            delay: pacing.start_jitter.mul_f64(pace::random()),
+        }
+    }
 
-/// The server's address, if the configuration has one and not a name: names change their addresses. Not on loopback, which is
-/// another server in each network namespace.
-fn address_of(config: &Config) -> Option<SocketAddr> {
-    let host = config.cluster_url.host()?;
-    let host = host.trim_start_matches('[').trim_end_matches(']');
-    let ip: IpAddr = host.parse().ok()?;
-    let by_scheme = match config.cluster_url.scheme_str() {
-        Some("http") => 80,
-        _ => 443,
-    };
-    let port = config.cluster_url.port_u16().unwrap_or(by_scheme);
-    (!ip.is_loopback()).then(|| SocketAddr::new(ip, port))
+    /// Starts one watch; what it knows is in what is returned.
+    fn start<T: PartialEq + Send + Sync + 'static>(
+        &mut self,
+        of: Of,
+        resource: Resource,
+        convert: fn(Value) -> Result<T, ObjectError>,
+    ) -> Shared<T> {
+        let store = Shared::new(resource.name, &self.news);
+        let watch = Watch::new(resource, &self.access, convert, &store, self.pacing);
+        let delay = self.delay;
+        self.tasks.spawn(async move {
+            tokio::time::sleep(delay).await;
+            watch.run().await;
+        });
+        self.members.push(member::new(of, store.clone()));
+        store
+    }
 }
 
-/// One watch with a client of its own, and the count of its successful answers: a watch that was resumed tells nothing
-/// until an object changes, so that only the answer itself shows that the server is back.
-fn watch<K: kube::Resource<DynamicType = ()>>(
-    config: &Config,
-    namespace: Option<&str>,
-    selection: watcher::Config,
-) -> Result<(Watch, trouble::Answers), KubeError> {
-    let answers = trouble::Answers::default();
-    let builder = ClientBuilder::try_from(config.clone());
-    let builder = builder
-        .map_err(|error| KubeError(format!("client for {}: {error}", config.cluster_url)))?;
-    let count = {
-        let answers = answers.clone();
-        move |response: http::Response<_>| {
-            if response.status().is_success() {
-                answers.count();
-            }
-            response
+/// What each watch knows.
+struct Tables {
+    pods: Shared<DeclaredPod>,
+    services: Shared<DeclaredService>,
+    nodes: Shared<DeclaredNode>,
+    slices: Option<Shared<Vec<SocketAddr>>>,
+}
+
+impl Tables {
+    fn start(watches: &mut Watches, node: &str, peers: Peers) -> Self {
+        let core = |name: &'static str| Resource {
+            name,
+            path: format!("/api/v1/{name}"),
+            fields: None,
+        };
+        let by_field = |resource, field: &str| Resource {
+            fields: Some(format!("{field}={node}")),
+            ..resource
+        };
+        let own_pods = by_field(core("pods"), "spec.nodeName");
+        let own_node = by_field(core("nodes"), "metadata.name");
+        let slices = Resource {
+            name: "endpointslices",
+            path: "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices".to_owned(),
+            // The API server gives the slice of its own Service that name.
+            fields: Some("metadata.name=kubernetes".to_owned()),
+        };
+        Self {
+            pods: watches.start(Of::Declared, own_pods, pod_value),
+            services: watches.start(Of::Declared, core("services"), service_value),
+            nodes: watches.start(Of::Probe("peers.nodes"), own_node, node_value),
+            slices: (peers != Peers::Off)
+                .then(|| watches.start(Of::Probe("peers.endpointslices"), slices, slice_value)),
         }
-    };
-    let client: Client = builder.with_layer(&MapResponseLayer::new(count)).build();
-    let resource = ApiResource::erase::<K>(&());
-    let api = match namespace {
-        Some(namespace) => Api::namespaced_with(client, namespace, &resource),
-        None => Api::all_with(client, &resource),
-    };
-    let stream = watcher(api, selection).default_backoff();
-    Ok((stream.boxed(), answers))
+    }
+
+    fn synced(&self) -> bool {
+        self.pods.lock().table.synced() && self.services.lock().table.synced()
+    }
+
+    /// Everything that is known, in no order.
+    fn all(&self) -> Objects {
+        let mut all = Objects::new(OBJECTS_MAX);
+        let pods = self.pods.lock();
+        all.pods.extend(pods.table.values().cloned());
+        let services = self.services.lock();
+        let services = services.table.values();
+        all.services
+            .extend(services.map(|service| (**service).clone()));
+        let nodes = self.nodes.lock();
+        all.nodes
+            .extend(nodes.table.values().map(|node| (**node).clone()));
+        if let Some(slices) = &self.slices {
+            let slices = slices.lock();
+            let servers = slices.table.values().flat_map(|servers| servers.iter());
+            all.api_servers.extend(servers);
+        }
+        all
+    }
+}
+
+fn slice_value(value: Value) -> Result<Vec<SocketAddr>, ObjectError> {
+    Ok(api_servers(&value)?.unwrap_or_default())
 }
 
 struct State {
     source: String,
-    sink: Sink,
-    pods: Table<DeclaredPod>,
-    services: Table<DeclaredService>,
-    nodes: Extra<DeclaredNode>,
-    slices: Extra<Vec<SocketAddr>>,
     /// The address that the configuration has.
     server: Option<SocketAddr>,
-    troubles: Troubles<2>,
-    /// Something was not told yet.
-    changed: bool,
-    /// When it is to be told.
+    sink: Sink,
+    tables: Tables,
+    members: Vec<Box<dyn Member>>,
+    statuses: Statuses,
+    pacing: Pacing,
+    /// When something that changed is to be told.
     due: Option<Instant>,
-    sent: Option<Declared>,
-    sent_status: Option<ProbeStatus>,
+    /// A complete state was told.
+    told: bool,
 }
 
 impl State {
-    fn on_pod(&mut self, event: Event) {
-        match event {
-            Ok(event) => self.changed |= self.pods.apply(event, pod_value),
-            Err(error) => self.on_error("pods", &error),
+    /// A watch has something new, or is doing better or worse.
+    fn on_news(&mut self) {
+        let changed: Vec<bool> = self
+            .members
+            .iter()
+            .map(|member| member.take_changed())
+            .collect();
+        if changed.contains(&true) {
+            self.due
+                .get_or_insert_with(|| clock::instant() + self.pacing.debounce);
         }
-        self.schedule();
-    }
-
-    fn on_service(&mut self, event: Event) {
-        match event {
-            Ok(event) => self.changed |= self.services.apply(event, service_value),
-            Err(error) => self.on_error("services", &error),
-        }
-        self.schedule();
-    }
-
-    fn on_node(&mut self, event: Event) {
-        self.changed |= self.nodes.on_event(event, node_value);
         self.send_status();
-        self.schedule();
-    }
-
-    fn on_slice(&mut self, event: Event) {
-        let convert = |value| Ok::<_, ObjectError>(api_servers(&value)?.unwrap_or_default());
-        self.changed |= self.slices.on_event(event, convert);
-        self.send_status();
-        self.schedule();
-    }
-
-    fn on_error(&mut self, resource: &'static str, error: &watcher::Error) {
-        self.troubles.note(resource, error, clock::instant());
-        self.send_status();
-    }
-
-    fn schedule(&mut self) {
-        if self.changed {
-            self.due.get_or_insert_with(|| clock::instant() + DEBOUNCE);
-        }
     }
 
     fn next_wake(&self) -> Instant {
         let now = clock::instant();
-        let verdicts = [
-            self.due,
-            self.troubles.next_verdict(now),
-            self.nodes.next_verdict(now),
-            self.slices.next_verdict(now),
-        ];
-        let soonest = verdicts.into_iter().flatten().min();
+        let verdicts = self
+            .members
+            .iter()
+            .filter_map(|member| member.next_verdict(now));
+        let soonest = self.due.into_iter().chain(verdicts).min();
         soonest.unwrap_or(now + Duration::from_secs(3_600))
     }
 
     fn on_wake(&mut self) {
         if self.due.is_some_and(|due| due <= clock::instant()) {
             self.due = None;
-            self.changed = false;
             self.send_declared();
         }
         self.send_status();
-        self.schedule();
     }
 
     fn send_declared(&mut self) {
-        if !(self.pods.synced() && self.services.synced()) {
+        if !self.tables.synced() {
             return;
         }
+        let at = clock::monotonic();
         let declared = self.declared();
-        if self.sent.as_ref() == Some(&declared) {
-            return;
-        }
-        if self
-            .sink
-            .send(clock::monotonic(), Fact::Declared(declared.clone()))
-        {
-            let (pods, services) = (declared.pods.len(), declared.services.len());
+        let (pods, services) = (declared.pods.len(), declared.services.len());
+        if self.sink.send(at, Fact::Declared(declared)) {
             tracing::debug!(
                 source = self.source,
                 pods,
                 services,
                 "declared side changed"
             );
-            self.sent = Some(declared);
+            self.told = true;
+            self.send_ages();
         } else {
-            self.changed = true;
+            self.due = Some(clock::instant() + self.pacing.debounce);
         }
     }
 
     fn declared(&self) -> Declared {
-        let mut all = Objects::new(OBJECTS_MAX);
-        all.pods.extend(self.pods.values().cloned());
-        all.services
-            .extend(self.services.values().map(|service| (**service).clone()));
-        all.nodes
-            .extend(self.nodes.table.values().map(|node| (**node).clone()));
-        let servers = self
-            .slices
-            .table
-            .values()
-            .flat_map(|servers| servers.iter());
-        all.api_servers.extend(servers.chain(&self.server));
-        self.pods.report(&mut all);
-        self.services.report(&mut all);
-        self.nodes.table.report(&mut all);
-        self.slices.table.report(&mut all);
-        let problems_total = self.pods.problems_total()
-            + self.services.problems_total()
-            + self.nodes.table.problems_total()
-            + self.slices.table.problems_total();
+        let mut all = self.tables.all();
+        all.api_servers.extend(&self.server);
+        let mut problems_total = 0;
+        for member in &self.members {
+            problems_total += member.report(&mut all);
+        }
         Declared {
             problems_total,
             ..all.into_declared(self.source.clone())
         }
     }
 
-    fn send_status(&mut self) {
-        let told = self.nodes.send_status(&self.sink) & self.slices.send_status(&self.sink);
-        self.changed |= !told;
-        self.send_declared_status();
+    /// How current everything is. Lost ones are told again soon.
+    fn send_ages(&self) {
+        let now = clock::monotonic();
+        let rows: Vec<SourceRow> = self
+            .members
+            .iter()
+            .filter_map(|member| member.age(now))
+            .collect();
+        if !rows.is_empty() {
+            self.sink.send(now, Fact::DeclaredSources { rows });
+        }
     }
 
-    fn send_declared_status(&mut self) {
-        let reason = self.troubles.reason(clock::instant());
-        let reason = match (reason, self.sent.is_some()) {
-            (Some(reason), true) => Some(format!(
-                "{}: {reason}; the last state stays in force",
-                self.source
-            )),
-            (Some(reason), false) => Some(format!("{}: {reason}", self.source)),
-            (None, true) => None,
-            (None, false) => Some(format!(
-                "{}: no complete list of pods and services yet",
-                self.source
-            )),
-        };
-        let health = if reason.is_some() {
-            Health::Broken
-        } else {
-            Health::Ok
-        };
-        let status = ProbeStatus {
-            probe: "declared".to_owned(),
-            health,
-            reason,
-        };
-        if self.sent_status.as_ref() == Some(&status) {
-            return;
-        }
-        if self
-            .sink
-            .send(clock::monotonic(), Fact::Probe(status.clone()))
-        {
-            self.sent_status = Some(status);
-        } else {
-            self.changed = true;
+    fn send_status(&mut self) {
+        let told = self.told.then_some(self.source.as_str());
+        let all = self.statuses.now(&self.members, told, &self.source);
+        for status in all {
+            if self
+                .sink
+                .send(clock::monotonic(), Fact::Probe(status.clone()))
+            {
+                self.statuses.told(status);
+            } else {
+                self.due
+                    .get_or_insert_with(|| clock::instant() + self.pacing.debounce);
+            }
         }
     }
 }

@@ -88,16 +88,23 @@ pub(super) struct Plan {
 pub(super) struct Phase {
     /// Answered requests.
     pub(super) requests: u64,
-    /// Per second.
-    pub(super) requests_per_second: f64,
-    /// CPU time of server and client per request.
-    pub(super) cpu_us_per_request: f64,
+    /// Second by second.
+    pub(super) seconds: Vec<Second>,
     /// Connections that the server accepted.
     pub(super) connections: u64,
     /// CPU time of the agent.
     pub(super) agent_cpu_us: u64,
     /// Runs of programs meanwhile, where the kernel counted.
     pub(super) programs: Vec<Runs>,
+}
+
+/// One run of wrk, of one second.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct Second {
+    /// Requests in that second.
+    pub(super) requests_per_second: f64,
+    /// CPU time of server and client per request.
+    pub(super) cpu_us_per_request: f64,
 }
 
 /// Context switches, in one arm of one repetition.
@@ -176,7 +183,7 @@ pub(super) fn run(stage: &Stage<'_>, plan: &Plan) -> Result<Vec<Sample>> {
 }
 
 fn one(stage: &Stage<'_>, plan: &Plan, arm: Arm, repetition: u32) -> Result<Sample> {
-    let (foreign_programs, before) = (kernel::programs()?.len(), Activity::now()?);
+    let (foreign_programs, before) = (foreign_programs()?, Activity::now()?);
     let agent = if arm.has_agent() {
         Some(Agent::start(stage, &plan.binary, arm.disabled())?)
     } else {
@@ -212,6 +219,18 @@ fn one(stage: &Stage<'_>, plan: &Plan, arm: Arm, repetition: u32) -> Result<Samp
     })
 }
 
+/// Programs of somebody else's agent. The kernel frees those of the last arm's agent some time after its end.
+fn foreign_programs() -> Result<usize> {
+    let give_up = shell::now() + Duration::from_secs(2);
+    loop {
+        let count = kernel::programs()?.len();
+        if count == 0 || shell::now() >= give_up {
+            return Ok(count);
+        }
+        pause(Duration::from_millis(50))?;
+    }
+}
+
 /// The stage with or without an agent and the kernel's statistics.
 struct Bench<'a> {
     stage: &'a Stage<'a>,
@@ -222,15 +241,25 @@ struct Bench<'a> {
 impl Bench<'_> {
     fn phase(&self, kind: Kind, seconds: u32) -> Result<Phase> {
         let (programs, used) = (self.programs()?, self.agent_used_us()?);
-        let worked = self.stage.work(kind, seconds)?;
-        Ok(Phase {
-            requests: worked.counted.requests,
-            requests_per_second: worked.counted.per_second,
-            cpu_us_per_request: per(worked.cpu_us, worked.counted.requests),
-            connections: worked.connections,
-            agent_cpu_us: self.agent_used_us()? - used,
-            programs: runs(&programs, self.programs()?),
-        })
+        let mut phase = Phase {
+            requests: 0,
+            seconds: Vec::new(),
+            connections: 0,
+            agent_cpu_us: 0,
+            programs: Vec::new(),
+        };
+        for _ in 0..seconds {
+            let worked = self.stage.work(kind, 1)?;
+            phase.requests += worked.counted.requests;
+            phase.connections += worked.connections;
+            phase.seconds.push(Second {
+                requests_per_second: worked.counted.per_second,
+                cpu_us_per_request: per(worked.cpu_us, worked.counted.requests),
+            });
+        }
+        phase.agent_cpu_us = self.agent_used_us()? - used;
+        phase.programs = runs(&programs, self.programs()?);
+        Ok(phase)
     }
 
     fn switches(&self, round_trips: u64) -> Result<Switches> {

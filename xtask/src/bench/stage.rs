@@ -80,6 +80,7 @@ impl<'a> Stage<'a> {
             fs::File::create(&path).with_context(|| format!("create {}", path.display()))
         };
         let mut nginx = programs.nginx(&dir.join("web"), &load::web_server())?;
+        load::stay(&mut nginx, 0);
         let server_child = server.spawn(quiet(&mut nginx).stderr(log("web")?))?;
         let mut collector = programs.nginx(&dir.join("collector"), &load::collector())?;
         let unit = sandbox.unit("system.slice/collector.service")?;
@@ -142,7 +143,7 @@ impl<'a> Stage<'a> {
     /// When wrk fails or sees errors; when the person interrupts.
     pub(super) fn work(&self, kind: Kind, seconds: u32) -> Result<Worked> {
         let mut command = self.programs.wrk(kind, seconds, &self.url)?;
-        process::bind_to_us(&mut command);
+        load::stay(process::bind_to_us(&mut command), 1);
         let (used, accepted) = (self.used_us()?, self.accepted()?);
         let output = finish(
             self.client.spawn(&mut command)?,

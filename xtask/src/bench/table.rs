@@ -55,7 +55,7 @@ fn head(results: &Results) -> String {
 
 fn ratios(results: &Results) -> String {
     let mut text = String::from(
-        "nginx and wrk (16 connections) in two pods: median [quartiles], ratio to `none` of the same repetition: median [quartiles] (min..max)\n",
+        "nginx and wrk (16 connections) in two pods, each on a CPU of its own, second by second: median [quartiles] (min..max), ratio of the better quartile to that of `none`\n",
     );
     for quantity in Quantity::ALL {
         line(&mut text, format_args!("  {}", quantity.name()));
@@ -64,15 +64,18 @@ fn ratios(results: &Results) -> String {
                 continue;
             };
             let digits = if found.value.median < 1_000.0 { 2 } else { 0 };
-            let ratio = found.to_none.map_or_else(String::new, |ratio| {
-                format!("{} ({:.3}..{:.3})", range(ratio, 3), ratio.min, ratio.max)
-            });
+            let ratio = found
+                .to_none
+                .map_or_else(String::new, |ratio| format!("{ratio:.3}"));
+            let value = found.value;
             line(
                 &mut text,
                 format_args!(
-                    "    {:<16} {:<32} {ratio}",
+                    "    {:<16} {:<32} ({:.digits$}..{:.digits$}) {ratio}",
                     arm.arm.name(),
-                    range(found.value, digits)
+                    range(value, digits),
+                    value.min,
+                    value.max,
                 ),
             );
         }

@@ -42,6 +42,8 @@ pub const PROBE_STATE: &str = "plumbline.probe.state";
 pub const REASON: &str = "plumbline.reason";
 /// `info`, `low`, `medium` or `high`.
 pub const SEVERITY: &str = "plumbline.severity";
+/// Part of the declared side: `pods`, `services`, `files` and the like.
+pub const SOURCE: &str = "plumbline.source";
 /// Length of a CPU window.
 pub const WINDOW: &str = "plumbline.window";
 /// Id of a rule.

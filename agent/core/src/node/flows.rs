@@ -33,6 +33,7 @@ impl NodeState {
             return self.count("flows", "unattributed", 1);
         };
         let Some(peer) = row.peer else {
+            self.note_api_use(&row, None);
             let key = FlowKey::overflow(row.owner, row.transport, row.role);
             return self.flows.add(key, &row.counts, at);
         };
@@ -61,6 +62,7 @@ impl NodeState {
         if !self.containers.contains_key(&row.owner) {
             return self.count("flows", "unattributed", 1);
         }
+        self.note_api_use(row, Some(&peer));
         let key = FlowKey {
             container: row.owner,
             transport: row.transport,

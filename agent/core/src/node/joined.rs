@@ -32,6 +32,11 @@ impl DeclaredIndex {
         index
     }
 
+    /// Whether such a pod is declared.
+    pub(super) fn has_pod(&self, pod: &PodUid) -> bool {
+        self.by_pod.contains_key(pod)
+    }
+
     /// The pod, and which of its containers; the pod alone when the container's id is not declared.
     pub(super) fn find(
         &self,

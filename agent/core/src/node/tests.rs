@@ -17,6 +17,7 @@ use crate::settings::{CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, NodeIdentity};
 use crate::snapshot::{ContainerView, Snapshot};
 use crate::time::Timestamp;
 
+mod api_clients;
 mod joined;
 mod listeners;
 mod peers;

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use crate::finding::{Coverage, Finding, FindingState, Severity};
 use crate::id::PodUid;
 use crate::metric::{
-    COVERAGE_CONTAINERS, EBPF_EVENTS, EBPF_EVENTS_LOST, EBPF_MAP_CAPACITY, EBPF_MAP_ENTRIES,
-    FINDINGS_OPEN, FINDINGS_SUPPRESSED, FINDINGS_TRANSITIONS, K8S_NODE_CPU_ALLOCATABLE,
-    K8S_NODE_CPU_TIME, K8S_NODE_CPU_USAGE, Metric, NODE_CPU_COUNT, NODE_CPU_PRESSURE,
-    NODE_CPU_REQUESTS, NODE_CPU_STEAL_TIME, PROBE_HEALTH, attribute,
+    COVERAGE_CONTAINERS, DECLARED_AGE, EBPF_EVENTS, EBPF_EVENTS_LOST, EBPF_MAP_CAPACITY,
+    EBPF_MAP_ENTRIES, FINDINGS_OPEN, FINDINGS_SUPPRESSED, FINDINGS_TRANSITIONS,
+    K8S_NODE_CPU_ALLOCATABLE, K8S_NODE_CPU_TIME, K8S_NODE_CPU_USAGE, Metric, NODE_CPU_COUNT,
+    NODE_CPU_PRESSURE, NODE_CPU_REQUESTS, NODE_CPU_STEAL_TIME, PROBE_HEALTH, attribute,
 };
-use crate::observation::{Health, ProbeStatus};
+use crate::observation::{Health, ProbeStatus, SourceRow};
 use crate::report::{Attribute, AttributeValue, Number, Point};
 use crate::rules::c007::ratio;
 use crate::rules::health_word;
@@ -39,6 +39,7 @@ pub(super) fn points(snapshot: &Snapshot, findings: &[Finding]) -> Vec<Point> {
     points.extend(probes_of(snapshot));
     points.extend(tables_of(snapshot));
     points.extend(cpu_of(snapshot));
+    points.extend(ages_of(snapshot));
     points
 }
 
@@ -180,6 +181,19 @@ fn coverage_of(snapshot: &Snapshot) -> Vec<Point> {
     let point =
         |(attributes, count)| Point::new(&COVERAGE_CONTAINERS, Number::int(count), attributes);
     series.into_iter().map(point).collect()
+}
+
+/// How old what each source said is.
+fn ages_of(snapshot: &Snapshot) -> Vec<Point> {
+    let point = |row: &SourceRow| {
+        let age = Number::Float(snapshot.now.since(row.as_of).as_secs_f64());
+        Point::new(
+            &DECLARED_AGE,
+            age,
+            vec![(attribute::SOURCE, text(&row.source))],
+        )
+    };
+    snapshot.sources.iter().map(point).collect()
 }
 
 /// Each probe in each state: 1 for the one that it is in.

@@ -145,6 +145,7 @@ fn points_of_the_node() {
         k8s.node.cpu.usage [] 1.5
         plumbline.coverage.containers [[plumbline.coverage.state,blind],[plumbline.reason,not attached: EPERM]] 1
         plumbline.coverage.containers [[plumbline.coverage.state,partial],[plumbline.reason,too_many_listeners]] 1
+        plumbline.declared.age [[plumbline.source,pods]] 3.0
         plumbline.ebpf.events [[plumbline.map,flows]] 40 since 0 s
         plumbline.ebpf.events.lost [[plumbline.map,flows],[plumbline.reason,full]] 3 since 0 s
         plumbline.ebpf.map.capacity [[plumbline.map,flows]] 2000

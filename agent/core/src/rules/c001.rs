@@ -28,7 +28,7 @@ pub static RULE: Rule = Rule {
     ],
     remediation: "Set requests.cpu. A value is proposed only from what was measured: the 95th percentile of the last \
                   day's windows of 100 ms, at least 100 of them.",
-    needs: &[Need::Declared],
+    needs: &[Need::PODS],
     memory: Memory::Moment,
     judge: Judge::Container(condition),
 };

@@ -30,7 +30,7 @@ pub static RULE: Rule = Rule {
     ],
     remediation: "Raise requests.cpu to what 95 % of the windows needed; that is the least, since use under contention \
                   is less than what is wanted.",
-    needs: &[Need::Declared, Need::CpuWindows, Need::Pressure],
+    needs: &[Need::PODS, Need::CpuWindows, Need::Pressure],
     memory: Memory::CpuWindow,
     judge: Judge::Container(condition),
 };

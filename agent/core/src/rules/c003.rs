@@ -30,7 +30,7 @@ pub static RULE: Rule = Rule {
         "A week that was not measured in full says nothing.",
     ],
     remediation: "Lower requests.cpu to what 99 % of the windows needed.",
-    needs: &[Need::Declared, Need::CpuWindows],
+    needs: &[Need::PODS, Need::CpuWindows],
     memory: Memory::For(WINDOW_MIN),
     judge: Judge::Container(condition),
 };

@@ -26,7 +26,7 @@ pub static RULE: Rule = Rule {
         "The agent is neither judged nor a victim (22).",
     ],
     remediation: "Set a limit, or raise the request to what is used.",
-    needs: &[Need::Declared, Need::Pressure],
+    needs: &[Need::PODS, Need::Pressure],
     memory: Memory::CpuWindow,
     judge: Judge::Container(condition),
 };

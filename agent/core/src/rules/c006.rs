@@ -35,7 +35,7 @@ pub static RULE: Rule = Rule {
     ],
     remediation: "Where a resize waits, make room on the node or create the pod anew. Otherwise check the kubelet's CPU \
                   manager and the runtime, and who else writes to the cgroup.",
-    needs: &[Need::Declared, Need::Quotas],
+    needs: &[Need::PODS, Need::Quotas],
     memory: Memory::For(SETTLE),
     judge: Judge::Container(condition),
 };

@@ -37,13 +37,17 @@ const NAMED_MAX: usize = 10;
 fn needing(probe: &str) -> Vec<String> {
     let needs = |rule: &&&Rule| match probe {
         // Without cgroups there are no containers to judge.
-        "cgroups" => !matches!(rule.judge, Judge::Node(_)),
-        "cpu_stat" => rule.needs.contains(&Need::Pressure) || rule.needs.contains(&Need::Quotas),
-        "cpu_windows" => rule.needs.contains(&Need::CpuWindows),
-        "listeners" | "tcp" | "udp" => rule.needs.contains(&Need::Listeners),
+        "cgroups" => rule.category != "monitoring",
+        "cpu_stat" => any(rule, |need| matches!(need, Need::Pressure | Need::Quotas)),
+        "cpu_windows" => any(rule, |need| matches!(need, Need::CpuWindows)),
+        "listeners" | "tcp" | "udp" => any(rule, |need| matches!(need, Need::Listeners)),
         _ => false,
     };
     ids(ALL.iter().filter(needs))
+}
+
+fn any(rule: &Rule, is: fn(&Need) -> bool) -> bool {
+    rule.needs.iter().any(is)
 }
 
 fn ids<'a>(rules: impl Iterator<Item = &'a &'static Rule>) -> Vec<String> {
@@ -155,9 +159,12 @@ fn uncovered(snapshot: &Snapshot) -> Vec<Condition> {
         let coverage = Coverage::Blind("not in the declared side".into());
         let mut condition = blind("coverage/undeclared-pod".into(), Severity::Info, coverage);
         condition.declared = "every pod of the node".into();
-        let silent = ALL
-            .iter()
-            .filter(|rule| rule.needs.contains(&Need::Declared));
+        let silent = ALL.iter().filter(|rule| {
+            !matches!(rule.category, "monitoring")
+                && any(rule, |need| {
+                    matches!(need, Need::Declared(_) | Need::Own(_))
+                })
+        });
         condition.observed = format!(
             "{} running whose pod is not declared: {} say nothing about them",
             count(strangers.len()),

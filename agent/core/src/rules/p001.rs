@@ -33,7 +33,7 @@ pub static RULE: Rule = Rule {
         "The agent does not report itself (22).",
     ],
     remediation: "Declare the containerPort, or bind to 127.0.0.1, or disable the endpoint.",
-    needs: &[Need::Declared, Need::Listeners],
+    needs: &[Need::SERVICES, Need::Listeners],
     memory: Memory::Moment,
     judge: Judge::ContainerMany(conditions),
 };

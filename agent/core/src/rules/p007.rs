@@ -25,7 +25,7 @@ pub static RULE: Rule = Rule {
         "The rest as P001.",
     ],
     remediation: "Declare the port, bind to 127.0.0.1 or a node-internal address, or do without hostNetwork.",
-    needs: &[Need::Declared, Need::Listeners],
+    needs: &[Need::SERVICES, Need::Listeners],
     memory: Memory::Moment,
     judge: Judge::ContainerMany(conditions),
 };

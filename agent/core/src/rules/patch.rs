@@ -19,11 +19,37 @@ pub(super) fn for_container(
         ContainerKind::Init | ContainerKind::Sidecar => "initContainers",
         ContainerKind::Ephemeral => return None,
     };
+    if !is_name(&container.name) {
+        return None;
+    }
+    let Head { mut lines, depth } = head(pod)?;
+    let indent = "  ".repeat(depth);
+    lines.push(format!("{indent}{list}:"));
+    lines.push(format!("{indent}  - name: \"{}\"", container.name));
+    lines.extend(body.iter().map(|line| format!("{indent}    {line}")));
+    lines.push(String::new());
+    Some(lines.join("\n"))
+}
+
+/// A patch that puts `body` into the pod's spec in the manifest of its owner. `None` as for [`for_container`].
+pub(super) fn for_pod(pod: &DeclaredPod, body: &[&str]) -> Option<String> {
+    let Head { mut lines, depth } = head(pod)?;
+    let indent = "  ".repeat(depth);
+    lines.extend(body.iter().map(|line| format!("{indent}{line}")));
+    lines.push(String::new());
+    Some(lines.join("\n"))
+}
+
+/// What leads to the pod's spec.
+struct Head {
+    lines: Vec<String>,
+    /// How deep the spec is.
+    depth: usize,
+}
+
+fn head(pod: &DeclaredPod) -> Option<Head> {
     let (kind, name) = (pod.owner.kind.as_str(), pod.owner.name.as_str());
-    if ![&pod.namespace, name, &container.name]
-        .into_iter()
-        .all(is_name)
-    {
+    if ![&pod.namespace, name].into_iter().all(is_name) {
         return None;
     }
     let (nesting, can_change): (&[&str], bool) = match kind {
@@ -45,14 +71,11 @@ pub(super) fn for_container(
              those that run cannot be changed."
         )
     }];
-    for (depth, key) in nesting.iter().chain([&list]).enumerate() {
+    for (depth, key) in nesting.iter().enumerate() {
         lines.push(format!("{}{key}:", "  ".repeat(depth)));
     }
-    let indent = "  ".repeat(nesting.len() + 1);
-    lines.push(format!("{indent}- name: \"{}\"", container.name));
-    lines.extend(body.iter().map(|line| format!("{indent}  {line}")));
-    lines.push(String::new());
-    Some(lines.join("\n"))
+    let depth = nesting.len();
+    Some(Head { lines, depth })
 }
 
 /// A DNS-1123 subdomain, which is what Kubernetes allows at most for these names.

@@ -95,6 +95,18 @@ pub(crate) fn declared(pod: &DeclaredPod, services: Vec<DeclaredService>) -> Dec
     }
 }
 
+/// The same in a cluster whose API server is known.
+pub(crate) fn cluster(mut declared: Declared) -> Declared {
+    declared.services.push(DeclaredService {
+        namespace: "default".into(),
+        name: "kubernetes".into(),
+        cluster_ips: vec!["10.96.0.1".parse().unwrap()],
+        ..DeclaredService::default()
+    });
+    declared.api_servers = vec!["192.0.2.30:6443".parse().unwrap()];
+    declared
+}
+
 /// The running container `index` of the pod; one that the pod does not list, with `None`.
 pub(crate) fn view(
     pod: &DeclaredPod,
@@ -241,6 +253,8 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
         },
         settings: CoreSettings::default(),
         declared: declared.map(Arc::new),
+        sources: Vec::new(),
+        api_clients: Some(BTreeMap::new()),
         containers,
         node_cpu: None,
         pods_cpu: Vec::new(),

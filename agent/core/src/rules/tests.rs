@@ -5,7 +5,7 @@ use expect_test::expect;
 use crate::declared::ContainerKind;
 use crate::observation::Health;
 use crate::rules::testing::{
-    container, cpu_max, declared, listener, node_cpu, pod, snapshot, status, view,
+    cluster, container, cpu_max, declared, listener, node_cpu, pod, snapshot, status, view,
 };
 use crate::rules::{ALL, evaluate, unknown_rules};
 use crate::snapshot::{NodeCpuView, Snapshot};
@@ -26,7 +26,7 @@ fn node() -> Snapshot {
         view(&pod, Some(0), listeners.clone()),
         view(&pod, Some(1), listeners),
     ];
-    let mut node = snapshot(Some(declared(&pod, vec![])), containers);
+    let mut node = snapshot(Some(cluster(declared(&pod, vec![]))), containers);
     node.node_cpu = Some(node_cpu(0.0));
     node
 }
@@ -89,7 +89,8 @@ fn rules_that_cannot_decide_say_why() {
         C003: cpu_windows has not reported yet
         C007: cpu_windows has not reported yet
         P001: listeners has not reported yet; tcp is unsupported: no CAP_BPF
-        P007: listeners has not reported yet; tcp is unsupported: no CAP_BPF"#]]
+        P007: listeners has not reported yet; tcp is unsupported: no CAP_BPF
+        S001: tcp is unsupported: no CAP_BPF"#]]
     .assert_eq(&unknown(&snapshot).join("\n"));
 
     snapshot.declared = None;
@@ -101,7 +102,8 @@ fn rules_that_cannot_decide_say_why() {
         C006: no declared side has been read yet
         C007: cpu_windows has not reported yet
         P001: no declared side has been read yet
-        P007: no declared side has been read yet"#]]
+        P007: no declared side has been read yet
+        S001: no declared side has been read yet"#]]
     .assert_eq(&unknown(&snapshot).join("\n"));
     snapshot.probes.retain(|status| status.probe != "declared");
     snapshot.probes.push(status(

@@ -3,14 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use kube::api::DynamicObject;
-use kube::runtime::watcher::Event;
-use serde_json::Value;
-
 use super::super::objects::{OBJECTS_MAX, ObjectError, Objects};
 
-type Key = (String, String);
-type Entry<T> = Result<Arc<T>, ObjectError>;
+/// Namespace and name.
+pub(super) type Key = (String, String);
+/// The object as far as it is needed, or why it is not used.
+pub(super) type Entry<T> = Result<Arc<T>, ObjectError>;
 
 /// Converted objects of one resource by namespace and name.
 #[derive(Debug)]
@@ -18,7 +16,7 @@ pub(super) struct Table<T> {
     resource: &'static str,
     objects: BTreeMap<Key, Entry<T>>,
     /// A list that is not complete yet.
-    listing: Option<BTreeMap<Key, Entry<T>>>,
+    listing: BTreeMap<Key, Entry<T>>,
     synced: bool,
     /// Objects over [`OBJECTS_MAX`] in the last list and since.
     over: u64,
@@ -27,45 +25,76 @@ pub(super) struct Table<T> {
 
 impl<T: PartialEq> Table<T> {
     pub(super) fn new(resource: &'static str) -> Self {
-        let (objects, listing) = (BTreeMap::new(), None);
         Self {
             resource,
-            objects,
-            listing,
+            objects: BTreeMap::new(),
+            listing: BTreeMap::new(),
             synced: false,
             over: 0,
             problems_total: 0,
         }
     }
 
-    /// Takes in one event. `true` if what the table says may have changed.
-    pub(super) fn apply(
-        &mut self,
-        event: Event<DynamicObject>,
-        convert: impl Fn(Value) -> Result<T, ObjectError>,
-    ) -> bool {
-        match event {
-            Event::Init => {
-                self.listing = Some(BTreeMap::new());
-                self.over = 0;
-                false
+    /// A list begins; what is known stands until it is complete.
+    pub(super) fn begin(&mut self) {
+        self.listing.clear();
+        self.over = 0;
+    }
+
+    /// An object of the list.
+    pub(super) fn listed(&mut self, key: Key, entry: Entry<T>) {
+        // Of what is known already, one copy is enough.
+        let entry = match (self.objects.get(&key), entry) {
+            (Some(known), entry) if *known == entry => known.clone(),
+            (_, entry) => {
+                self.problems_total += u64::from(entry.is_err());
+                entry
             }
-            Event::InitApply(object) => {
-                let (key, entry) = converted(object, convert);
-                self.insert(key, entry, true);
-                false
-            }
-            Event::InitDone => {
-                self.objects = self.listing.take().unwrap_or_default();
-                self.synced = true;
-                true
-            }
-            Event::Apply(object) => {
-                let (key, entry) = converted(object, convert);
-                self.insert(key, entry, false)
-            }
-            Event::Delete(object) => self.objects.remove(&key(&object)).is_some(),
+        };
+        if self.listing.len() < OBJECTS_MAX || self.listing.contains_key(&key) {
+            self.listing.insert(key, entry);
+        } else {
+            self.over += 1;
+            self.problems_total += 1;
         }
+    }
+
+    /// The list is complete and replaces everything. `true` if that changes anything.
+    pub(super) fn done(&mut self) -> bool {
+        let listing = std::mem::take(&mut self.listing);
+        let first = !std::mem::replace(&mut self.synced, true);
+        let changed = self.objects != listing;
+        self.objects = listing;
+        first || changed
+    }
+
+    /// An object is new, or changed. `true` if that changes anything.
+    pub(super) fn apply(&mut self, key: Key, entry: Entry<T>) -> bool {
+        if self.objects.get(&key) == Some(&entry) {
+            return false;
+        }
+        self.problems_total += u64::from(entry.is_err());
+        if self.objects.len() < OBJECTS_MAX || self.objects.contains_key(&key) {
+            self.objects.insert(key, entry);
+        } else {
+            self.over += 1;
+        }
+        true
+    }
+
+    /// An object is gone. `true` if it was known.
+    pub(super) fn delete(&mut self, key: &Key) -> bool {
+        self.objects.remove(key).is_some()
+    }
+
+    /// Something came that names no object.
+    pub(super) fn count_problem(&mut self) {
+        self.problems_total += 1;
+    }
+
+    /// What is in it.
+    pub(super) fn resource(&self) -> &'static str {
+        self.resource
     }
 
     /// Whether a list was complete once.
@@ -84,7 +113,11 @@ impl<T: PartialEq> Table<T> {
     pub(super) fn report(&self, all: &mut Objects) {
         for ((namespace, name), entry) in &self.objects {
             if let Err(error) = entry {
-                all.problem(&format!("{} {namespace}/{name}", self.resource), error);
+                let slash = if namespace.is_empty() { "" } else { "/" };
+                all.problem(
+                    &format!("{} {namespace}{slash}{name}", self.resource),
+                    error,
+                );
             }
         }
         if self.over > 0 {
@@ -99,137 +132,93 @@ impl<T: PartialEq> Table<T> {
     pub(super) fn problems_total(&self) -> u64 {
         self.problems_total
     }
-
-    fn insert(&mut self, key: Key, entry: Entry<T>, listed: bool) -> bool {
-        let known = self.objects.get(&key) == Some(&entry);
-        if known && !listed {
-            return false;
-        }
-        let room = if listed {
-            self.listing.get_or_insert_default()
-        } else {
-            &mut self.objects
-        };
-        if room.len() >= OBJECTS_MAX && !room.contains_key(&key) {
-            self.over += 1;
-            self.problems_total += 1;
-            return true;
-        }
-        // The same mistake, listed again, counts once.
-        self.problems_total += u64::from(entry.is_err() && !known);
-        room.insert(key, entry);
-        true
-    }
-}
-
-fn key(object: &DynamicObject) -> Key {
-    let metadata = &object.metadata;
-    (
-        metadata.namespace.clone().unwrap_or_default(),
-        metadata.name.clone().unwrap_or_default(),
-    )
-}
-
-fn converted<T>(
-    object: DynamicObject,
-    convert: impl Fn(Value) -> Result<T, ObjectError>,
-) -> (Key, Entry<T>) {
-    let key = key(&object);
-    let value =
-        serde_json::to_value(object).map_err(|error| ObjectError::new("", error.to_string()));
-    (key, value.and_then(convert).map(Arc::new))
 }
 
 #[cfg(test)]
 mod tests {
-    use kube::api::DynamicObject;
-    use kube::runtime::watcher::Event;
-    use plumbline_core::declared::DeclaredPod;
-    use serde_json::json;
+    use std::sync::Arc;
 
-    use super::super::super::objects::{Objects, pod_value};
-    use super::Table;
+    use super::{Entry, Key, Table};
+    use crate::sources::objects::{ObjectError, Objects};
 
-    fn pod(name: &str, port: i32) -> DynamicObject {
-        let containers = json!([{"name": "c", "ports": [{"containerPort": port}]}]);
-        let object = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "namespace": "n"}, "spec": {"containers": containers}});
-        serde_json::from_value(object).unwrap()
+    fn key(name: &str) -> Key {
+        ("n".to_owned(), name.to_owned())
     }
 
-    fn shown(table: &Table<DeclaredPod>) -> String {
+    fn good(port: u16) -> Entry<u16> {
+        Ok(Arc::new(port))
+    }
+
+    fn bad() -> Entry<u16> {
+        Err(ObjectError::new("spec", "bad"))
+    }
+
+    fn shown(table: &Table<u16>) -> String {
         let mut all = Objects::new(10);
         table.report(&mut all);
-        let pods = table
-            .values()
-            .map(|pod| format!("{}:{}", pod.name, pod.containers[0].ports[0].port));
+        let values = table.values().map(|value| value.to_string());
         let problems = all.problems.iter().map(|problem| problem.at.clone());
-        pods.chain(problems).collect::<Vec<_>>().join(" ")
+        values.chain(problems).collect::<Vec<_>>().join(" ")
     }
 
     #[test]
     fn events_build_the_table_and_a_new_list_replaces_it_at_once() {
         let mut table = Table::new("pods");
-        for (event, changed, after) in [
-            (Event::Init, false, ""),
-            (Event::InitApply(pod("a", 1)), false, ""),
-            (Event::InitApply(pod("b", 2)), false, ""),
-            (Event::InitDone, true, "a:1 b:2"),
-            (Event::Apply(pod("a", 1)), false, "a:1 b:2"),
-            (Event::Apply(pod("a", 3)), true, "a:3 b:2"),
-            (
-                Event::Apply(pod("c", 0)),
-                true,
-                "a:3 b:2 pods n/c: spec.containers[0].ports[0].containerPort",
-            ),
-            (
-                Event::Delete(pod("b", 2)),
-                true,
-                "a:3 pods n/c: spec.containers[0].ports[0].containerPort",
-            ),
-            (
-                Event::Delete(pod("b", 2)),
-                false,
-                "a:3 pods n/c: spec.containers[0].ports[0].containerPort",
-            ),
-            (
-                Event::Init,
-                false,
-                "a:3 pods n/c: spec.containers[0].ports[0].containerPort",
-            ),
-            (
-                Event::InitApply(pod("c", 0)),
-                false,
-                "a:3 pods n/c: spec.containers[0].ports[0].containerPort",
-            ),
-            (
-                Event::InitDone,
-                true,
-                "pods n/c: spec.containers[0].ports[0].containerPort",
-            ),
-            (Event::Apply(pod("c", 4)), true, "c:4"),
-        ] {
-            let name = format!("{event}");
-            assert_eq!(table.apply(event, pod_value), changed, "{name}");
-            assert_eq!(shown(&table), after, "{name}");
+        table.begin();
+        table.listed(key("a"), good(1));
+        table.listed(key("b"), good(2));
+        assert_eq!((shown(&table).as_str(), table.synced()), ("", false));
+        assert!(table.done());
+        assert_eq!((shown(&table).as_str(), table.synced()), ("1 2", true));
+        assert!(!table.apply(key("a"), good(1)));
+        assert!(table.apply(key("a"), good(3)));
+        assert!(table.apply(key("c"), bad()));
+        assert_eq!(shown(&table), "3 2 pods n/c: spec");
+        assert!(table.delete(&key("b")) && !table.delete(&key("b")));
+        table.begin();
+        table.listed(key("c"), bad());
+        assert_eq!(
+            shown(&table),
+            "3 pods n/c: spec",
+            "an incomplete list changes nothing"
+        );
+        assert!(table.done());
+        assert_eq!(shown(&table), "pods n/c: spec");
+        assert!(table.apply(key("c"), good(4)));
+        assert_eq!((shown(&table).as_str(), table.problems_total()), ("4", 1));
+        table.begin();
+        table.listed(key("c"), good(4));
+        assert!(!table.done(), "the same again");
+    }
+
+    #[test]
+    fn an_empty_list_is_news_once() {
+        let mut table = Table::<u16>::new("pods");
+        for first in [true, false] {
+            table.begin();
+            assert_eq!(table.done(), first);
         }
-        assert_eq!(table.problems_total(), 1);
     }
 
     #[test]
     fn a_list_that_breaks_off_changes_nothing() {
         let mut table = Table::new("pods");
-        assert!(!table.synced());
-        for event in [
-            Event::Init,
-            Event::InitApply(pod("a", 1)),
-            Event::Init,
-            Event::InitApply(pod("b", 1)),
-        ] {
-            table.apply(event, pod_value);
-        }
-        assert!(!table.synced());
-        table.apply(Event::InitDone, pod_value);
-        assert!(table.synced());
-        assert_eq!(shown(&table), "b:1");
+        table.begin();
+        table.listed(key("a"), good(1));
+        table.begin();
+        table.listed(key("b"), good(2));
+        table.done();
+        assert_eq!(shown(&table), "2");
+    }
+
+    #[test]
+    fn a_list_again_keeps_one_copy_of_what_is_known() {
+        let mut table = Table::new("pods");
+        table.apply(key("a"), good(1));
+        let known = table.values().next().map(Arc::clone).unwrap();
+        table.begin();
+        table.listed(key("a"), good(1));
+        table.done();
+        assert!(Arc::ptr_eq(&known, table.values().next().unwrap()));
     }
 }

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use plumbline_core::declared::Declared;
-use plumbline_core::observation::{Fact, ProbeStatus};
+use plumbline_core::observation::{Fact, ProbeStatus, SourceRow};
 use plumbline_core::time::Timestamp;
 
 use super::Manifests;
@@ -16,6 +16,9 @@ use crate::sources::Sink;
 
 /// Time between two looks. A change is in the agent's state after two of them at most.
 pub const POLL_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How old the state is is told at every so many looks.
+const LOOKS_PER_AGE: u32 = 5;
 
 /// Sends what was read, at once, then looks for changes in a thread of its own until `stop`. Unpark the thread to end it
 /// without waiting for its next look.
@@ -29,6 +32,8 @@ pub fn spawn(
 ) -> io::Result<JoinHandle<()>> {
     let mut sent = Sent::new(sink);
     sent.update(&manifests, clock::monotonic());
+    sent.age(&manifests, clock::monotonic());
+    let mut looks = 0_u32;
     thread::Builder::new()
         .name("declared".to_owned())
         .spawn(move || {
@@ -41,6 +46,10 @@ pub fn spawn(
                 if manifests.refresh() || sent.behind {
                     sent.update(&manifests, at);
                 }
+                looks += 1;
+                if looks.is_multiple_of(LOOKS_PER_AGE) {
+                    sent.age(&manifests, at);
+                }
             }
         })
 }
@@ -51,6 +60,8 @@ struct Sent {
     declared: Option<Declared>,
     status: Option<ProbeStatus>,
     behind: bool,
+    /// When the files were last there.
+    as_of: Timestamp,
 }
 
 impl Sent {
@@ -60,7 +71,23 @@ impl Sent {
             declared: None,
             status: None,
             behind: false,
+            as_of: clock::monotonic(),
         }
+    }
+
+    /// Tells how current the state is: as of now, as long as the files can be looked at.
+    fn age(&mut self, manifests: &Manifests, now: Timestamp) {
+        let error = manifests.status().reason;
+        if error.is_none() {
+            self.as_of = now;
+        }
+        let row = SourceRow {
+            source: "files".to_owned(),
+            as_of: self.as_of,
+            error,
+        };
+        let rows = vec![row];
+        self.sink.send(now, Fact::DeclaredSources { rows });
     }
 
     fn update(&mut self, manifests: &Manifests, at: Timestamp) {

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus, PodTemplateSpec};
+use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus, PodTemplateSpec, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use plumbline_core::declared::{DeclaredContainer, DeclaredPod, effective_request};
 use plumbline_core::id::PodUid;
@@ -22,6 +22,8 @@ const RULE_BYTES_MAX: usize = 8;
 const SUPPRESS_MAX: usize = 64;
 /// Bytes of one: a date and a reason.
 const SUPPRESS_BYTES_MAX: usize = 600;
+/// Where the API server mounts the token of the service account, from a Secret before Kubernetes 1.21.
+const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// What a pod declares.
 ///
@@ -115,7 +117,10 @@ fn specified(
     let Some(spec) = spec else {
         return Ok(DeclaredPod::default());
     };
-    let containers = containers(spec, status).map_err(|error| error.under("spec"))?;
+    let mut containers = containers(spec, status).map_err(|error| error.under("spec"))?;
+    if status.is_some() {
+        note_tokens(spec, &mut containers);
+    }
     let (request, limit) = cpu(spec.resources.as_ref()).map_err(|error| error.under("spec"))?;
     Ok(DeclaredPod {
         host_network: spec.host_network == Some(true),
@@ -123,6 +128,39 @@ fn specified(
         cpu_limit_millis: limit,
         containers,
         ..DeclaredPod::default()
+    })
+}
+
+/// Which containers of an applied pod mount a token that the API server takes: the API server has added what is mounted by
+/// default, and of a manifest that was never applied it is not known.
+fn note_tokens(spec: &PodSpec, containers: &mut [DeclaredContainer]) {
+    let volumes = spec.volumes.iter().flatten();
+    let tokens: Vec<&str> = volumes
+        .filter(|volume| holds_api_token(volume))
+        .map(|volume| volume.name.as_str())
+        .collect();
+    let mounts = |mounts: &Option<Vec<VolumeMount>>| {
+        let mut mounts = mounts.iter().flatten();
+        mounts.any(|mount| mount.mount_path == TOKEN_PATH || tokens.contains(&mount.name.as_str()))
+    };
+    let init = spec.init_containers.iter().flatten();
+    let regular = init
+        .chain(&spec.containers)
+        .map(|container| mounts(&container.volume_mounts));
+    let ephemeral = spec.ephemeral_containers.iter().flatten();
+    let all = regular.chain(ephemeral.map(|container| mounts(&container.volume_mounts)));
+    for (container, mounted) in containers.iter_mut().zip(all) {
+        container.api_token = Some(mounted);
+    }
+}
+
+/// A projected token without an audience is for the API server. Others are for Vault, Istio, clouds and the like.
+fn holds_api_token(volume: &Volume) -> bool {
+    let projected = volume.projected.iter();
+    let mut sources = projected.flat_map(|projected| projected.sources.iter().flatten());
+    sources.any(|source| {
+        let token = source.service_account_token.as_ref();
+        token.is_some_and(|token| token.audience.as_ref().is_none_or(String::is_empty))
     })
 }
 

@@ -15,7 +15,8 @@ const META: [&str; 7] = [
     "annotations",
     "ownerReferences",
 ];
-const POD_SPEC: [&str; 6] = [
+const POD_SPEC: [&str; 7] = [
+    "volumes",
     "containers",
     "initContainers",
     "ephemeralContainers",
@@ -23,7 +24,8 @@ const POD_SPEC: [&str; 6] = [
     "nodeName",
     "resources",
 ];
-const CONTAINER: [&str; 9] = [
+const CONTAINER: [&str; 10] = [
+    "volumeMounts",
     "name",
     "image",
     "ports",
@@ -138,6 +140,20 @@ fn trim_pod_spec(spec: &mut Value) {
         for container in elements(spec.get_mut(list)) {
             keep(Some(&mut *container), &CONTAINER);
             trim_resources(container.get_mut("resources"));
+            for mount in elements(container.get_mut("volumeMounts")) {
+                keep(Some(mount), &["name", "mountPath"]);
+            }
+        }
+    }
+    for volume in elements(spec.get_mut("volumes")) {
+        keep(Some(&mut *volume), &["name", "projected"]);
+        let projected = volume
+            .get_mut("projected")
+            .filter(|projected| projected.is_object());
+        let Some(projected) = projected else { continue };
+        keep(Some(&mut *projected), &["sources"]);
+        for source in elements(projected.get_mut("sources")) {
+            keep(Some(source), &["serviceAccountToken"]);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::declared::{ContainerKind, DeclaredContainer, DeclaredNode, Transport};
 use crate::finding::{Coverage, Subject};
-use crate::observation::{CpuMax, CpuPressure, FlowCounts, Role};
+use crate::observation::{CpuMax, CpuPressure, FlowCounts, Role, SourceRow};
 use crate::rules::testing::{NOW, container, declared, listener, pod, snapshot, view, windows};
 use crate::sketch::Sketch;
 use crate::snapshot::{
@@ -95,6 +95,11 @@ fn cpu() -> CpuView {
 
 /// CPU of the node and of a pod, and what the node may give.
 fn of_node(node: &mut Snapshot) {
+    node.sources = vec![SourceRow {
+        source: "pods".into(),
+        as_of: NOW.minus(Duration::from_secs(3)),
+        error: None,
+    }];
     node.node_cpu = Some(NodeCpuView {
         cpus: 2,
         busy_us: 7_000_000,
