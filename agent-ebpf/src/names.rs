@@ -27,6 +27,8 @@ pub const UDP_ADDRESS: [(&str, u32); 8] = [
     ("plumb_recv4", 19),
     ("plumb_recv6", 20),
 ];
+/// Those of them that see which port a program chooses.
+pub const UDP_BIND: [&str; 2] = ["plumb_bind4", "plumb_bind6"];
 /// The `cgroup/sock` programs of UDP. They ask the attachment nothing.
 pub const UDP_SOCKET: [&str; 3] = ["plumb_bound4", "plumb_bound6", "plumb_close"];
 /// The `cgroup_skb` programs of UDP, and their attach types.
@@ -67,6 +69,8 @@ pub const UDP_OVERFLOW: &str = "PLUMB_UDP_OVER";
 pub const UDP_EPOCH: &str = "PLUMB_UDP_EPOCH";
 /// The dynamic range of ports.
 pub const UDP_PORTS: &str = "PLUMB_UDP_PORTS";
+/// The same of containers where it is another.
+pub const UDP_RANGES: &str = "PLUMB_UDP_RANGE";
 /// Sockets and peers that have met.
 pub const UDP_PAIRS: &str = "PLUMB_UDP_PAIRS";
 /// Sockets whose programs chose their port.
@@ -76,13 +80,14 @@ pub const UDP_QUOTA: &str = "PLUMB_UDP_QUOTA";
 /// Ring of ports that are served.
 pub const UDP_EVENTS: &str = "PLUMB_UDP_RING";
 /// Every map of the object of UDP.
-pub const UDP_MAPS: [&str; 10] = [
+pub const UDP_MAPS: [&str; 11] = [
     DROPS,
     UDP_OWNER,
     UDP_FLOWS,
     UDP_OVERFLOW,
     UDP_EPOCH,
     UDP_PORTS,
+    UDP_RANGES,
     UDP_PAIRS,
     UDP_SOCKETS,
     UDP_QUOTA,

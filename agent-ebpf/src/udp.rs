@@ -34,9 +34,12 @@ pub struct Attachment {
     pub epoch: u32,
     /// New flow entries in that reading; see [`FLOWS_PER_HOOK`].
     pub flows: u32,
+    /// How often this hook refused the container something because it had used up its share: sockets where programs choose
+    /// ports, else flows. Exact.
+    pub refused: u64,
 }
 
-const _: () = assert!(size_of::<Attachment>() == 16);
+const _: () = assert!(size_of::<Attachment>() == 24);
 
 /// A socket whose program chose its port.
 #[repr(C)]

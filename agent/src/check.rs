@@ -101,7 +101,7 @@ pub async fn check(
         }
     })
     .await;
-    let (_, last) = node.finish();
+    let (_, last) = node.finish().await;
     Ok(Checked {
         missing: missing(config, &last.snapshot),
         unused: unused(&last.snapshot),

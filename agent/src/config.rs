@@ -284,7 +284,7 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
         });
     }
     core.rulebook = Arc::new(rulebook::of(file, problems));
-    if let Some(range) = host::ephemeral_ports() {
+    if let Some(range) = crate::sources::sock_diag::netns::dynamic_ports() {
         core.ephemeral_ports = range;
     }
     core

@@ -149,6 +149,18 @@ impl Engine {
         self.state.container_row(cgroup)
     }
 
+    /// The ports that the kernel gives out by itself in a container.
+    #[must_use]
+    pub fn dynamic_ports(&self, container: CgroupId) -> (u16, u16) {
+        self.state.dynamic_ports(container)
+    }
+
+    /// The containers in which they are not those of the node.
+    #[must_use]
+    pub const fn other_dynamic_ports(&self) -> &BTreeMap<CgroupId, (u16, u16)> {
+        self.state.other_dynamic_ports()
+    }
+
     /// The cgroups of all containers that are there.
     #[must_use]
     pub fn containers(&self) -> Vec<CgroupRow> {

@@ -58,7 +58,6 @@ pub struct Node {
     files: Option<std::thread::JoinHandle<()>>,
     cpu: cpu::Reader,
     cgroup_root: CgroupRoot,
-    ephemeral_ports: (u16, u16),
     ticks: u64,
     dropped: Vec<Dropped>,
 }
@@ -96,6 +95,7 @@ impl Node {
             rescan_interval: config.scan_interval,
             ..ebpf::Settings::new(cgroup_root.clone())
         };
+        let landmark = sockets::Landmark::open();
         let kernel = ebpf::spawn(settings, sink.clone())?;
         let settings = sockets::Settings {
             proc_root: config.proc_root.clone(),
@@ -103,7 +103,7 @@ impl Node {
             interval: config.scan_interval,
             sock_diag: true,
         };
-        let scanner = Scanner::spawn(settings, sink.clone(), Arc::clone(&stop))?;
+        let scanner = Scanner::spawn(settings, landmark, sink.clone(), Arc::clone(&stop))?;
         let memory = MemoryEvents::spawn(cgroup_root.clone(), sink.clone(), Arc::clone(&stop))?;
         Ok(Self {
             engine,
@@ -116,7 +116,6 @@ impl Node {
             files,
             cpu: cpu::Reader::new(cgroup_root.clone(), config.proc_root.clone()),
             cgroup_root,
-            ephemeral_ports: config.core.ephemeral_ports,
             ticks: 0,
             dropped: Vec::new(),
         })
@@ -134,14 +133,19 @@ impl Node {
     fn take(&mut self, observation: Observation) {
         if let Fact::ListenerOpened(event) = &observation.fact
             // Resolvers choose a random port for each question: no scan for each of them.
-            && !is_dynamic_udp(event.transport, event.port, self.ephemeral_ports)
+            && !is_dynamic_udp(event.transport, event.port, self.engine.dynamic_ports(event.owner))
         {
             // The kernel's event names no process: a scan of the container does.
             if let Some(container) = self.engine.container(event.owner) {
                 self.scanner.request(container);
             }
         }
+        let is_about_ports = matches!(observation.fact, Fact::DynamicPorts { .. });
         self.engine.take(observation);
+        if is_about_ports && let Some(kernel) = &self.kernel {
+            // Programs tell servers of UDP from clients by it.
+            kernel.set_dynamic_ports(self.engine.other_dynamic_ports().clone());
+        }
     }
 
     /// One clock tick: counts what was lost, reads what is read on a tick, and evaluates.
@@ -250,12 +254,25 @@ impl Node {
         self.dropped = dropped;
     }
 
-    /// Stops the sources, takes what they still had to say, and evaluates a last time. The threads that only read end by
+    /// Stops the sources, takes what they still have to say, and evaluates a last time. The threads that only read end by
     /// themselves, or with the process.
-    pub fn finish(mut self) -> (Engine, Evaluation) {
+    pub async fn finish(mut self) -> (Engine, Evaluation) {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(kernel) = self.kernel.take() {
-            kernel.stop();
+            // It reads a last time, which takes as long as it takes: meanwhile the caller hears signals, and what it tells
+            // finds room.
+            let mut stopped = tokio::task::spawn_blocking(move || kernel.stop());
+            loop {
+                tokio::select! {
+                    ended = &mut stopped => {
+                        if let Err(error) = ended {
+                            tracing::error!(error = %error, "the eBPF source did not end in order");
+                        }
+                        break;
+                    }
+                    () = self.receive() => {}
+                }
+            }
         }
         self.cpu.read(&self.engine.containers(), &self.sink);
         while let Ok(observation) = self.receiver.try_recv() {
@@ -329,7 +346,7 @@ pub async fn run(config: Config, args: &NodeArgs, record: Option<&Path>) -> anyh
     }
     tracing::info!("ending: the last export takes at most 3 s; a second signal ends at once");
     let ended = async {
-        let (mut engine, evaluation) = node.finish();
+        let (mut engine, evaluation) = node.finish().await;
         let snapshot = Arc::clone(&evaluation.snapshot);
         export.offer_report(Arc::new(engine.last_report(snapshot.now)));
         life.evaluated(&evaluation, &export);

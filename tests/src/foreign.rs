@@ -1,6 +1,6 @@
 //! What other tools on a node may do to the agent's programs: detach one, or attach a program that takes away callbacks.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::mem::size_of_val;
 use std::os::fd::{AsRawFd, FromRawFd as _, OwnedFd};
@@ -63,6 +63,29 @@ impl Foreign {
             _link: link,
         })
     }
+}
+
+/// `BPF_CGROUP_SOCK_OPS` of the kernel's `enum bpf_attach_type`.
+pub const SOCK_OPS: u64 = 3;
+/// `BPF_CGROUP_UDP4_RECVMSG`.
+pub const UDP4_RECVMSG: u64 = 19;
+
+/// Ids of the links of a process that hold a program of a type to the cgroup.
+#[must_use]
+pub fn links_of(pid: u32, cgroup: u64, attach_type: u64) -> Vec<u32> {
+    let mut links = Vec::new();
+    let entries = fs::read_dir(format!("/proc/{pid}/fdinfo"));
+    for entry in entries.into_iter().flatten().flatten() {
+        let text = fs::read_to_string(entry.path()).unwrap_or_default();
+        let field = |name| {
+            text.lines()
+                .find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
+        };
+        if field("cgroup_id:") == Some(cgroup) && field("attach_type:") == Some(attach_type) {
+            links.extend(field("link_id:").and_then(|id| u32::try_from(id).ok()));
+        }
+    }
+    links
 }
 
 /// Detaches a link of another process, as `bpftool link detach id` does.

@@ -163,16 +163,23 @@ impl Sandbox {
         Ok((pod, container))
     }
 
+    /// Starts a pod in a network of its own that reaches nobody: there can be any number of these.
+    ///
+    /// # Errors
+    /// When the kernel or `ip` refuses.
+    pub fn isolated(&self, spec: PodSpec) -> Result<Pod> {
+        self.place(spec, Netns::new()?, None)
+    }
+
     /// As [`Sandbox::solo`], in a network of its own that reaches nobody: there can be any number of these.
     ///
     /// # Errors
     /// When the kernel or `ip` refuses.
     pub fn alone(&self, name: &str) -> Result<(Pod, Container)> {
-        let spec = PodSpec {
+        let pod = self.isolated(PodSpec {
             name: name.to_owned(),
             ..PodSpec::default()
-        };
-        let pod = self.place(spec, Netns::new()?, None)?;
+        })?;
         let container = pod.container(ContainerSpec {
             name: name.to_owned(),
             ..ContainerSpec::default()

@@ -382,11 +382,7 @@ fn a_noisy_container_spends_its_own_share_and_nothing_goes_uncounted() {
         .sum();
     assert_eq!(stopped.delivered("ebpf.flows"), changes);
     let refused = stopped.facts.iter().rev().find_map(|fact| match fact {
-        Fact::Refused {
-            cgroup,
-            flows,
-            listeners,
-        } => Some((*cgroup, *flows, *listeners)),
+        Fact::Refused(told) => Some((told.cgroup, told.flows, told.listeners)),
         _ => None,
     });
     assert_eq!(refused, Some((noisy.id, beyond, lost("budget"))));

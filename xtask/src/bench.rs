@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: what the agent costs those it watches, from one run with all arms interleaved.
 
 mod agent;
+mod datagrams;
 mod footprint;
 mod kernel;
 mod load;
@@ -27,7 +28,7 @@ use agent::Agent;
 use load::Programs;
 use machine::Machine;
 use results::{Footprint, Results};
-use rounds::{Arm, Plan, Sample};
+use rounds::{Arm, Plan};
 use stage::{PODS, Stage};
 use statistics::{Spread, per};
 
@@ -53,7 +54,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     json: bool,
     /// The agent's binary, already built
-    #[arg(long, value_name = "PATH")]
+    #[arg(long, value_name = "PATH", global = true)]
     agent: Option<PathBuf>,
     /// Something else than what the agent costs those it watches
     #[command(subcommand)]
@@ -65,6 +66,19 @@ pub(crate) struct Arguments {
 enum Only {
     /// Container logs: bytes and records per CPU second, and memory, from files to encoded requests
     Logs(logs::Arguments),
+    /// The agent with nothing to do on larger nodes: CPU seconds an hour, and memory
+    Idle(Idle),
+}
+
+/// How large nodes are, and how long each is looked at.
+#[derive(clap::Args)]
+struct Idle {
+    /// Pods of each node in turn; each has a container and its pause container. 500 pods are 1,000 containers
+    #[arg(long, value_name = "N", value_delimiter = ',', default_values_t = [110, 500], value_parser = clap::value_parser!(u32).range(2..))]
+    pods: Vec<u32>,
+    /// Seconds
+    #[arg(long, value_name = "N", default_value_t = 120, value_parser = clap::value_parser!(u32).range(1..))]
+    seconds: u32,
 }
 
 /// The command: measures and prints. Missed targets are no failure: this measures, tests judge.
@@ -89,6 +103,10 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
         .prefix("plumbline-bench-")
         .tempdir()
         .context("make a folder for the benchmark")?;
+    if let Some(Only::Idle(idle)) = &arguments.only {
+        shell::out(table::idle(&idle_nodes(idle, &binary, &programs)?));
+        return Ok(());
+    }
     let measured = measure(
         &arguments.plan(binary),
         arguments.quick,
@@ -122,6 +140,7 @@ impl Arguments {
             repetitions: self.reps.unwrap_or(usual(3, 10)),
             seconds: self.seconds.unwrap_or(usual(1, 5)),
             round_trips: usual(20_000, 100_000).into(),
+            datagrams: usual(20_000, 100_000).into(),
             settle_seconds: usual(1, 3),
             seed: self.seed,
             binary,
@@ -144,13 +163,18 @@ fn as_root(binary: &Path) -> Result<()> {
 /// From the first pod to the last cleaning up. Whatever is started here stops when this returns, however it does.
 fn measure(plan: &Plan, quick: bool, programs: &Programs, dir: &Path) -> Result<Results> {
     let load_average_at_start = machine::load_average();
-    let stage = Stage::set(programs, dir)?;
+    let stage = Stage::set(programs, dir, PODS)?;
     shell::note(format_args!(
         "{PODS} pods below {}; load average {load_average_at_start:.1}",
         stage.sandbox.root().display()
     ));
     let samples = rounds::run(&stage, plan)?;
-    let footprint = idle(&stage, plan, if quick { 10 } else { 30 }, &samples)?;
+    let seconds = if quick { 10 } else { 30 };
+    let mut footprint = idle(&stage, &plan.binary, PODS, seconds)?;
+    footprint.peak_under_load_kib = samples
+        .iter()
+        .filter_map(|sample| Some(sample.memory.as_ref()?.peak_kib))
+        .max();
     stage.close()?;
     let kernel = results::kernel(&samples);
     if kernel.iter().any(|phase| phase.programs.is_empty()) {
@@ -166,6 +190,7 @@ fn measure(plan: &Plan, quick: bool, programs: &Programs, dir: &Path) -> Result<
         load_average: Spread::of(samples.iter().map(|sample| sample.load_average)),
         steal_seconds: per(samples.iter().map(|sample| sample.steal_ticks).sum(), 100),
         verdicts: results::verdicts(&arms, &samples, &footprint),
+        agent_us_per_connection: results::agent_us_per_connection(&samples),
         arms,
         kernel,
         footprint,
@@ -174,27 +199,40 @@ fn measure(plan: &Plan, quick: bool, programs: &Programs, dir: &Path) -> Result<
     })
 }
 
+/// The agent with nothing to do, on nodes of different sizes.
+fn idle_nodes(sizes: &Idle, binary: &Path, programs: &Programs) -> Result<Vec<Footprint>> {
+    let mut all = Vec::new();
+    for pods in &sizes.pods {
+        let dir = tempfile::Builder::new()
+            .prefix("plumbline-bench-")
+            .tempdir()
+            .context("make a folder for the benchmark")?;
+        shell::note(format_args!("starting {pods} pods"));
+        let stage = Stage::set(programs, dir.path(), *pods)?;
+        all.push(idle(&stage, binary, *pods, sizes.seconds)?);
+        stage.close()?;
+    }
+    Ok(all)
+}
+
 /// The agent with nothing to do.
-fn idle(stage: &Stage<'_>, plan: &Plan, seconds: u32, samples: &[Sample]) -> Result<Footprint> {
+fn idle(stage: &Stage<'_>, binary: &Path, pods: u32, seconds: u32) -> Result<Footprint> {
     shell::note(format_args!("the agent alone for {seconds} s"));
-    let agent = Agent::start(stage, &plan.binary, &[])?;
+    let agent = Agent::start(stage, binary, &[])?;
     // What starting costs is not what being idle costs.
-    rounds::pause(Duration::from_secs(2))?;
+    rounds::pause(Duration::from_secs(5))?;
     let used = agent.used_us()?;
     rounds::pause(Duration::from_secs(seconds.into()))?;
     let used = agent.used_us()? - used;
     let memory = agent.memory()?;
     agent.stop()?;
     Ok(Footprint {
-        binary: footprint::binary(&plan.binary)?,
+        binary: footprint::binary(binary)?,
         idle_seconds: seconds,
-        pods: PODS,
+        pods,
         idle: memory,
         idle_cpu_percent: per(used, u64::from(seconds) * 1_000_000) * 100.0,
-        peak_under_load_kib: samples
-            .iter()
-            .filter_map(|sample| Some(sample.memory.as_ref()?.peak_kib))
-            .max(),
+        peak_under_load_kib: None,
     })
 }
 

@@ -15,7 +15,7 @@ mod packet;
 
 use core::ptr::{addr_of, addr_of_mut, read_volatile, write_volatile};
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::bindings::{BPF_F_NO_PREALLOC, BPF_NOEXIST};
 #[expect(
     deprecated,
     reason = "its successor came with Linux 6.2, and we load on 5.10"
@@ -57,6 +57,10 @@ static PLUMB_UDP_EPOCH: Array<u32> = Array::with_max_entries(1, 0);
 
 #[map]
 static PLUMB_UDP_PORTS: Array<u32> = Array::with_max_entries(1, 0);
+
+#[map]
+static PLUMB_UDP_RANGE: HashMap<u64, u32> =
+    HashMap::with_max_entries(CONTAINERS_MAX, BPF_F_NO_PREALLOC);
 
 #[map]
 static PLUMB_UDP_PAIRS: Array<Pair> = Array::with_max_entries(PAIRS, 0);
@@ -135,18 +139,24 @@ fn bound(cookie: u64) -> Option<*mut Socket> {
     (family != FAMILY_NONE).then_some(socket)
 }
 
+/// Whether the kernel may have chosen the port by itself, in the network namespace of the container.
 #[inline(always)]
-fn dynamic(port: u16) -> bool {
-    is_dynamic(PLUMB_UDP_PORTS.get(0).copied().unwrap_or(0), port)
+fn dynamic(owner: u64, port: u16) -> bool {
+    let range = match PLUMB_UDP_RANGE.get_ptr(owner) {
+        // SAFETY: a value of the map.
+        Some(own) => unsafe { read_volatile(own) },
+        None => PLUMB_UDP_PORTS.get(0).copied().unwrap_or(0),
+    };
+    is_dynamic(range, port)
 }
 
 /// Which end of its associations a socket is, from its state. A port that the kernel does not give out by itself was
 /// chosen: it is served. Of the dynamic range, a chosen one is served if the socket received before it sent; one that was
 /// not chosen, or not seen to be, never is. `None`: it received, and nobody knows whom it had sent to.
 #[inline(always)]
-fn role(cookie: u64, port: u16, received: bool) -> Option<u8> {
+fn role(owner: u64, cookie: u64, port: u16, received: bool) -> Option<u8> {
     let Some(socket) = bound(cookie) else {
-        return if port != 0 && !dynamic(port) {
+        return if port != 0 && !dynamic(owner, port) {
             Some(ROLE_SERVER)
         } else if received {
             None
@@ -159,7 +169,7 @@ fn role(cookie: u64, port: u16, received: bool) -> Option<u8> {
     if role != 0 {
         return Some(role);
     }
-    let role = if received || !dynamic(port) {
+    let role = if received || !dynamic(owner, port) {
         ROLE_SERVER
     } else {
         ROLE_CLIENT
@@ -276,11 +286,21 @@ fn may_add(attachment: *mut Attachment, epoch: u32) -> bool {
         0
     };
     if so_far >= FLOWS_PER_HOOK {
+        refuse(attachment);
         return false;
     }
     // SAFETY: as above.
     unsafe { write_volatile(flows, so_far + 1) };
     true
+}
+
+/// Counts for the container that it was refused something.
+#[inline(always)]
+fn refuse(attachment: *mut Attachment) {
+    // SAFETY: the storage of the attachment that runs.
+    let refused = unsafe { addr_of_mut!((*attachment).refused) };
+    // SAFETY: an aligned u64 in it.
+    unsafe { assembly::add_atomic(refused, 1) };
 }
 
 /// Atomic, since sockets of one flow work on several CPUs. Nothing is spent on adding nothing.

@@ -1,7 +1,7 @@
 //! Bounded things that the agent has, and what becomes of what finds no room: the words of the ledger in `status`.
 
 /// Every place that tells what it lost, and what then happens. Places of export lanes begin with `export.`.
-const PLACES: [(&str, &str); 30] = [
+const PLACES: [(&str, &str); 31] = [
     ("cgroups", "left out until there is room"),
     ("containers", "left out until there is room"),
     ("cpu_windows", "the oldest windows are overwritten"),
@@ -10,6 +10,10 @@ const PLACES: [(&str, &str); 30] = [
         "dropped; the next walk of the tree finds them",
     ),
     ("ebpf.cgroup_walk", "nothing is taken for gone"),
+    (
+        "ebpf.connections",
+        "not followed; their bytes are counted when they close",
+    ),
     ("ebpf.containers", "no network program; told as coverage"),
     ("ebpf.cpu_windows", "not measured; told with the windows"),
     ("ebpf.events", "dropped"),

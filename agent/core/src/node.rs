@@ -22,7 +22,7 @@ use crate::node::cpu::PodCpu;
 use crate::node::joined::DeclaredIndex;
 use crate::node::peers::PeerQueue;
 use crate::node::restarts::Restarts;
-use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus, SourceRow};
+use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus, Refused, SourceRow};
 use crate::observed::flows::Flows;
 use crate::observed::ledger::Ledger;
 use crate::observed::node_cpu::NodeCpu;
@@ -67,6 +67,8 @@ pub struct NodeState {
     peers: PeerTable,
     unnamed: PeerQueue,
     self_cgroup: Option<CgroupId>,
+    /// Of containers where the range is not the node's; at most as many as there are containers.
+    dynamic_ports: BTreeMap<CgroupId, (u16, u16)>,
     probes: BTreeMap<String, ProbeStatus>,
     ledger: Ledger,
     restarts: Restarts,
@@ -100,6 +102,7 @@ impl NodeState {
             peers,
             unnamed: PeerQueue::default(),
             self_cgroup: None,
+            dynamic_ports: BTreeMap::new(),
             probes: BTreeMap::new(),
             ledger: Ledger::default(),
             restarts: Restarts::default(),
@@ -135,6 +138,7 @@ impl NodeState {
                 }
                 self.listeners_scanned(scope, rows, &unreadable, at);
             }
+            Fact::DynamicPorts { rows } => self.dynamic_ports_read(&rows),
             Fact::Flows { rows, since } => self.flows_read(rows, since, at),
             Fact::NodeAddresses { addresses } => self.peers.interfaces(&addresses, at),
             Fact::MemoryEvents { rows } => self.memory_events(&rows),
@@ -160,11 +164,7 @@ impl NodeState {
                 count,
             } => self.ledger.dropped(place, reason, count),
             Fact::Delivered { place, count } => self.ledger.delivered(place, count),
-            Fact::Refused {
-                cgroup,
-                flows,
-                listeners,
-            } => self.refused(cgroup, flows, listeners, at),
+            Fact::Refused(told) => self.refused(told, at),
             Fact::Occupancy {
                 place,
                 entries,
@@ -309,18 +309,31 @@ impl NodeState {
     }
 
     /// A container was refused something. What is told again is not news.
-    fn refused(&mut self, cgroup: CgroupId, flows: u64, listeners: u64, at: Timestamp) {
-        if let Some(container) = self.containers.get_mut(&cgroup)
-            && container
-                .refused
-                .as_ref()
-                .is_none_or(|known| (known.flows, known.listeners) != (flows, listeners))
-        {
-            container.refused = Some(RefusedView {
-                flows,
-                listeners,
-                last: at,
-            });
+    fn refused(&mut self, told: Refused, at: Timestamp) {
+        let Some(container) = self.containers.get_mut(&told.cgroup) else {
+            return;
+        };
+        let known = container.refused.get_or_insert(RefusedView {
+            flows: 0,
+            listeners: 0,
+            udp_flows: 0,
+            udp_sockets: 0,
+            connections: 0,
+            last: at,
+        });
+        let mut more = false;
+        for (known, told) in [
+            (&mut known.flows, told.flows),
+            (&mut known.listeners, told.listeners),
+            (&mut known.udp_flows, told.udp_flows),
+            (&mut known.udp_sockets, told.udp_sockets),
+            (&mut known.connections, told.connections),
+        ] {
+            more |= told > *known;
+            *known = told.max(*known);
+        }
+        if more {
+            known.last = at;
         }
     }
 

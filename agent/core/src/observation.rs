@@ -71,6 +71,11 @@ pub enum Fact {
         #[serde(default)]
         unreadable: Vec<CgroupId>,
     },
+    /// Where the kernel gives out other ports by itself than in the agent's own network namespace. Replaces those before.
+    DynamicPorts {
+        /// One row a (leaf) cgroup with processes in such a namespace.
+        rows: Vec<DynamicPortsRow>,
+    },
     /// What TCP connections and UDP associations did since the last such fact.
     Flows {
         /// One row per owner, role, peer and server port that changed.
@@ -141,15 +146,8 @@ pub enum Fact {
         count: u64,
     },
     /// How often a container was refused something because it had used up its share of a shared table or ring, since it
-    /// has its network program; cumulative.
-    Refused {
-        /// The container's cgroup.
-        cgroup: CgroupId,
-        /// New flows, which were counted without their peer.
-        flows: u64,
-        /// Records of listeners, which scans find.
-        listeners: u64,
-    },
+    /// has its programs; cumulative. Who tells one of these tells nothing of the others, which are 0 then.
+    Refused(Refused),
     /// How full a bounded thing is.
     Occupancy {
         /// The map, ring, queue or table.
@@ -211,6 +209,37 @@ pub enum ScanScope {
     Node,
     /// Sockets that processes of these containers hold.
     Containers(Vec<CgroupId>),
+}
+
+/// What a container was refused.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refused {
+    /// The container's cgroup.
+    pub cgroup: CgroupId,
+    /// New flows, which were counted without their peer.
+    pub flows: u64,
+    /// Records of listeners, which scans find.
+    pub listeners: u64,
+    /// New flows of UDP, which were counted without their peer.
+    #[serde(default)]
+    pub udp_flows: u64,
+    /// UDP sockets, of which scans find when they close.
+    #[serde(default)]
+    pub udp_sockets: u64,
+    /// Open connections, whose bytes are counted when they close.
+    #[serde(default)]
+    pub connections: u64,
+}
+
+/// A range of dynamic ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DynamicPortsRow {
+    /// Whose processes are in the network namespace.
+    pub cgroup: CgroupId,
+    /// The first port that the kernel gives out by itself.
+    pub first: u16,
+    /// The last.
+    pub last: u16,
 }
 
 /// One listening socket found by a scan.

@@ -111,6 +111,12 @@ pub struct RefusedView {
     pub flows: u64,
     /// Records of listeners: found by scans.
     pub listeners: u64,
+    /// New flows of UDP: counted without their peer.
+    pub udp_flows: u64,
+    /// UDP sockets: scans find when they close.
+    pub udp_sockets: u64,
+    /// Open connections: their bytes are counted when they close.
+    pub connections: u64,
     /// When it was last told of more.
     pub last: Timestamp,
 }
@@ -164,6 +170,8 @@ pub struct ContainerView {
     pub is_self: bool,
     /// How much of its network activity is seen.
     pub coverage: Coverage,
+    /// The first and last port that the kernel gives out by itself in its network namespace.
+    pub dynamic_ports: (u16, u16),
     /// Listening TCP ports, then UDP servers, sorted; at most [`crate::settings::PORTS_PER_CONTAINER_MAX`].
     pub listeners: Vec<ListenerView>,
     /// Sockets of ports beyond that number, by transport; no zeros.

@@ -1,4 +1,4 @@
-//! Signals that end the agent.
+//! The signals that end the agent.
 
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -19,6 +19,7 @@ impl Signals {
         })
     }
 
+    /// Waits for one of them.
     pub(super) async fn any(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}

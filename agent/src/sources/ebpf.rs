@@ -80,6 +80,8 @@ pub struct Settings {
     pub cpu_windows: bool,
     /// Between readings of open connections; `None`: their bytes are counted when they close.
     pub connection_interval: Option<Duration>,
+    /// Connections of one network namespace that one such reading looks at.
+    pub connections_max: usize,
     /// Where procfs of the node is mounted; open connections are found by it.
     pub proc_root: PathBuf,
     /// Between readings of the flow tables.
@@ -103,6 +105,7 @@ impl Settings {
             ephemeral_ports: CoreSettings::default().ephemeral_ports,
             cpu_windows: true,
             connection_interval: Some(Duration::from_secs(10)),
+            connections_max: 65_536,
             proc_root: "/proc".into(),
             flow_interval: Duration::from_secs(1),
             rescan_interval: Duration::from_secs(30),
@@ -166,7 +169,11 @@ pub struct Handle {
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
     stats: Arc<Mutex<Stats>>,
+    ports: Arc<Mutex<Option<Ports>>>,
 }
+
+/// Ranges of dynamic ports by container.
+type Ports = BTreeMap<CgroupId, (u16, u16)>;
 
 /// Loading takes some hundred milliseconds, and a hundred times that on an emulated machine; longer means that it hangs.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
@@ -184,15 +191,21 @@ pub fn spawn(settings: Settings, sink: Sink) -> anyhow::Result<Handle> {
     );
     let stats = Arc::new(Mutex::new(Stats::default()));
     let (ready, started) = sync_channel(1);
-    let (stop_of_thread, stats_of_thread) = (Arc::clone(&stop), Arc::clone(&stats));
+    let ports = Arc::default();
+    let of_thread = worker::Shared {
+        stop: Arc::clone(&stop),
+        stats: Arc::clone(&stats),
+        ports: Arc::clone(&ports),
+    };
     let thread = std::thread::Builder::new()
         .name("ebpf".into())
-        .spawn(move || worker::run(settings, sink, &stop_of_thread, &stats_of_thread, &ready))
+        .spawn(move || worker::run(settings, sink, &of_thread, &ready))
         .context("start the thread of the eBPF source")?;
     let handle = Handle {
         stop,
         thread: Some(thread),
         stats,
+        ports,
     };
     match started.recv_timeout(START_TIMEOUT) {
         Ok(()) => Ok(handle),
@@ -213,6 +226,12 @@ impl Handle {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    /// Says in which containers the kernel gives out other ports by itself than those of [`Settings::ephemeral_ports`]. Programs
+    /// know of it within a second.
+    pub fn set_dynamic_ports(&self, ports: BTreeMap<CgroupId, (u16, u16)>) {
+        *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = Some(ports);
     }
 
     /// Whether the source still works. `false` after its thread panicked or could not wait any more: nothing comes then,

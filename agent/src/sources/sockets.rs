@@ -4,6 +4,7 @@
 //! The sockets come from `sock_diag` where foreign network namespaces may be entered (`CAP_SYS_ADMIN`), else from procfs; who
 //! holds them always from procfs, for which processes of other users need `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`.
 
+mod landmark;
 mod scan;
 mod tables;
 
@@ -17,13 +18,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use plumbline_core::id::CgroupId;
-use plumbline_core::observation::{CgroupRow, Fact, Health, ProbeStatus, ScanScope};
+use plumbline_core::observation::{
+    CgroupRow, DynamicPortsRow, Fact, Health, ProbeStatus, ScanScope,
+};
+use plumbline_core::time::Timestamp;
 
 use crate::clock;
 use crate::sources::cgroups::CgroupRoot;
 use crate::sources::processes::CgroupResolver;
 use crate::sources::sock_diag::netns;
 use crate::sources::{Sink, addresses};
+pub use landmark::Landmark;
 use rustix::thread::{CapabilitySet, capabilities};
 use scan::{Errors, Scan};
 use tables::Method;
@@ -63,12 +68,17 @@ pub struct Scanner {
 }
 
 impl Scanner {
-    /// Starts the thread. It ends soon after `stop` is set.
+    /// Starts the thread. It ends soon after `stop` is set. Each scan of the node must find the landmark.
     ///
     /// # Errors
     ///
     /// The system gives no thread.
-    pub fn spawn(settings: Settings, sink: Sink, stop: Arc<AtomicBool>) -> anyhow::Result<Self> {
+    pub fn spawn(
+        settings: Settings,
+        landmark: Landmark,
+        sink: Sink,
+        stop: Arc<AtomicBool>,
+    ) -> anyhow::Result<Self> {
         let (requests, receiver) = sync_channel(REQUESTS_MAX);
         let thread = std::thread::Builder::new()
             .name("sockets".into())
@@ -84,6 +94,7 @@ impl Scanner {
                     settings,
                     sink,
                     resolver,
+                    landmark,
                     health: None,
                 };
                 work.run(&receiver, &stop);
@@ -130,6 +141,7 @@ struct Work {
     settings: Settings,
     sink: Sink,
     resolver: CgroupResolver,
+    landmark: Landmark,
     /// Last said, so that only changes are logged.
     health: Option<Health>,
 }
@@ -180,8 +192,14 @@ impl Work {
             None,
             self.method,
         ) {
-            Ok(Scan { rows, errors }) => {
-                let (health, reason) = verdict(&errors, self.method);
+            Ok(Scan {
+                mut rows,
+                errors,
+                ports,
+            }) => {
+                self.tell_ports(ports, at);
+                self.landmark.take(&mut rows);
+                let (health, reason) = verdict(&errors, self.method, &self.landmark.missed());
                 let fact = Fact::Listeners {
                     scope: ScanScope::Node,
                     rows,
@@ -197,6 +215,21 @@ impl Work {
                 self.report(Health::Broken, Some(reason));
             }
         }
+    }
+
+    /// Tells in which containers the range of dynamic ports is not that of the agent's own network namespace.
+    fn tell_ports(&self, ports: BTreeMap<CgroupId, (u16, u16)>, at: Timestamp) {
+        let (Method::SockDiag, Some(own)) = (self.method, netns::dynamic_ports()) else {
+            return;
+        };
+        let others = ports.into_iter().filter(|(_, range)| *range != own);
+        let row = |(cgroup, (first, last))| DynamicPortsRow {
+            cgroup,
+            first,
+            last,
+        };
+        let rows = others.map(row).collect();
+        self.sink.send(at, Fact::DynamicPorts { rows });
     }
 
     /// Reads the node's own addresses: probes and everything of the host come from them.
@@ -217,10 +250,14 @@ impl Work {
         let paths: Vec<&str> = asked.values().map(|row| row.path.as_str()).collect();
         let proc_root = &self.settings.proc_root;
         let scan = scan::scan(proc_root, &mut self.resolver, Some(&paths), self.method);
-        let Ok(Scan { rows, errors }) = scan else {
+        let Ok(Scan {
+            mut rows, errors, ..
+        }) = scan
+        else {
             // The next scan of the node says so.
             return;
         };
+        self.landmark.strip(&mut rows);
         let fact = Fact::Listeners {
             scope: ScanScope::Containers(asked.keys().copied().collect()),
             rows,
@@ -252,7 +289,7 @@ impl Work {
 
 /// How the probe is. That a process of the host could not be read is counted, and no reason to call the probe broken; one
 /// of a container is.
-fn verdict(errors: &Errors, method: Method) -> (Health, Option<String>) {
+fn verdict(errors: &Errors, method: Method, missed: &[&str]) -> (Health, Option<String>) {
     let missing = missing_rights();
     if errors.denied > 0 && (!missing.is_empty() || !errors.unreadable.is_empty()) {
         let why = if missing.is_empty() {
@@ -270,6 +307,13 @@ fn verdict(errors: &Errors, method: Method) -> (Health, Option<String>) {
         let reason = format!(
             "{} listening sockets are beyond the limit of a scan",
             errors.cut
+        );
+        return (Health::Broken, Some(reason));
+    }
+    if !missed.is_empty() {
+        let reason = format!(
+            "the agent's own {} is not found: is --proc-root that of the node, and of all its processes?",
+            missed.join(" and ")
         );
         return (Health::Broken, Some(reason));
     }

@@ -2,6 +2,7 @@
 
 use std::io::stdin;
 use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
 
 use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
@@ -15,24 +16,30 @@ const BACKLOG: i32 = 1_024;
 
 /// Opens a listener.
 pub(super) fn open(endpoint: &Endpoint) -> Result<TcpListener> {
-    let family = if endpoint.address.is_ipv6() {
-        AddressFamily::INET6
-    } else {
-        AddressFamily::INET
-    };
     let protocol: Protocol = if endpoint.mptcp {
         ipproto::MPTCP
     } else {
         ipproto::TCP
     };
-    let socket = rustix::net::socket_with(
-        family,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        Some(protocol),
-    )
-    .context("make a socket")?;
-    sockopt::set_socket_reuseaddr(&socket, true).context("set SO_REUSEADDR")?;
+    let socket = bound(endpoint, SocketType::STREAM, protocol)?;
+    rustix::net::listen(&socket, BACKLOG)
+        .with_context(|| format!("listen on {}", endpoint.address))?;
+    Ok(socket.into())
+}
+
+/// A socket that has its port.
+fn bound(endpoint: &Endpoint, kind: SocketType, protocol: Protocol) -> Result<OwnedFd> {
+    let family = if endpoint.address.is_ipv6() {
+        AddressFamily::INET6
+    } else {
+        AddressFamily::INET
+    };
+    let socket = rustix::net::socket_with(family, kind, SocketFlags::CLOEXEC, Some(protocol))
+        .context("make a socket")?;
+    if kind == SocketType::STREAM {
+        // Of UDP it would let several sockets have one port.
+        sockopt::set_socket_reuseaddr(&socket, true).context("set SO_REUSEADDR")?;
+    }
     if endpoint.reuse_port {
         sockopt::set_socket_reuseport(&socket, true).context("set SO_REUSEPORT")?;
     }
@@ -41,9 +48,7 @@ pub(super) fn open(endpoint: &Endpoint) -> Result<TcpListener> {
     }
     rustix::net::bind(&socket, &endpoint.address)
         .with_context(|| format!("bind {}", endpoint.address))?;
-    rustix::net::listen(&socket, BACKLOG)
-        .with_context(|| format!("listen on {}", endpoint.address))?;
-    Ok(socket.into())
+    Ok(socket)
 }
 
 /// Obeys `open`, `close` and `exit`, and answers each with the same word once it is done. A closed stdin is `exit`.
@@ -66,7 +71,7 @@ pub(super) fn obey(endpoints: &[Endpoint]) -> Result<()> {
     Ok(())
 }
 
-/// Opens and closes listeners at random: `<n>` on stdin makes so many changes, answered with `done`.
+/// Opens and closes TCP listeners and UDP sockets at random: `<n>` on stdin makes so many changes, answered with `done`.
 pub(super) fn obey_at_random(plan: &RandomListeners) -> Result<()> {
     let mut state = mixed(plan.seed);
     let mut listening = Vec::new();
@@ -85,7 +90,7 @@ pub(super) fn obey_at_random(plan: &RandomListeners) -> Result<()> {
 }
 
 /// Closes one, more often the more there are, or opens one.
-fn change(plan: &RandomListeners, state: &mut u64, listening: &mut Vec<TcpListener>) -> Result<()> {
+fn change(plan: &RandomListeners, state: &mut u64, listening: &mut Vec<OwnedFd>) -> Result<()> {
     let mut draw = |limit: usize| -> Result<usize> {
         *state = mixed(*state);
         let drawn = *state >> 16;
@@ -105,7 +110,12 @@ fn change(plan: &RandomListeners, state: &mut u64, listening: &mut Vec<TcpListen
             plan.ports[draw(plan.ports.len())?],
         ))
     };
-    match open(&endpoint) {
+    let opened = if draw(2)? == 0 {
+        bound(&endpoint, SocketType::DGRAM, ipproto::UDP)
+    } else {
+        open(&endpoint).map(OwnedFd::from)
+    };
+    match opened {
         Ok(listener) => listening.push(listener),
         // Another of them has it.
         Err(error) if error.downcast_ref() == Some(&Errno::ADDRINUSE) => {}

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use plumbline_tests::agent::{get, get_json};
 use plumbline_tests::cgroup;
-use plumbline_tests::foreign::{self, Foreign};
+use plumbline_tests::foreign::{self, Foreign, SOCK_OPS, UDP4_RECVMSG, links_of};
 use plumbline_tests::skip::without_root;
 use plumbline_tests::wait::{PATIENCE, poll};
 use rustix::process::Signal;
@@ -35,28 +35,6 @@ fn broken(socket: &Path, name: &str) -> String {
     found.unwrap_or_else(|| panic!("{name} is not broken: {:?}", get(socket, "/status")))
 }
 
-/// `BPF_CGROUP_SOCK_OPS` of the kernel's `enum bpf_attach_type`.
-const SOCK_OPS: u64 = 3;
-
-/// Ids of the links of a process that hold a network program to the cgroup; those of UDP are not among them.
-fn links_of(pid: u32, cgroup: u64) -> Vec<u32> {
-    let mut links = Vec::new();
-    for entry in fs::read_dir(format!("/proc/{pid}/fdinfo"))
-        .expect("the agent runs")
-        .flatten()
-    {
-        let text = fs::read_to_string(entry.path()).unwrap_or_default();
-        let field = |name| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok())
-        };
-        if field("cgroup_id:") == Some(cgroup) && field("attach_type:") == Some(SOCK_OPS) {
-            links.extend(field("link_id:").and_then(|id| u32::try_from(id).ok()));
-        }
-    }
-    links
-}
-
 #[test]
 fn a_canary_is_seen_and_leaves_no_trace() {
     if without_root() {
@@ -75,7 +53,15 @@ fn a_canary_is_seen_and_leaves_no_trace() {
     let usage = || cgroup::usage_us(&canary).ok();
     let acted = poll(4 * PATIENCE, || (usage()? >= 20_000).then_some(()));
     assert!(acted.is_some(), "{:?}", get(&socket, "/status"));
-    for name in ["canary", "tcp", "cpu_windows", "cgroups"] {
+    for name in [
+        "canary",
+        "tcp",
+        "udp",
+        "cpu_windows",
+        "cgroups",
+        "listeners",
+        "connections",
+    ] {
         assert_eq!(probe(&socket, name).unwrap()["health"], "ok", "{name}");
     }
     scene.agent().signal(Signal::TERM).unwrap();
@@ -101,17 +87,48 @@ fn a_program_that_was_detached_is_told_of_and_attached_again() {
     let mut scene = Scene::new(&[], &[]);
     scene.finding();
     let container = scene.container.cgroup_id();
-    let [link] = links_of(scene.agent().pid(), container)[..] else {
-        panic!("one link: {:?}", links_of(scene.agent().pid(), container));
+    let pid = scene.agent().pid();
+    for (probe, attach_type) in [("tcp", SOCK_OPS), ("udp", UDP4_RECVMSG)] {
+        let links = || links_of(pid, container, attach_type);
+        let [link] = links()[..] else {
+            panic!("{probe}: one link: {:?}", links());
+        };
+        foreign::detach_link(link).unwrap();
+        let reason = broken(&scene.path("socket"), probe);
+        assert!(reason.contains("detached"), "{reason}");
+        let again = poll(PATIENCE, || {
+            (links().len() == 1 && links() != [link]).then_some(())
+        });
+        assert!(again.is_some(), "{probe}: attached again");
+    }
+}
+
+/// The canary's own programs, which no walk of containers looks after.
+#[test]
+fn what_the_canary_is_not_told_of_is_said_and_mended() {
+    if without_root() {
+        return;
+    }
+    let mut scene = Scene::new(&["--canary-interval", "1s"], &[]);
+    scene.ready();
+    let pid = scene.agent().pid();
+    let canary = scene.sandbox.root().join(format!("plumbline-canary-{pid}"));
+    let id = fs::metadata(&canary).expect("it has a cgroup").ino();
+    let links = || links_of(pid, id, UDP4_RECVMSG);
+    let [link] = links()[..] else {
+        panic!("one link: {:?}", links());
     };
     foreign::detach_link(link).unwrap();
-    let reason = broken(&scene.path("socket"), "tcp");
-    assert!(reason.contains("detached"), "{reason}");
-    let again = poll(PATIENCE, || {
-        let links = links_of(scene.agent().pid(), container);
-        (links.len() == 1 && links != [link]).then_some(())
+    let reason = broken(&scene.path("socket"), "udp");
+    assert!(
+        reason.contains("the datagram that was received"),
+        "{reason}"
+    );
+    let socket = scene.path("socket");
+    let well = poll(4 * PATIENCE, || {
+        (probe(&socket, "udp")?["health"] == "ok").then_some(())
     });
-    assert!(again.is_some(), "attached again");
+    assert!(well.is_some(), "{:?}", get(&socket, "/status"));
 }
 
 #[test]

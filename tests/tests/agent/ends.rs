@@ -1,12 +1,15 @@
-//! Containers that end before their time.
+//! Ends: of containers before their time, and of an agent that cannot end in order.
 
-use std::fs;
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
 use std::process::{Command, Stdio};
 
 use plumbline_tests::agent::{get, get_json};
 use plumbline_tests::cgroup;
 use plumbline_tests::skip::{skipped, without_root};
 use plumbline_tests::wait::{PATIENCE, poll};
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::process::Signal;
 
 use super::Scene;
 
@@ -50,4 +53,34 @@ fn a_container_that_runs_out_of_memory_is_counted() {
         (row["oom_kills"] == kills).then_some(())
     });
     assert!(told.is_some(), "{kills}: {:?}", get(&socket, "/status"));
+}
+
+/// A network namespace that hangs whoever enters it: the last reading does not come to its end, and the end not to its own.
+#[test]
+fn a_second_signal_is_heard_while_the_first_one_ends_the_agent() {
+    if without_root() {
+        return;
+    }
+    let files = tempfile::tempdir().unwrap();
+    let proc_root = files.path().join("proc");
+    let hanging = proc_root.join("4194304/ns");
+    fs::create_dir_all(&hanging).unwrap();
+    // Opening it waits for somebody who writes.
+    mknodat(CWD, hanging.join("net"), FileType::Fifo, Mode::RUSR, 0).unwrap();
+    for name in ["1", "stat", "self", "pressure"] {
+        symlink(format!("/proc/{name}"), proc_root.join(name)).unwrap();
+    }
+    let mut scene = Scene::without_agent(&["--proc-root", proc_root.to_str().unwrap()]);
+    let log = files.path().join("log");
+    scene.start_logging(&[], File::create(&log).unwrap());
+    scene.ready();
+    scene.agent().signal(Signal::TERM).unwrap();
+    let text = || fs::read_to_string(&log).unwrap();
+    let ending = poll(PATIENCE, || {
+        text().contains("a second signal ends").then_some(())
+    });
+    assert!(ending.is_some(), "{}", text());
+    scene.agent().signal(Signal::TERM).unwrap();
+    assert!(scene.agent().wait(PATIENCE).is_some(), "{}", text());
+    assert!(text().contains("ended by a second signal"), "{}", text());
 }

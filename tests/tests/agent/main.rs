@@ -42,6 +42,13 @@ const UNDECLARED: u16 = 6_060;
 
 impl Scene {
     fn new(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
+        let mut scene = Self::without_agent(arguments);
+        scene.start(environment);
+        scene
+    }
+
+    /// The node alone.
+    fn without_agent(arguments: &[&str]) -> Self {
         let sandbox = Sandbox::new("plumbline-test-agent").expect("root can make a sandbox");
         let spec = PodSpec {
             namespace: "shop".to_owned(),
@@ -67,20 +74,23 @@ impl Scene {
         let mut listening = Worker::ready(container.place(), &plan).expect("a server");
         listening.command("open").expect("the server listens");
 
-        let mut scene = Self {
+        Self {
             agent: None,
             arguments: arguments.iter().map(|text| (*text).to_owned()).collect(),
             files,
             container,
             _listening: listening,
             sandbox,
-        };
-        scene.start(environment);
-        scene
+        }
     }
 
     /// Starts the agent; one that ran before must have ended.
     fn start(&mut self, environment: &[(&str, &str)]) {
+        self.start_logging(environment, Stdio::inherit());
+    }
+
+    /// The same, with its log there.
+    fn start_logging(&mut self, environment: &[(&str, &str)], log: impl Into<Stdio>) {
         let mut command = Command::new(built().expect("the agent builds"));
         command
             .arg("run")
@@ -96,7 +106,8 @@ impl Scene {
             .args(&self.arguments);
         command
             .envs(environment.iter().copied())
-            .stdout(Stdio::null());
+            .stdout(Stdio::null())
+            .stderr(log);
         self.agent = Some(Agent::start(&mut command).expect("the agent starts"));
     }
 

@@ -187,6 +187,29 @@ fn connections_older_than_the_agent_are_told_from_its_start() {
     pair.expect(&observer, "after the end", &before, &moved);
 }
 
+/// Namespaces with more connections than a reading looks at: of those that it meets every byte is told, also of new ones.
+#[test]
+fn a_namespace_that_is_not_read_to_its_end_loses_no_bytes() {
+    let Some(sandbox) = sandbox() else { return };
+    let (server, client) = (
+        sandbox.solo("server").unwrap(),
+        sandbox.solo("client").unwrap(),
+    );
+    let Some(observer) = Observer::limited(&sandbox, 6) else {
+        return;
+    };
+    observer.attached(&server.1);
+    observer.attached(&client.1);
+    let mut pair = Pair::between(server, client, 12, 60);
+    pair.command("move");
+    pair.command("churn");
+    let all = pair.command("close");
+    pair.expect(&observer, "all closed", &Tally::default(), &all);
+    let cut = (("ebpf.connections".to_owned()), "cut".to_owned());
+    let unseen = unseen(&observer);
+    assert!(unseen.get(&cut).is_some_and(|cut| *cut > 0), "{unseen:?}");
+}
+
 #[test]
 fn a_restart_neither_loses_nor_repeats_bytes() {
     let Some(sandbox) = sandbox() else { return };

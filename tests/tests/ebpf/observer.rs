@@ -69,12 +69,35 @@ impl Observer {
         observer.usable().then_some(observer)
     }
 
+    /// As [`Observer::start`], with readings of open connections that look at so many in each namespace.
+    pub(crate) fn limited(sandbox: &Sandbox, connections: usize) -> Option<Self> {
+        let change = |settings: &mut ebpf::Settings| settings.connections_max = connections;
+        let observer = Self::changed(sandbox, Duration::from_secs(1), true, change);
+        observer.usable().then_some(observer)
+    }
+
+    /// As [`Observer::scanning`], with walks of the cgroup tree that often.
+    pub(crate) fn walking(sandbox: &Sandbox, every: Duration) -> Option<Self> {
+        let change = |settings: &mut ebpf::Settings| settings.rescan_interval = every;
+        let observer = Self::changed(sandbox, Duration::from_secs(3_600), true, change);
+        observer.usable().then_some(observer)
+    }
+
     /// As [`Observer::start`], whatever the probes say about themselves.
     pub(crate) fn unjudged(sandbox: &Sandbox) -> Self {
         Self::launch(sandbox, Duration::from_secs(1), UdpMode::Peers, true)
     }
 
     fn launch(sandbox: &Sandbox, interval: Duration, udp: UdpMode, sock_diag: bool) -> Self {
+        Self::changed(sandbox, interval, sock_diag, |settings| settings.udp = udp)
+    }
+
+    fn changed(
+        sandbox: &Sandbox,
+        interval: Duration,
+        sock_diag: bool,
+        change: impl FnOnce(&mut ebpf::Settings),
+    ) -> Self {
         let cgroup_root =
             CgroupRoot::find(Some(sandbox.root())).expect("the sandbox is in cgroup2");
         let (sink, mut receiver) = Sink::new();
@@ -96,11 +119,12 @@ impl Observer {
                 unix_ns: clock::unix_ns(),
             },
         );
-        let settings = ebpf::Settings {
+        let mut settings = ebpf::Settings {
             connection_interval: Some(READING),
-            udp,
             ..ebpf::Settings::new(cgroup_root.clone())
         };
+        change(&mut settings);
+        let landmark = sockets::Landmark::open();
         let kernel = ebpf::spawn(settings, sink.clone()).expect("a thread");
         let stop = Arc::new(AtomicBool::new(false));
         let settings = sockets::Settings {
@@ -109,7 +133,8 @@ impl Observer {
             interval,
             sock_diag,
         };
-        let scanner = Scanner::spawn(settings, sink, Arc::clone(&stop)).expect("a thread");
+        let scanner =
+            Scanner::spawn(settings, landmark, sink, Arc::clone(&stop)).expect("a thread");
         Self {
             kernel,
             seen,

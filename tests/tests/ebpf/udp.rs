@@ -1,5 +1,7 @@
 //! UDP: who is a server, who talks to whom, and on request every datagram and byte, against sockets that the tests drive.
 
+mod attachments;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
@@ -396,6 +398,18 @@ fn a_flood_from_random_ports_is_bounded_and_harms_nobody() {
         entries <= u64::from(2 * FLOWS_PER_HOOK + 16),
         "{entries} entries of {FLOWS_MAX}"
     );
+    // Whose share was used up is known, and how often.
+    let refused = |container: &Container| {
+        let view = observer.seen().container(container).unwrap();
+        view.refused.map_or(0, |refused| refused.udp_flows)
+    };
+    let budget = || {
+        let key = ("ebpf.udp_flows".to_owned(), "budget".to_owned());
+        observer.dropped().get(&key).copied().unwrap_or(0)
+    };
+    poll(SIGHT, || (refused(&flooding) == budget()).then_some(()));
+    assert_eq!((refused(&flooding), refused(&other)), (budget(), 0));
+    assert!(scale().tier == Tier::Guest || budget() > 0);
     println!("{count} sockets in {took} ms: at most {entries} entries, ledger error 0");
 }
 

@@ -128,6 +128,24 @@ impl Node {
             .unwrap_or_default()
     }
 
+    /// Listeners that the victim's server opens during a load, and closes.
+    pub(crate) const LANES: u64 = 4;
+
+    /// The container that the victims' traffic goes to.
+    pub(crate) const fn server(&self) -> &Container {
+        &self.victim.server
+    }
+
+    /// The open finding of a rule that contains the text.
+    pub(crate) fn finding(&self, rule: &str, text: &str) -> Option<String> {
+        let findings = get_json(&self.path("socket"), "/findings").ok()?;
+        let findings = findings.as_array()?.iter();
+        let mut of_rule = findings.filter(|finding| finding["rule_id"] == rule);
+        of_rule
+            .find(|finding| finding.to_string().contains(text))
+            .map(Value::to_string)
+    }
+
     /// Waits until that many containers that came after the agent are seen from their beginning, and no others.
     pub(crate) fn covered(&self, containers: u64) {
         let covered = poll(CALM, || {

@@ -1,14 +1,16 @@
 //! An agent that does not get to run for a while: what it could not be told is counted, and the rest is exact.
 
+use std::fs;
 use std::thread;
 use std::time::Duration;
 
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::Role;
+use plumbline_tests::pods::Container;
 use plumbline_tests::scale::scale;
 use plumbline_tests::traffic::flood::{Flood, Flooded, Ports};
 use plumbline_tests::traffic::{Plan, Worker};
-use plumbline_tests::wait::monotonic_ns;
+use plumbline_tests::wait::{monotonic_ns, poll};
 use rustix::process::Signal;
 
 use super::node::Node;
@@ -68,4 +70,65 @@ fn an_agent_that_stands_still_for_five_seconds_has_an_exact_ledger() {
     );
     assert_eq!(generated, opened + closed + budget + full + lost_on_the_way);
     assert!(budget > 0, "the container had more than its share");
+}
+
+/// Directories made and removed while the agent stands still: their records fill the ring.
+const CGROUPS: u32 = 600;
+
+/// Ports of one container: within its share, so that only the ring is what has no room.
+const QUIET_PORTS: u16 = 100;
+
+/// Losses are judged once they were watched for a minute.
+const JUDGED: Duration = Duration::from_secs(150);
+
+#[test]
+fn a_ring_without_room_loses_by_the_ledger_and_is_a_finding() {
+    let Some(mut node) = Node::start() else {
+        return;
+    };
+    let ports = Ports {
+        first: 20_000,
+        count: QUIET_PORTS,
+    };
+    let ((), quiet) = node.disturb(|node| {
+        node.signal(Signal::STOP);
+        for n in 0..CGROUPS {
+            let directory = node.sandbox.root().join(format!("fill-{n}"));
+            fs::create_dir(&directory).unwrap();
+            fs::remove_dir(&directory).unwrap();
+        }
+        let mut listening = Worker::ready(node.noisy.place(), &Plan::Ports(ports)).unwrap();
+        listening.command("open").unwrap();
+        listening.command("close").unwrap();
+        listening.end().unwrap();
+        node.signal(Signal::CONT);
+    });
+    let found = poll(JUDGED, || node.finding("M002", "ebpf.listener_events"));
+    let found = found.unwrap_or_else(|| panic!("no M002: {:#}", node.status()));
+    assert!(found.contains("\"medium\""), "{found}");
+    node.calm("a full ring");
+    let (noisy, server) = (node.noisy.clone(), node.server().clone());
+    let on_the_way = node.lost("observations");
+    let recording = node.end(&quiet);
+    let sum = |container: &Container| {
+        let (opened, closed) = arrived(&recording, CgroupId(container.cgroup_id()));
+        opened + closed
+    };
+    let full = |place: &str| {
+        let key = (place.to_owned(), "full".to_owned());
+        recording.dropped().get(&key).copied().unwrap_or(0)
+    };
+    // The victim's listeners of this load, and those that it closes at the end.
+    let generated = 2 * u64::from(QUIET_PORTS) + 2 * Node::LANES;
+    let (of_noisy, of_server) = (sum(&noisy), sum(&server));
+    println!(
+        "{generated} records: {of_noisy} and {of_server} arrived, {} without room; of cgroups {}",
+        full("ebpf.listener_events"),
+        full("ebpf.cgroup_events"),
+    );
+    assert!(full("ebpf.listener_events") > 0 && full("ebpf.cgroup_events") > 0);
+    assert_eq!(
+        generated,
+        of_noisy + of_server + full("ebpf.listener_events") + on_the_way
+    );
 }

@@ -4,7 +4,7 @@
 use std::{
     collections::BTreeSet,
     fs::{self, File},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
     time::Duration,
@@ -44,7 +44,7 @@ impl Agent {
     ///
     /// # Errors
     /// With the end of its log.
-    pub(super) fn start(stage: &Stage<'_>, binary: &PathBuf, disable: &[&str]) -> Result<Self> {
+    pub(super) fn start(stage: &Stage<'_>, binary: &Path, disable: &[&str]) -> Result<Self> {
         let unit = stage.sandbox.unit("system.slice/plumbline.service")?;
         let (socket, log) = (
             stage.dir.join("plumbline.sock"),

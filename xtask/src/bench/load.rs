@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use plumbline_tests::wait::process_cpu_ns;
 use serde::{Deserialize, Serialize};
 
+use super::datagrams;
 use crate::{debian::Bundle, shell};
 
 /// nginx, wrk and the libraries that a small machine may lack. All else they need is in every Debian since 12.
@@ -179,10 +180,14 @@ pub(super) fn counted(output: &str) -> Result<Counted> {
 
 /// What one process of the benchmark does.
 #[derive(clap::Args)]
+#[group(required = true, multiple = false)]
 pub(crate) struct Arguments {
     /// Round trips between two threads on one CPU; prints [`Switched`]
     #[arg(long)]
-    round_trips: u64,
+    round_trips: Option<u64>,
+    /// UDP datagrams, binds and connects on one CPU; prints [`datagrams::Datagrams`]
+    #[arg(long)]
+    datagrams: Option<u64>,
 }
 
 /// What the pair of threads did.
@@ -194,13 +199,20 @@ pub(super) struct Switched {
     pub(super) cpu_ns: u64,
 }
 
-/// The command: switches, and prints what it did as JSON.
+/// The command: does it, and prints what it did as JSON.
 ///
 /// # Errors
-/// When pipes or threads cannot be had.
+/// When pipes, threads or sockets cannot be had.
 pub(crate) fn command(arguments: &Arguments) -> Result<()> {
-    let switched = ping_pong(arguments.round_trips)?;
-    shell::out(serde_json::to_string(&switched).context("write JSON")?);
+    if let Some(count) = arguments.datagrams {
+        pin_to_this_cpu()?;
+        let done = datagrams::run(count)?;
+        shell::out(serde_json::to_string(&done).context("write JSON")?);
+    }
+    if let Some(round_trips) = arguments.round_trips {
+        let switched = ping_pong(round_trips)?;
+        shell::out(serde_json::to_string(&switched).context("write JSON")?);
+    }
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     agent::Agent,
+    datagrams::Datagrams,
     footprint::Memory,
     kernel::{self, Floor, Program, Statistics},
     load::Kind,
@@ -75,6 +76,8 @@ pub(super) struct Plan {
     pub(super) seconds: u32,
     /// Round trips of the pair of threads that switch.
     pub(super) round_trips: u64,
+    /// Datagrams of UDP, and as many binds and connects.
+    pub(super) datagrams: u64,
     /// Seconds before each arm's load: for the agent to settle, and for the others to have waited as long.
     pub(super) settle_seconds: u32,
     /// Decides the order.
@@ -120,6 +123,15 @@ pub(super) struct Switches {
     pub(super) programs: Vec<Runs>,
 }
 
+/// UDP, in one arm of one repetition.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct Udp {
+    /// What was done, and its CPU time.
+    pub(super) done: Datagrams,
+    /// Runs of programs meanwhile, where the kernel counted.
+    pub(super) programs: Vec<Runs>,
+}
+
 /// What a program did in a phase.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Runs {
@@ -144,6 +156,8 @@ pub(super) struct Sample {
     pub(super) kept_alive: Phase,
     /// The pair of threads.
     pub(super) switches: Switches,
+    /// Datagrams, binds and connects.
+    pub(super) udp: Udp,
     /// Memory of the agent afterwards.
     pub(super) memory: Option<Memory>,
     /// Programs of another plumbline that were loaded: they cost, too.
@@ -203,6 +217,7 @@ fn one(stage: &Stage<'_>, plan: &Plan, arm: Arm, repetition: u32) -> Result<Samp
     let short = bench.phase(Kind::Short, plan.seconds)?;
     let kept_alive = bench.phase(Kind::KeptAlive, plan.seconds)?;
     let switches = bench.switches(plan.round_trips)?;
+    let udp = bench.udp(plan.datagrams)?;
     let memory = bench.agent.as_ref().map(Agent::memory).transpose()?;
     drop(bench.meters);
     bench.agent.map(Agent::stop).transpose()?;
@@ -212,6 +227,7 @@ fn one(stage: &Stage<'_>, plan: &Plan, arm: Arm, repetition: u32) -> Result<Samp
         short,
         kept_alive,
         switches,
+        udp,
         memory,
         foreign_programs,
         load_average,
@@ -270,6 +286,15 @@ impl Bench<'_> {
             switches: switched.switches,
             cpu_ns_per_switch: per(switched.cpu_ns, switched.switches),
             machine_switches,
+            programs: runs(&programs, self.programs()?),
+        })
+    }
+
+    fn udp(&self, count: u64) -> Result<Udp> {
+        let programs = self.programs()?;
+        let done = self.stage.datagrams(count)?;
+        Ok(Udp {
+            done,
             programs: runs(&programs, self.programs()?),
         })
     }

@@ -19,7 +19,12 @@ use plumbline_tests::{
     },
 };
 
-use super::load::{self, Counted, Kind, Programs, Switched};
+use serde::de::DeserializeOwned;
+
+use super::{
+    datagrams::Datagrams,
+    load::{self, Counted, Kind, Programs, Switched},
+};
 use crate::{interrupt, process, shell};
 
 /// Begins the name of the directory below the cgroup2 mount.
@@ -58,19 +63,19 @@ pub(super) struct Worked {
 }
 
 impl<'a> Stage<'a> {
-    /// Starts everything but the agent.
+    /// Starts everything but the agent: so many pods, two of which are to work.
     ///
     /// # Errors
     /// When pods cannot be made or nginx does not start.
-    pub(super) fn set(programs: &'a Programs, dir: &'a Path) -> Result<Self> {
+    pub(super) fn set(programs: &'a Programs, dir: &'a Path, pods: u32) -> Result<Self> {
         Sandbox::sweep(PREFIX).context("remove what a killed benchmark left")?;
         let sandbox = Sandbox::new(PREFIX)?;
         let (web, server) = pod(&sandbox, "web")?;
         let (_, client) = pod(&sandbox, "client")?;
         let player = shell::own_program()?;
-        for number in 3..=PODS {
+        for number in 3..=pods {
             interrupt::check()?;
-            let (_, container) = pod(&sandbox, &format!("idle-{number}"))?;
+            let (_, container) = idle_pod(&sandbox, &format!("idle-{number}"))?;
             let mut command = Command::new(&player);
             command.args(["play", "serve"]).args(IDLE_PORTS);
             container.spawn(quiet(&mut command))?;
@@ -165,10 +170,22 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// When they fail; when the person interrupts.
     pub(super) fn switch(&self, round_trips: u64) -> Result<Switched> {
+        self.load("--round-trips", round_trips)
+    }
+
+    /// Has a process in the client's container use UDP.
+    ///
+    /// # Errors
+    /// When it fails; when the person interrupts.
+    pub(super) fn datagrams(&self, count: u64) -> Result<Datagrams> {
+        self.load("--datagrams", count)
+    }
+
+    fn load<T: DeserializeOwned>(&self, what: &str, count: u64) -> Result<T> {
         let player = shell::own_program()?;
         let mut command = Command::new(player);
         command
-            .args(["bench-load", "--round-trips", &round_trips.to_string()])
+            .args(["bench-load", what, &count.to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
@@ -187,12 +204,26 @@ impl<'a> Stage<'a> {
 }
 
 fn pod(sandbox: &Sandbox, name: &str) -> Result<(Pod, Container)> {
-    let pod = sandbox.pod(PodSpec {
+    let pod = sandbox.pod(spec(name))?;
+    with_container(pod, name)
+}
+
+/// A pod that talks to nobody.
+fn idle_pod(sandbox: &Sandbox, name: &str) -> Result<(Pod, Container)> {
+    let pod = sandbox.isolated(spec(name))?;
+    with_container(pod, name)
+}
+
+fn spec(name: &str) -> PodSpec {
+    PodSpec {
         namespace: "bench".into(),
         name: format!("{name}-5c6b7d8f9-m4tzl"),
         owner: Some(("Deployment".into(), name.into())),
         ..PodSpec::default()
-    })?;
+    }
+}
+
+fn with_container(pod: Pod, name: &str) -> Result<(Pod, Container)> {
     let container = pod.container(ContainerSpec {
         name: name.into(),
         ports: vec![PortSpec::named("http", load::PORT)],

@@ -3,10 +3,13 @@
 use std::fmt::Write as _;
 
 use super::{
-    results::{Footprint, PhaseCost, Quantity, Results, Verdict},
+    results::{self, Footprint, PhaseCost, Quantity, Results, Verdict},
     rounds::Arm,
     statistics::{Spread, per},
 };
+
+/// Connections a second that the agent's own cost is told for.
+const BUSY: u32 = 2_000;
 
 /// All of it.
 pub(super) fn text(results: &Results) -> String {
@@ -80,6 +83,18 @@ fn ratios(results: &Results) -> String {
             );
         }
     }
+    if let Some(spent) = results.agent_us_per_connection {
+        line(
+            &mut text,
+            format_args!(
+                "  CPU of `agent` itself: {} us a short connection; at {BUSY} connections a second {:.1} % of a core, {:.0} CPU s \
+                 an hour",
+                range(spent, 2),
+                spent.median * f64::from(BUSY) / 10_000.0,
+                spent.median * f64::from(BUSY) * 3_600.0 / 1e6,
+            ),
+        );
+    }
     for arm in &results.arms {
         if let Some(cpu) = arm.agent_cpu_percent {
             line(
@@ -122,6 +137,17 @@ fn kernel(phases: &[PhaseCost]) -> String {
     text
 }
 
+/// Agents that had nothing to do, with their targets.
+pub(super) fn idle(all: &[Footprint]) -> String {
+    let mut text = String::new();
+    for one in all {
+        text.push_str(&footprint(one));
+        text.push_str(&verdicts(&results::idle_verdicts(one)));
+        text.push('\n');
+    }
+    text
+}
+
 fn footprint(footprint: &Footprint) -> String {
     let (binary, idle) = (&footprint.binary, &footprint.idle);
     let mib = |kib: u64| per(kib, 1024);
@@ -137,13 +163,15 @@ fn footprint(footprint: &Footprint) -> String {
     line(
         &mut text,
         format_args!(
-            "Agent after {} s idle with {} pods, exporting: {:.1} MiB resident ({:.1} anonymous), peak {:.1} MiB; {:.2} % of a core",
+            "Agent after {} s idle with {} pods, exporting: {:.1} MiB resident ({:.1} anonymous), peak {:.1} MiB; {:.2} % of a core, \
+             {:.1} CPU s an hour",
             footprint.idle_seconds,
             footprint.pods,
             mib(idle.rss_kib),
             mib(idle.anonymous_kib),
             mib(idle.peak_kib),
-            footprint.idle_cpu_percent
+            footprint.idle_cpu_percent,
+            footprint.idle_cpu_percent * 36.0
         ),
     );
     if let Some(peak) = footprint.peak_under_load_kib {

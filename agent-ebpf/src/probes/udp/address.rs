@@ -142,7 +142,7 @@ fn exchanged(ctx: *mut bpf_sock_addr, peer: &Address, received: bool) {
         return;
     }
     let local_port = field!(socket, src_port) as u16;
-    let Some(role) = role(cookie, local_port, received) else {
+    let Some(role) = role(attachment.1, cookie, local_port, received) else {
         return;
     };
     let server_port = if role == ROLE_SERVER {

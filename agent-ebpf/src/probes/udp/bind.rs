@@ -12,8 +12,8 @@ use plumbline_ebpf::flow::FAMILY_NONE;
 use plumbline_ebpf::udp::{SOCKETS_PER_OWNER, Socket};
 
 use super::{
-    Address, PLUMB_UDP_QUOTA, PLUMB_UDP_SOCKS, UDP, assembly, attachment, drops, field, tell, v4,
-    v6,
+    Address, PLUMB_UDP_QUOTA, PLUMB_UDP_SOCKS, UDP, assembly, attachment, drops, field, refuse,
+    tell, v4, v6,
 };
 
 /// A program asks for a port; TCP leaves at once.
@@ -89,7 +89,7 @@ fn asked(ctx: *mut bpf_sock_addr) {
         take(cookie);
         return;
     }
-    let Some((_, owner)) = attachment() else {
+    let Some((attachment, owner)) = attachment() else {
         return;
     };
     if PLUMB_UDP_SOCKS.get_ptr(cookie).is_some() {
@@ -106,11 +106,13 @@ fn asked(ctx: *mut bpf_sock_addr) {
     };
     let Some(used) = PLUMB_UDP_QUOTA.get_ptr_mut(owner) else {
         drops::count(UDP_SOCKETS_BUDGET);
+        refuse(attachment);
         return;
     };
     // SAFETY: a value of the map.
     if unsafe { read_volatile(used) } >= SOCKETS_PER_OWNER {
         drops::count(UDP_SOCKETS_BUDGET);
+        refuse(attachment);
     } else if PLUMB_UDP_SOCKS.insert(cookie, socket, 0).is_ok() {
         // SAFETY: an aligned u64 in a map's value.
         unsafe { assembly::add_atomic(used, 1) };
@@ -149,7 +151,11 @@ fn take(cookie: u64) -> Option<Socket> {
     if PLUMB_UDP_SOCKS.remove(cookie).is_err() {
         return None;
     }
-    if let Some(used) = PLUMB_UDP_QUOTA.get_ptr_mut(socket.owner) {
+    if let Some(used) = PLUMB_UDP_QUOTA.get_ptr_mut(socket.owner)
+        // A quota that began anew meanwhile does not hold this socket, and must not fall below zero.
+        // SAFETY: a value of the map.
+        && unsafe { read_volatile(used) } > 0
+    {
         // SAFETY: an aligned u64 in a map's value. Adds minus one.
         unsafe { assembly::add_atomic(used, u64::MAX) };
     }

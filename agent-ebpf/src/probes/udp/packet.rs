@@ -58,7 +58,7 @@ fn passed(skb: *mut __sk_buff, received: bool) {
     };
     // SAFETY: the context of this program.
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
-    let role = role(cookie, local_port, received).unwrap_or(ROLE_CLIENT);
+    let role = role(attachment.1, cookie, local_port, received).unwrap_or(ROLE_CLIENT);
     let server_port = if role == ROLE_SERVER {
         local_port
     } else {

@@ -107,11 +107,11 @@ impl NodeState {
         let started = self.started(container, declared);
         let judged_from = self.judged_from(container);
         let host_network = pod.as_ref().is_some_and(|pod| pod.host_network);
-        let (listeners, listeners_overflow) = container.listeners.views(
-            host_network,
-            self.settings.ephemeral_ports,
-            &container.accepted,
-        );
+        let dynamic_ports = self.dynamic_ports(id);
+        let (listeners, listeners_overflow) =
+            container
+                .listeners
+                .views(host_network, dynamic_ports, &container.accepted);
         let subject = Subject {
             namespace: pod.as_ref().map(|pod| pod.namespace.clone()),
             owner: pod.as_ref().map(|pod| pod.owner.clone()),
@@ -142,6 +142,7 @@ impl NodeState {
                 .self_cgroup
                 .is_some_and(|own| self.container_above(own) == Some(id)),
             coverage: self.coverage(container),
+            dynamic_ports,
             listeners,
             listeners_overflow,
             refused: container.refused.clone(),

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::id::CgroupId;
 use crate::node::NodeState;
-use crate::observation::{ListenerEvent, ListenerRow, ScanScope};
+use crate::observation::{DynamicPortsRow, ListenerEvent, ListenerRow, ScanScope};
 use crate::observed::listeners::{Reach, Scanned, is_dynamic_udp};
 use crate::time::Timestamp;
 
@@ -19,6 +19,28 @@ impl NodeState {
         } else {
             container.listeners.closed(key, at);
         }
+    }
+
+    /// Sorts ranges of dynamic ports to containers.
+    pub(super) fn dynamic_ports_read(&mut self, rows: &[DynamicPortsRow]) {
+        let of_containers = rows.iter().filter_map(|row| {
+            let container = self.container_above(row.cgroup)?;
+            Some((container, (row.first, row.last)))
+        });
+        self.dynamic_ports = of_containers.collect();
+    }
+
+    /// The ports that the kernel gives out by itself in a container.
+    #[must_use]
+    pub fn dynamic_ports(&self, container: CgroupId) -> (u16, u16) {
+        let own = self.dynamic_ports.get(&container).copied();
+        own.unwrap_or(self.settings.ephemeral_ports)
+    }
+
+    /// The containers in which they are not those of the node.
+    #[must_use]
+    pub const fn other_dynamic_ports(&self) -> &BTreeMap<CgroupId, (u16, u16)> {
+        &self.dynamic_ports
     }
 
     /// Sorts the rows of a scan to containers and replaces their tables.
@@ -54,7 +76,7 @@ impl NodeState {
             };
             let key = (row.transport, row.port, row.address);
             // Chosen by its program only if an event told so: most are clients (trap 9).
-            if is_dynamic_udp(row.transport, row.port, self.settings.ephemeral_ports)
+            if is_dynamic_udp(row.transport, row.port, self.dynamic_ports(owner))
                 && self
                     .containers
                     .get(&owner)

@@ -230,6 +230,9 @@ mod tests {
         noisy.containers[0].refused = Some(RefusedView {
             flows: 0,
             listeners: 900,
+            udp_flows: 0,
+            udp_sockets: 0,
+            connections: 0,
             last: NOW.minus(Duration::from_secs(5)),
         });
         expect![[r#"

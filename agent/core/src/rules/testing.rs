@@ -137,6 +137,7 @@ pub(crate) fn view(
         gone: false,
         is_self: false,
         coverage: Coverage::Full,
+        dynamic_ports: CoreSettings::default().ephemeral_ports,
         listeners,
         listeners_overflow: BTreeMap::new(),
         refused: None,

@@ -71,7 +71,7 @@ pub(super) fn conditions(
             .into_iter()
             .collect();
     }
-    let (first, last) = snapshot.settings.ephemeral_ports;
+    let (first, last) = container.dynamic_ports;
     let (dynamic, fixed): (Vec<_>, Vec<_>) = undeclared
         .into_iter()
         .partition(|listener| (first..=last).contains(&listener.port));

@@ -1,7 +1,8 @@
 //! The canary: once a minute the agent does something that each probe must see, in a cgroup of its own. A probe that says
 //! nothing and one that sees nothing look alike otherwise.
 //!
-//! `act` does it. This part keeps what was seen and says what is missing (pure, but for the directory and the thread).
+//! The other probes that `status` names look after themselves: each scan of listeners and each reading of connections must find
+//! sockets of the agent's own. `act` does it. This part keeps what was seen and says what is missing (pure, but for the directory and the thread).
 //! What the canary does is taken out before anything is told: its owner is no container.
 
 mod act;
@@ -14,11 +15,12 @@ use std::path::PathBuf;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use plumbline_core::declared::Transport;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{FlowCounts, Health, ProbeStatus};
 use plumbline_core::time::Timestamp;
 
-use super::plan::{CANARY, CGROUPS, CPU_WINDOWS, TCP};
+use super::plan::{CANARY, CGROUPS, CPU_WINDOWS, TCP, UDP};
 use crate::sources::cgroups::CgroupRoot;
 
 pub(super) use act::{BURN, PAYLOAD};
@@ -31,6 +33,8 @@ const HANGS: Duration = Duration::from_secs(20);
 const LAST_LOOKS: u32 = 50;
 /// Rounds in a row in which something was missing before a probe is called broken.
 const MISSES: u32 = 2;
+/// The probes that are tried out.
+pub(super) const PROBES: [&str; 4] = [TCP, UDP, CPU_WINDOWS, CGROUPS];
 /// How the directories begin; the agent's pid follows.
 const PREFIX: &str = "plumbline-canary-";
 
@@ -41,12 +45,32 @@ pub(super) struct Seen {
     pub(super) closed: bool,
     pub(super) client: FlowCounts,
     pub(super) server: FlowCounts,
+    pub(super) bound: bool,
+    pub(super) unbound: bool,
+    pub(super) udp_client: u64,
+    pub(super) udp_server: u64,
     pub(super) made: bool,
     pub(super) removed: bool,
     pub(super) cpu_us: u64,
 }
 
 impl Seen {
+    /// That a socket listens, or has the port that its program chose.
+    pub(super) const fn opened(&mut self, transport: Transport) -> &mut bool {
+        match transport {
+            Transport::Udp => &mut self.bound,
+            Transport::Tcp | Transport::Sctp => &mut self.opened,
+        }
+    }
+
+    /// That it does not any more.
+    pub(super) const fn closed(&mut self, transport: Transport) -> &mut bool {
+        match transport {
+            Transport::Udp => &mut self.unbound,
+            Transport::Tcp | Transport::Sctp => &mut self.closed,
+        }
+    }
+
     /// What a probe should have told and did not. The other agent on the node has a canary too, so that more is well.
     fn missing(&self, probe: &str) -> Vec<&'static str> {
         let whole = |counts: &FlowCounts| {
@@ -60,6 +84,12 @@ impl Seen {
                 (whole(&self.client), "the client's close with its bytes"),
                 (whole(&self.server), "the server's close with its bytes"),
                 (self.closed, "that it listens no more"),
+            ],
+            UDP => &[
+                (self.bound, "the port that a socket chose"),
+                (self.udp_client > 0, "the datagram that was sent"),
+                (self.udp_server > 0, "the datagram that was received"),
+                (self.unbound, "that the socket was closed"),
             ],
             CPU_WINDOWS => &[(
                 u128::from(self.cpu_us) >= BURN.as_micros() / 2,
@@ -109,6 +139,8 @@ pub(super) struct Canary {
     cgroup: CgroupId,
     next: Timestamp,
     round: Option<Round>,
+    /// The thread of a round that took too long: no other round begins before it has ended.
+    hanging: Option<JoinHandle<io::Result<()>>>,
     misses: BTreeMap<&'static str, u32>,
     verdicts: BTreeMap<&'static str, String>,
     trouble: Option<String>,
@@ -142,6 +174,7 @@ impl Canary {
             cgroup,
             next: now,
             round: None,
+            hanging: None,
             misses: BTreeMap::new(),
             verdicts: BTreeMap::new(),
             trouble: None,
@@ -171,8 +204,10 @@ impl Canary {
 
     /// What is due.
     pub(super) fn step(&mut self, now: Timestamp) -> Step {
+        // What it did at last, too late, is no longer of interest.
+        drop(self.hanging.take_if(|thread| thread.is_finished()));
         let Some(round) = &mut self.round else {
-            return if now >= self.next {
+            return if now >= self.next && self.hanging.is_none() {
                 Step::Begin
             } else {
                 Step::Wait
@@ -223,6 +258,7 @@ impl Canary {
         let Some(round) = self.round.take() else {
             return Vec::new();
         };
+        self.hanging = round.thread;
         self.next = now.plus(self.interval);
         match round.done {
             Some((_, Ok(()))) => self.trouble = None,
@@ -231,12 +267,12 @@ impl Canary {
                 return Vec::new();
             }
             None => {
-                self.trouble = Some("what it did took longer than 20 s".to_owned());
+                self.trouble = Some("what it does takes longer than 20 s".to_owned());
                 return Vec::new();
             }
         }
         let mut broken = Vec::new();
-        for probe in [TCP, CPU_WINDOWS, CGROUPS] {
+        for probe in PROBES {
             let judged = well.contains(&probe) && (probe != CGROUPS || self.placed);
             let missing = round.seen.missing(probe);
             if !judged || missing.is_empty() {
@@ -343,158 +379,4 @@ fn sweep(root: &CgroupRoot) {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::path::PathBuf;
-    use std::time::Duration;
-
-    use plumbline_core::id::CgroupId;
-    use plumbline_core::observation::{FlowCounts, Health, ProbeStatus};
-    use plumbline_core::time::Timestamp;
-
-    use super::{CGROUPS, CPU_WINDOWS, Canary, Round, SETTLE, Seen, Step, TCP};
-
-    const ALL: [&str; 3] = [TCP, CPU_WINDOWS, CGROUPS];
-    const START: Timestamp = Timestamp(1_000_000_000);
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    fn canary() -> Canary {
-        Canary {
-            interval: MINUTE,
-            directory: PathBuf::from("/nonexistent/plumbline-canary-1"),
-            path: "/plumbline-canary-1".into(),
-            placed: true,
-            cgroup: CgroupId(7),
-            next: START,
-            round: None,
-            misses: BTreeMap::new(),
-            verdicts: BTreeMap::new(),
-            trouble: None,
-        }
-    }
-
-    fn everything() -> Seen {
-        let counts = FlowCounts {
-            connections: 1,
-            closed: 1,
-            sent_bytes: super::PAYLOAD,
-            received_bytes: super::PAYLOAD,
-            ..FlowCounts::default()
-        };
-        Seen {
-            opened: true,
-            closed: true,
-            client: counts,
-            server: counts,
-            made: true,
-            removed: true,
-            cpu_us: u64::try_from(super::BURN.as_micros()).unwrap(),
-        }
-    }
-
-    /// A round in which this was done and seen.
-    fn round(canary: &mut Canary, at: Timestamp, done: Result<(), String>, seen: Seen) {
-        canary.round = Some(Round {
-            begun: at,
-            thread: None,
-            done: Some((at, done)),
-            seen,
-        });
-    }
-
-    fn ok(probe: &str) -> ProbeStatus {
-        ProbeStatus {
-            probe: probe.into(),
-            health: Health::Ok,
-            reason: None,
-        }
-    }
-
-    #[test]
-    fn rounds_come_and_are_judged_when_all_could_be_told() {
-        let mut canary = canary();
-        assert_eq!(canary.step(START), Step::Begin);
-        round(&mut canary, START, Ok(()), everything());
-        assert_eq!(canary.step(START.plus(SETTLE / 2)), Step::Wait);
-        let end = START.plus(SETTLE);
-        assert_eq!(canary.step(end), Step::Judge);
-        assert!(canary.judge(&ALL, end).is_empty());
-        assert_eq!(canary.step(end.plus(MINUTE / 2)), Step::Wait);
-        assert_eq!(canary.step(end.plus(MINUTE)), Step::Begin);
-        assert_eq!(canary.judged(&ok(TCP)), ok(TCP));
-    }
-
-    #[test]
-    fn what_is_missed_twice_breaks_the_probe_until_it_is_seen() {
-        let mut canary = canary();
-        let deaf = Seen {
-            client: FlowCounts {
-                connections: 1,
-                ..FlowCounts::default()
-            },
-            ..everything()
-        };
-        round(&mut canary, START, Ok(()), deaf.clone());
-        assert!(canary.judge(&ALL, START).is_empty(), "once may be chance");
-        assert_eq!(
-            canary.step(START),
-            Step::Begin,
-            "but is tried again at once"
-        );
-        round(&mut canary, START, Ok(()), deaf.clone());
-        assert_eq!(canary.judge(&ALL, START), [TCP]);
-        canary.explain(TCP, "it is one of: foreign (id 7)");
-        let said = canary.judged(&ok(TCP));
-        assert_eq!(said.health, Health::Broken);
-        assert_eq!(
-            said.reason.as_deref(),
-            Some(
-                "the canary was not seen: the client's close with its bytes missed; it is one of: foreign (id 7)"
-            )
-        );
-        assert_eq!(canary.judged(&ok(CGROUPS)), ok(CGROUPS), "others are well");
-        round(&mut canary, START, Ok(()), everything());
-        assert!(canary.judge(&ALL, START).is_empty());
-        assert_eq!(canary.judged(&ok(TCP)), ok(TCP));
-    }
-
-    #[test]
-    fn probes_that_are_not_there_are_not_waited_for() {
-        let mut canary = canary();
-        for _ in 0..3 {
-            round(&mut canary, START, Ok(()), Seen::default());
-            assert!(canary.judge(&[], START).is_empty());
-        }
-        canary.placed = false;
-        for _ in 0..3 {
-            round(&mut canary, START, Ok(()), Seen::default());
-            assert!(canary.judge(&[CGROUPS], START).is_empty());
-        }
-    }
-
-    #[test]
-    fn a_canary_that_cannot_act_says_so_and_blames_no_probe() {
-        let mut canary = canary();
-        for _ in 0..3 {
-            round(
-                &mut canary,
-                START,
-                Err("no loopback".into()),
-                Seen::default(),
-            );
-            assert!(canary.judge(&ALL, START).is_empty());
-        }
-        assert_eq!(canary.status().health, Health::Broken);
-        assert!(canary.status().reason.unwrap().contains("no loopback"));
-        assert_eq!(canary.judged(&ok(TCP)), ok(TCP));
-    }
-
-    #[test]
-    fn only_its_own_directories_are_its_own() {
-        let canary = canary();
-        assert!(canary.is_own("/plumbline-canary-1"));
-        assert!(canary.is_own("/plumbline-canary-1/probe"));
-        assert!(!canary.is_own("/plumbline-canary-12"));
-        assert!(!canary.is_own("/kubepods"));
-    }
-}
+mod tests;

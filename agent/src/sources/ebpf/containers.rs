@@ -9,7 +9,7 @@ use plumbline_core::observation::Fact;
 use plumbline_core::time::Timestamp;
 
 /// How long sockets may live on without a process: `tcp_fin_timeout` is 60 s.
-const LINGER: Duration = Duration::from_secs(65);
+pub(super) const LINGER: Duration = Duration::from_secs(65);
 
 /// Containers that are gone and keep their program. Under more churn the oldest lose it early.
 const LINGERING_MAX: usize = 256;
@@ -44,11 +44,17 @@ impl Containers {
         self.lingering.retain(|(_, gone)| *gone != cgroup);
     }
 
-    /// The program of a container was detached by someone else. Returns the container's path; `None` when it is gone anyway.
-    pub(super) fn detached(&mut self, cgroup: CgroupId) -> Option<String> {
-        let container = self.known.get_mut(&cgroup)?;
-        (container.attached, container.told) = (false, false);
-        Some(container.path.clone())
+    /// The program of a container was detached by someone else.
+    pub(super) fn detached(&mut self, cgroup: CgroupId) {
+        if let Some(container) = self.known.get_mut(&cgroup) {
+            (container.attached, container.told) = (false, false);
+        }
+    }
+
+    /// Where a container is; `None` when it is gone.
+    pub(super) fn path(&self, cgroup: CgroupId) -> Option<&str> {
+        let container = self.known.get(&cgroup)?;
+        Some(&container.path)
     }
 
     /// Whether there is none.

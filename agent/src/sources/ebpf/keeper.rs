@@ -35,8 +35,33 @@ use super::{ProgramStats, object};
 /// its end, so that more often would only wake idle CPUs.
 const TICK_NS: u64 = 100_000_000;
 
-/// `BPF_PROG_TYPE_SOCK_OPS` of the kernel.
-const SOCK_OPS: u32 = 13;
+/// Programs that others may have beside ours.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// On the same callbacks of TCP.
+    SockOps,
+    /// On the same hooks of UDP.
+    Cgroup,
+}
+
+impl Kind {
+    /// As it is said.
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::SockOps => "sock_ops",
+            Self::Cgroup => "cgroup",
+        }
+    }
+
+    /// Numbers of `enum bpf_prog_type`.
+    const fn types(self) -> &'static [u32] {
+        match self {
+            Self::SockOps => &[13],
+            // CGROUP_SKB, CGROUP_SOCK, CGROUP_SOCK_ADDR.
+            Self::Cgroup => &[8, 9, 18],
+        }
+    }
+}
 
 /// Programs of others that are named.
 const OTHERS_MAX: usize = 8;
@@ -136,11 +161,9 @@ impl Keeper {
     }
 
     /// Containers whose program was detached by someone else: the link is there and leads nowhere. So is that of a cgroup that
-    /// is gone.
-    pub(super) fn detached(&self) -> Vec<CgroupId> {
-        let idle = idle_links(Path::new("/proc/self/fdinfo"));
-        let of_nobody = |link: &FdLink| link.info().is_ok_and(|info| idle.contains(&info.id()));
-        let detached = self.links.iter().filter(|(_, link)| of_nobody(link));
+    /// is gone. `idle`: see [`idle_links`].
+    pub(super) fn detached(&self, idle: &BTreeSet<u32>) -> Vec<CgroupId> {
+        let detached = self.links.iter().filter(|(_, link)| is_among(idle, link));
         detached.map(|(cgroup, _)| *cgroup).collect()
     }
 
@@ -208,22 +231,14 @@ impl Keeper {
         self.ticking.remove(&cpu);
     }
 
-    /// Network programs of others, by name and id. Empty also without `CAP_SYS_ADMIN`, which the list takes.
+    /// Ids of our programs.
+    pub(super) fn ids(&self) -> BTreeSet<u32> {
+        ids_of(&self.ebpf)
+    }
+
+    /// Network programs of others.
     pub(super) fn other_sock_ops(&self) -> Vec<String> {
-        let ours = self.ebpf.program(names::TCP);
-        let ours = ours
-            .and_then(|program| program.info().ok())
-            .map(|info| info.id());
-        aya::programs::loaded_programs()
-            .filter_map(Result::ok)
-            .filter(|info| info.program_type() as u32 == SOCK_OPS)
-            .filter(|info| Some(info.id()) != ours)
-            .map(|info| {
-                let name = info.name_as_str().unwrap_or("without a name");
-                format!("{name} (id {})", info.id())
-            })
-            .take(OTHERS_MAX)
-            .collect()
+        other_programs(Kind::SockOps, &self.ids())
     }
 
     /// What the kernel says about the programs that are loaded.
@@ -250,6 +265,27 @@ where
     <&'a mut T>::try_from(program).with_context(|| format!("use the program {name}"))
 }
 
+/// Ids of the programs of an object that are loaded.
+fn ids_of(ebpf: &Ebpf) -> BTreeSet<u32> {
+    let programs = ebpf.programs();
+    let info = programs.filter_map(|(_, program)| program.info().ok());
+    info.map(|info| info.id()).collect()
+}
+
+/// Programs of others, by name and id. Empty also without `CAP_SYS_ADMIN`, which the list takes.
+pub(super) fn other_programs(kind: Kind, ours: &BTreeSet<u32>) -> Vec<String> {
+    aya::programs::loaded_programs()
+        .filter_map(Result::ok)
+        .filter(|info| kind.types().contains(&(info.program_type() as u32)))
+        .filter(|info| !ours.contains(&info.id()))
+        .map(|info| {
+            let name = info.name_as_str().unwrap_or("without a name");
+            format!("{name} (id {})", info.id())
+        })
+        .take(OTHERS_MAX)
+        .collect()
+}
+
 /// What the kernel says about the programs of an object that are loaded, by name.
 fn stats_of(ebpf: &Ebpf) -> Vec<ProgramStats> {
     let loaded = ebpf
@@ -268,11 +304,20 @@ fn stats_of(ebpf: &Ebpf) -> Vec<ProgramStats> {
     programs
 }
 
+/// Whether a link is one of those.
+fn is_among(ids: &BTreeSet<u32>, link: &FdLink) -> bool {
+    !ids.is_empty() && link.info().is_ok_and(|info| ids.contains(&info.id()))
+}
+
 /// Ids of this process's cgroup links that are attached to no cgroup: the kernel then tells 0
 /// (<https://github.com/torvalds/linux/blob/v5.10/kernel/bpf/cgroup.c#L849>). What cannot be read is not among them.
-fn idle_links(fdinfo: &Path) -> BTreeSet<u32> {
+pub(super) fn idle_links() -> BTreeSet<u32> {
     let mut idle = BTreeSet::new();
-    for entry in std::fs::read_dir(fdinfo).into_iter().flatten().flatten() {
+    for entry in std::fs::read_dir("/proc/self/fdinfo")
+        .into_iter()
+        .flatten()
+        .flatten()
+    {
         let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
         let field = |name: &str| {
             let value = text.lines().find_map(|line| line.strip_prefix(name));

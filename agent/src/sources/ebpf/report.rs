@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use plumbline_core::id::CgroupId;
-use plumbline_core::observation::{Fact, ProbeStatus};
+use plumbline_core::observation::{Fact, ProbeStatus, Refused};
 
 use crate::clock;
 use crate::sources::Sink;
@@ -55,12 +55,35 @@ impl Reporter {
 
     /// How often a container was refused something because it had used up its share.
     pub(super) fn refused(&mut self, cgroup: CgroupId, flows: u64, listeners: u64) {
-        let fact = Fact::Refused {
+        let refused = Refused {
             cgroup,
             flows,
             listeners,
+            ..Refused::default()
         };
-        self.tell(format!("refused {}", cgroup.0), fact);
+        self.tell(format!("refused tcp {}", cgroup.0), Fact::Refused(refused));
+    }
+
+    /// The same of UDP.
+    pub(super) fn refused_udp(&mut self, cgroup: CgroupId, flows: u64, sockets: u64) {
+        let refused = Refused {
+            cgroup,
+            udp_flows: flows,
+            udp_sockets: sockets,
+            ..Refused::default()
+        };
+        self.tell(format!("refused udp {}", cgroup.0), Fact::Refused(refused));
+    }
+
+    /// The same of connections that could not be followed.
+    pub(super) fn refused_connections(&mut self, cgroup: CgroupId, connections: u64) {
+        let refused = Refused {
+            cgroup,
+            connections,
+            ..Refused::default()
+        };
+        let key = format!("refused connections {}", cgroup.0);
+        self.tell(key, Fact::Refused(refused));
     }
 
     /// How full one thing is.

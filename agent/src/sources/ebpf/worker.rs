@@ -8,11 +8,12 @@ mod datagrams;
 mod readings;
 mod walks;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::sync::mpsc::SyncSender;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use plumbline_core::id::CgroupId;
@@ -33,7 +34,7 @@ use super::plan::{Wanted, plan};
 use super::probes::Probes;
 use super::report::Reporter;
 use super::tree::{Retries, Tree, is_container, is_in_container};
-use super::{Settings, Stats, support};
+use super::{Ports, Settings, Stats, support};
 use crate::clock;
 use crate::sources::Sink;
 
@@ -43,23 +44,27 @@ const TICK: Duration = Duration::from_secs(1);
 /// Records taken from the ring before anything else gets its turn.
 const BATCH: usize = 4_096;
 
-/// Runs until `stop` becomes readable. Tells `ready` when everything that was there has its program.
-pub(super) fn run(
-    settings: Settings,
-    sink: Sink,
-    stop: &OwnedFd,
-    stats: &Mutex<Stats>,
-    ready: &SyncSender<()>,
-) {
+/// What the thread has in common with whoever started it.
+pub(super) struct Shared {
+    /// Becomes readable when it is time to end.
+    pub(super) stop: Arc<OwnedFd>,
+    /// Figures as of the last tick.
+    pub(super) stats: Arc<Mutex<Stats>>,
+    /// Ranges of dynamic ports, when there are new ones.
+    pub(super) ports: Arc<Mutex<Option<Ports>>>,
+}
+
+/// Runs until it is told to stop. Tells `ready` when everything that was there has its program.
+pub(super) fn run(settings: Settings, sink: Sink, shared: &Shared, ready: &SyncSender<()>) {
     let mut worker = Worker::start(settings, sink);
     // Before any program is attached: what it finds is older than the agent.
     worker.follow();
     worker.rescan();
-    worker.tick(stats);
+    worker.tick(shared);
     // The starter may have given up waiting; then it also asks us to stop.
     ready.try_send(()).unwrap_or_default();
-    while worker.wait(stop) {
-        worker.work(stats);
+    while worker.wait(&shared.stop) {
+        worker.work(shared);
     }
     worker.finish();
 }
@@ -80,8 +85,8 @@ struct Worker {
     canary: Option<Canary>,
     /// Why there is no canary.
     no_canary: Option<ProbeStatus>,
-    /// When programs were last found detached by someone else, and how many.
-    detached: Option<(Timestamp, usize)>,
+    /// When programs of a probe were last found detached by someone else, and from how many containers.
+    detached: BTreeMap<&'static str, (Timestamp, usize)>,
     /// Walks of the tree that could not read all of it.
     incomplete: u64,
     next: Deadlines,
@@ -147,7 +152,7 @@ impl Worker {
             flags: Flags::default(),
             canary: None,
             no_canary: None,
-            detached: None,
+            detached: BTreeMap::new(),
             incomplete: 0,
         };
         worker.make_canary(now);
@@ -169,6 +174,7 @@ impl Worker {
                     proc_root: self.settings.proc_root.clone(),
                     cgroup_root: self.settings.cgroup_root.clone(),
                     interval,
+                    sockets_max: self.settings.connections_max,
                 };
                 Connections::start(settings, entries, self.sink.clone())
             }
@@ -208,7 +214,7 @@ impl Worker {
         }
     }
 
-    fn work(&mut self, stats: &Mutex<Stats>) {
+    fn work(&mut self, shared: &Shared) {
         self.drain();
         self.drain_udp();
         for (path, attempt) in self.retries.due(clock::monotonic()) {
@@ -221,7 +227,7 @@ impl Worker {
             self.next.flows = now.plus(self.settings.flow_interval);
         }
         if now >= self.next.tick {
-            self.tick(stats);
+            self.tick(shared);
             self.next.tick = now.plus(TICK);
         }
         if now >= self.next.rescan {
@@ -368,12 +374,17 @@ impl Worker {
         self.sink.send(now, Fact::CgroupGone { cgroup });
     }
 
-    fn tick(&mut self, stats: &Mutex<Stats>) {
+    fn tick(&mut self, shared: &Shared) {
         let now = clock::monotonic();
         self.release_expired(now);
         self.release_udp();
         self.read_windows();
+        let stats = &shared.stats;
         *stats.lock().unwrap_or_else(PoisonError::into_inner) = self.probes.stats();
+        let ports = shared.ports.lock();
+        if let Some(ports) = ports.unwrap_or_else(PoisonError::into_inner).take() {
+            self.set_dynamic_ports(ports);
+        }
         self.tend_canary(now);
         for status in self.probes.statuses() {
             self.reporter.probe(&self.judged(status));
@@ -382,9 +393,10 @@ impl Worker {
         if let Some(status) = canary.or_else(|| self.no_canary.clone()) {
             self.reporter.probe(&status);
         }
-        let ended = self.connections.as_ref().is_some_and(|c| !c.is_alive());
-        if ended {
-            self.connections = None;
+        if let Some(connections) = &mut self.connections
+            && !connections.is_alive()
+        {
+            connections.wind_up(now);
             self.probes.connections = Some(connections::broken(
                 "its thread has ended; the log says why",
             ));

@@ -10,7 +10,9 @@ use std::io;
 use std::os::fd::AsFd as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::io::Errno;
@@ -23,6 +25,15 @@ pub(crate) const WAYS_MAX: usize = 8;
 
 /// Namespaces visited in one go; further ones are left out. A node has one per pod and some.
 pub(crate) const NAMESPACES_MAX: usize = 4_096;
+
+/// Threads that hang in a namespace, after which no more are made.
+const HANGING_MAX: usize = 4;
+
+/// How long one namespace may take to be entered.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Threads that enter namespaces.
+static ENTERING: AtomicUsize = AtomicUsize::new(0);
 
 /// A network namespace and files that lead to it, such as `/proc/<pid>/ns/net`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -44,45 +55,106 @@ pub(crate) enum Closed {
     Refused(Errno),
 }
 
+/// The network namespaces of the node, as far as they can be found.
+#[derive(Debug, Default)]
+pub(crate) struct Listing {
+    /// At most [`NAMESPACES_MAX`].
+    pub(crate) namespaces: Vec<Namespace>,
+    /// How many there are beyond that.
+    pub(crate) beyond: usize,
+    /// Processes whose namespace may not be looked at: it is listed only if another process is in it.
+    pub(crate) unreadable: usize,
+}
+
+/// A network namespace that was entered.
+#[derive(Debug)]
+pub(crate) struct Opened {
+    /// Asks it.
+    pub(crate) socket: DiagSocket,
+    /// Its range of dynamic ports, where it was asked for and could be read.
+    pub(crate) ports: Option<(u16, u16)>,
+}
+
 /// Namespaces being opened by the thread that enters them.
 #[derive(Debug)]
 pub(crate) struct Visits {
-    opened: Receiver<(u64, Result<DiagSocket, Closed>)>,
+    opened: Receiver<(u64, Result<Opened, Closed>)>,
+    hangs: bool,
 }
 
 impl Iterator for Visits {
-    type Item = (u64, Result<DiagSocket, Closed>);
+    type Item = (u64, Result<Opened, Closed>);
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.opened.recv().ok()
+        if self.hangs {
+            return None;
+        }
+        match self.opened.recv_timeout(PATIENCE) {
+            Ok(visit) => Some(visit),
+            Err(RecvTimeoutError::Disconnected) => None,
+            Err(RecvTimeoutError::Timeout) => {
+                self.hangs = true;
+                Some((0, Err(Closed::Refused(Errno::TIMEDOUT))))
+            }
+        }
+    }
+}
+
+/// Counts a thread while it lives.
+struct Entering;
+
+impl Entering {
+    fn begin() -> anyhow::Result<Self> {
+        let before = ENTERING.fetch_add(1, Ordering::Relaxed);
+        let this = Self;
+        anyhow::ensure!(
+            before < HANGING_MAX,
+            "{before} threads hang in network namespaces"
+        );
+        Ok(this)
+    }
+}
+
+impl Drop for Entering {
+    fn drop(&mut self) {
+        ENTERING.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// Opens each namespace in turn; the next one while the caller is busy with one. The caller's own namespace needs no right
-/// when it comes first, and is put there.
+/// when it comes first, and is put there. `ports` asks for ranges of dynamic ports, too.
 ///
 /// # Errors
 ///
-/// The system gives no thread.
-pub(crate) fn visit(mut namespaces: Vec<Namespace>) -> anyhow::Result<Visits> {
+/// The system gives no thread, or too many hang.
+pub(crate) fn visit(mut namespaces: Vec<Namespace>, ports: bool) -> anyhow::Result<Visits> {
     let here = own();
     namespaces.sort_by_key(|namespace| (Some(namespace.inode) != here, namespace.inode));
     // At most two are open at a time: each takes descriptors.
     let (sender, opened) = sync_channel(1);
+    let entering = Entering::begin()?;
     std::thread::Builder::new()
         .name("netns".into())
         .spawn(move || {
+            let _entering = entering;
             let mut current = here;
             for Namespace { inode, ways } in namespaces {
-                let socket = enter(inode, &ways, &mut current)
-                    .and_then(|()| DiagSocket::open().map_err(Closed::Refused));
-                if sender.send((inode, socket)).is_err() {
+                let opened = enter(inode, &ways, &mut current).and_then(|()| {
+                    Ok(Opened {
+                        socket: DiagSocket::open().map_err(Closed::Refused)?,
+                        ports: if ports { dynamic_ports() } else { None },
+                    })
+                });
+                if sender.send((inode, opened)).is_err() {
                     return;
                 }
             }
         })
         .context("start the thread that enters network namespaces")?;
-    Ok(Visits { opened })
+    Ok(Visits {
+        opened,
+        hangs: false,
+    })
 }
 
 /// Moves the calling thread.
@@ -121,18 +193,26 @@ fn own() -> Option<u64> {
     inode(Path::new("/proc/thread-self/ns/net")).ok()
 }
 
+/// `net.ipv4.ip_local_port_range` of the network namespace that the calling thread is in.
+pub(crate) fn dynamic_ports() -> Option<(u16, u16)> {
+    let text = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok()?;
+    let (first, last) = text.trim().split_once(char::is_whitespace)?;
+    Some((first.trim().parse().ok()?, last.trim().parse().ok()?))
+}
+
 /// Inode of the network namespace that a file leads to.
 pub(crate) fn inode(way: &Path) -> io::Result<u64> {
     std::fs::metadata(way).map(|meta| meta.ino())
 }
 
-/// The network namespaces that processes are in, by inode. A process that may not be looked at is passed over.
+/// The network namespaces that processes are in, by inode.
 ///
 /// # Errors
 ///
 /// The list of processes cannot be read.
-pub(crate) fn of_processes(proc_root: &Path) -> io::Result<Vec<Namespace>> {
+pub(crate) fn of_processes(proc_root: &Path) -> io::Result<Listing> {
     let mut found: BTreeMap<u64, Vec<PathBuf>> = BTreeMap::new();
+    let mut listing = Listing::default();
     for entry in std::fs::read_dir(proc_root)?.flatten() {
         let is_process = entry
             .file_name()
@@ -141,18 +221,27 @@ pub(crate) fn of_processes(proc_root: &Path) -> io::Result<Vec<Namespace>> {
         if !is_process {
             continue;
         }
-        let way = entry.path().join("ns/net");
-        if let Ok(inode) = inode(&way) {
-            let ways = found.entry(inode).or_default();
-            if ways.len() < WAYS_MAX {
-                ways.push(way);
+        let process = entry.path();
+        let way = process.join("ns/net");
+        match inode(&way) {
+            Ok(inode) => {
+                let ways = found.entry(inode).or_default();
+                if ways.len() < WAYS_MAX {
+                    ways.push(way);
+                }
             }
+            // One that ends is denied too, or not found any more.
+            Err(error) if error.kind() == io::ErrorKind::NotFound || !process.exists() => {}
+            Err(error) if Errno::from_io_error(&error) == Some(Errno::SRCH) => {}
+            Err(_) => listing.unreadable += 1,
         }
     }
+    listing.beyond = found.len().saturating_sub(NAMESPACES_MAX);
     let namespaces = found.into_iter().take(NAMESPACES_MAX);
-    Ok(namespaces
+    listing.namespaces = namespaces
         .map(|(inode, ways)| Namespace { inode, ways })
-        .collect())
+        .collect();
+    Ok(listing)
 }
 
 /// Whether foreign network namespaces can be entered: asks by entering our own once more, for which the kernel asks the
@@ -180,7 +269,7 @@ mod tests {
     use std::path::{Path, PathBuf};
 
     use super::super::message::{IPV4, LISTENING, Query, TCP};
-    use super::{Closed, Namespace, of_processes, own, visit};
+    use super::{Closed, NAMESPACES_MAX, Namespace, of_processes, own, visit};
 
     #[test]
     fn the_own_namespace_is_asked_without_any_right() {
@@ -188,11 +277,14 @@ mod tests {
         let port = listener.local_addr().unwrap().port();
         let all = of_processes(Path::new("/proc")).unwrap();
         let mine = all
+            .namespaces
             .into_iter()
             .find(|namespace| Some(namespace.inode) == own())
             .expect("this process is in one");
-        let (inode, socket) = visit(vec![mine]).unwrap().next().unwrap();
+        let (inode, opened) = visit(vec![mine], true).unwrap().next().unwrap();
         assert_eq!(Some(inode), own());
+        let mut opened = opened.unwrap();
+        assert!(opened.ports.is_some_and(|(first, last)| first <= last));
         let query = Query {
             family: IPV4,
             protocol: TCP,
@@ -200,8 +292,8 @@ mod tests {
             info: false,
         };
         let mut found = 0;
-        socket
-            .unwrap()
+        opened
+            .socket
             .dump(query, |entry| {
                 found += usize::from(entry.local_port == port);
                 ControlFlow::Continue(())
@@ -211,13 +303,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_listed_is_counted() {
+        let proc_root = tempfile::tempdir().unwrap();
+        let process = |pid: usize| proc_root.path().join(pid.to_string()).join("ns");
+        for pid in 1..=NAMESPACES_MAX + 3 {
+            std::fs::create_dir_all(process(pid)).unwrap();
+            // Files of their own: as many namespaces.
+            std::fs::write(process(pid).join("net"), "").unwrap();
+        }
+        for pid in [100_001, 100_002] {
+            std::fs::create_dir_all(process(pid)).unwrap();
+            // Leads in a circle, which is an error even to root.
+            std::os::unix::fs::symlink("net", process(pid).join("net")).unwrap();
+        }
+        // Ended while it was looked at.
+        std::fs::create_dir_all(process(100_003)).unwrap();
+        let listing = of_processes(proc_root.path()).unwrap();
+        assert_eq!(listing.namespaces.len(), NAMESPACES_MAX);
+        assert_eq!((listing.beyond, listing.unreadable), (3, 2));
+    }
+
+    #[test]
     fn a_namespace_whose_processes_ended_is_gone() {
         let ways = vec![
             PathBuf::from("/proc/0/ns/net"),
             // There, and not the one that is meant.
             PathBuf::from("/proc/self/ns/net"),
         ];
-        let (_, socket) = visit(vec![Namespace { inode: 1, ways }])
+        let (_, socket) = visit(vec![Namespace { inode: 1, ways }], false)
             .unwrap()
             .next()
             .unwrap();

@@ -22,6 +22,8 @@ pub(super) const ROWS_MAX: usize = 65_536;
 #[derive(Debug, Default)]
 pub(super) struct Scan {
     pub(super) rows: Vec<ListenerRow>,
+    /// Ranges of dynamic ports by cgroup of a process, where the range of its namespace is known.
+    pub(super) ports: BTreeMap<CgroupId, (u16, u16)>,
     pub(super) errors: Errors,
 }
 
@@ -94,7 +96,12 @@ pub(super) fn scan(
     let errors = &mut scan.errors;
     let candidates = candidates(proc_root, resolver, containers, errors)?;
     let host_netns = host_netns(proc_root);
-    let mut sockets = listening(&candidates, method, errors);
+    let (mut sockets, ports) = listening(&candidates, method, errors);
+    for candidate in &candidates {
+        if let Some((placed, ports)) = candidate.placed.as_ref().zip(ports.get(&candidate.netns)) {
+            scan.ports.insert(placed.cgroup, *ports);
+        }
+    }
     for candidate in &candidates {
         hold(candidate, &mut sockets, errors);
     }
@@ -191,8 +198,12 @@ fn netns(process: &Path) -> io::Result<u64> {
     netns::inode(&process.join("ns/net"))
 }
 
-/// Listening sockets by inode, of every network namespace that a candidate is in.
-fn listening(candidates: &[Candidate], method: Method, errors: &mut Errors) -> Sockets {
+/// Listening sockets by inode, of every network namespace that a candidate is in, and their ranges of dynamic ports.
+fn listening(
+    candidates: &[Candidate],
+    method: Method,
+    errors: &mut Errors,
+) -> (Sockets, BTreeMap<u64, (u16, u16)>) {
     let mut members: BTreeMap<u64, Vec<&Candidate>> = BTreeMap::new();
     for candidate in candidates {
         members.entry(candidate.netns).or_default().push(candidate);
@@ -212,16 +223,18 @@ fn listening(candidates: &[Candidate], method: Method, errors: &mut Errors) -> S
         ),
         Method::Procfs => BTreeMap::new(),
     };
-    let mut sockets = Sockets::new();
+    let (mut sockets, mut ports) = (Sockets::new(), BTreeMap::new());
     for (netns, members) in members {
+        let told = told.remove(&netns);
+        ports.extend(told.as_ref().and_then(|told| Some((netns, told.ports?))));
         let tcp = told
-            .remove(&netns)
+            .map(|told| told.sockets)
             .or_else(|| tables_of_any(&members, errors, |of| tables::by_procfs(of, netns)));
         // Always from procfs: kernels without the module `udp_diag` answer `sock_diag` about TCP alone.
         let udp = tables_of_any(&members, errors, |of| tables::udp_by_procfs(of, netns));
         sockets.extend(tcp.into_iter().chain(udp).flatten());
     }
-    sockets
+    (sockets, ports)
 }
 
 /// The tables of a namespace, by whichever of its processes still lives to show them.

@@ -48,13 +48,20 @@ pub(super) enum Method {
     Procfs,
 }
 
+/// What one namespace told.
+pub(super) struct Told {
+    pub(super) sockets: Sockets,
+    /// Its range of dynamic ports.
+    pub(super) ports: Option<(u16, u16)>,
+}
+
 /// Asks each namespace; those that could not be asked, or not to the end, are missing from the result.
-pub(super) fn by_sock_diag(ways: BTreeMap<u64, Vec<PathBuf>>) -> BTreeMap<u64, Sockets> {
+pub(super) fn by_sock_diag(ways: BTreeMap<u64, Vec<PathBuf>>) -> BTreeMap<u64, Told> {
     let namespaces = ways.into_iter();
     let namespaces = namespaces
         .map(|(inode, ways)| Namespace { inode, ways })
         .collect();
-    let visits = match netns::visit(namespaces) {
+    let visits = match netns::visit(namespaces, true) {
         Ok(visits) => visits,
         Err(error) => {
             tracing::warn!(error = %format!("{error:#}"), "listening sockets are read from procfs");
@@ -62,15 +69,19 @@ pub(super) fn by_sock_diag(ways: BTreeMap<u64, Vec<PathBuf>>) -> BTreeMap<u64, S
         }
     };
     let mut asked = BTreeMap::new();
-    for (netns, socket) in visits {
-        let mut sockets = Sockets::new();
-        let answer = socket
+    for (netns, opened) in visits {
+        let answer = opened
             .map_err(|closed| closed.to_string())
-            .and_then(|mut socket| {
-                ask(&mut socket, netns, &mut sockets).map_err(|error| error.to_string())
+            .and_then(|mut opened| {
+                let mut sockets = Sockets::new();
+                ask(&mut opened.socket, netns, &mut sockets).map_err(|error| error.to_string())?;
+                Ok(Told {
+                    sockets,
+                    ports: opened.ports,
+                })
             });
         match answer {
-            Ok(()) => drop(asked.insert(netns, sockets)),
+            Ok(told) => drop(asked.insert(netns, told)),
             Err(error) => tracing::debug!(netns, error, "a network namespace is read from procfs"),
         }
     }

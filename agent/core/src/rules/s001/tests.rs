@@ -131,6 +131,9 @@ fn what_was_not_seen_in_full_is_unknown() {
             node.containers[0].refused = Some(RefusedView {
                 flows: 1,
                 listeners: 0,
+                udp_flows: 0,
+                udp_sockets: 0,
+                connections: 0,
                 last: NOW,
             });
         },

@@ -1,5 +1,5 @@
 //! What the canary does: a cgroup made and removed, and in its own cgroup a listener, a connection with some bytes both
-//! ways, and a short burn of CPU time.
+//! ways, a UDP server that is asked something, and a short burn of CPU time.
 //!
 //! A socket belongs to the cgroup of the process that makes it, so that a child does it: a copy of the agent that ends
 //! without ever becoming another program.
@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, accept_with, bind, connect,
-    getsockname, listen, recv, send, socket_with,
+    getsockname, listen, recv, recvfrom, send, sendto, socket_with,
 };
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::time::{ClockId, clock_gettime};
@@ -32,6 +32,9 @@ pub(in super::super) const PAYLOAD: u64 = TEXT.len() as u64;
 
 /// Each call on a socket may take this long.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Ports that are tried before it is given up.
+const TRIES: u32 = 8;
 
 /// Says that all went well where only errors can be told.
 const DONE: Errno = Errno::CANCELED;
@@ -72,6 +75,7 @@ fn child(members: &File) -> Result<(), Errno> {
     set_parent_process_death_signal(Some(Signal::KILL))?;
     rustix::io::write(members, b"0")?;
     connection()?;
+    datagram()?;
     burn();
     Ok(())
 }
@@ -100,6 +104,40 @@ fn connection() -> Result<(), Errno> {
     }
 }
 
+/// A socket whose program chose its port gets a datagram from one without, and is closed.
+fn datagram() -> Result<(), Errno> {
+    let server = bound()?;
+    let client = udp()?;
+    let address = SocketAddrV4::try_from(getsockname(&server)?)?;
+    sendto(&client, TEXT, SendFlags::NOSIGNAL, &address)?;
+    let mut buffer = [0_u8; TEXT.len()];
+    // With the sender's address, or no hook is asked.
+    let (_, length, _) = recvfrom(&server, &mut buffer, RecvFlags::empty())?;
+    if length == TEXT.len() {
+        Ok(())
+    } else {
+        Err(Errno::IO)
+    }
+}
+
+/// A UDP socket bound to a port that was asked for: the kernel says which is free.
+fn bound() -> Result<OwnedFd, Errno> {
+    let mut tries = 0..TRIES;
+    loop {
+        let lent = udp()?;
+        bind(&lent, &SocketAddrV4::new(Ipv4Addr::LOCALHOST, 0))?;
+        let free = SocketAddrV4::try_from(getsockname(&lent)?)?;
+        drop(lent);
+        let socket = udp()?;
+        match bind(&socket, &free) {
+            Ok(()) => return Ok(socket),
+            // Somebody was quicker.
+            Err(Errno::ADDRINUSE) if tries.next().is_some() => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Bytes that came; 0 at the end.
 fn receive(socket: &OwnedFd) -> Result<usize, Errno> {
     let mut buffer = [0_u8; TEXT.len()];
@@ -107,12 +145,15 @@ fn receive(socket: &OwnedFd) -> Result<usize, Errno> {
 }
 
 fn tcp() -> Result<OwnedFd, Errno> {
-    let socket = socket_with(
-        AddressFamily::INET,
-        SocketType::STREAM,
-        SocketFlags::CLOEXEC,
-        None,
-    )?;
+    socket(SocketType::STREAM)
+}
+
+fn udp() -> Result<OwnedFd, Errno> {
+    socket(SocketType::DGRAM)
+}
+
+fn socket(kind: SocketType) -> Result<OwnedFd, Errno> {
+    let socket = socket_with(AddressFamily::INET, kind, SocketFlags::CLOEXEC, None)?;
     for timeout in [Timeout::Recv, Timeout::Send] {
         set_socket_timeout(&socket, timeout, Some(PATIENCE))?;
     }

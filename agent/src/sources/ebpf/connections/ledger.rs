@@ -9,22 +9,39 @@
 //! Counts of an open connection are never above the final ones, but for one byte: the peer's FIN, when it comes between
 //! the reading of the state and of the counts. Such a byte is owed, and taken off the next ones of the same flow.
 
+mod samples;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use plumbline_core::declared::Transport;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{FlowCounts, FlowRow, Role};
-use plumbline_ebpf::connection::Connection;
-use plumbline_ebpf::flow::{ROLE_CLIENT, ROLE_SERVER, state};
+use plumbline_ebpf::connection::{CONNECTIONS_MAX, Connection};
 
 use crate::sources::sock_diag::message::{Entry, Sample, SocketId};
+use samples::{Guess, guess, is_open, received, role_of, sent};
 
 /// Flows that wait to be told. Full (the loop is stuck): further ones lose their peer.
 const PENDING_MAX: usize = 32_768;
 
 /// Readings that do not find a connection, and after which it is given up: of them all but the first asked for it by name.
 const MISSED_MAX: u8 = 3;
+
+/// Connections that each container may have followed. More only while half of the table is free, so that no container keeps
+/// the others' out.
+const SHARE: u32 = CONNECTIONS_MAX / 16;
+
+/// Connections older than the agent that found no entry yet and are remembered as older. Full: further ones are counted; those
+/// that find an entry later are told with what they moved before the agent.
+const OLDER_MAX: usize = 65_536;
+
+/// Connections without an entry that are remembered from one reading to the next, so that each is counted once. Full: further
+/// ones are counted with each reading.
+const REFUSED_MAX: usize = 65_536;
+
+/// Containers of which it is told how many of their connections found no entry.
+const NAMED_MAX: usize = 1_024;
 
 /// What is told together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -63,24 +80,36 @@ struct Followed {
     /// This reading found it.
     seen: bool,
     missed: u8,
+    /// Readings for which nobody was in its namespace and its container was gone.
+    orphaned: u32,
 }
 
-/// A role as one reading has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Guess {
-    role: Role,
-    /// Nothing was on its way, so that all counts are of one moment.
-    exact: bool,
+/// Connections that found no entry, by why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Refusals {
+    /// The table was full.
+    pub(super) full: u64,
+    /// Their container had its share.
+    pub(super) budget: u64,
+    /// They are older than the agent, and there was no room to remember that.
+    pub(super) older: u64,
 }
 
 /// All followed connections, by cookie.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Ledger {
     followed: BTreeMap<u64, Followed>,
+    /// How many of them each container has.
+    shares: BTreeMap<CgroupId, u32>,
     pending: BTreeMap<Flow, Bytes>,
     /// Connections that found no entry in this reading and the last one.
     refused: [BTreeSet<u64>; 2],
-    refusals: u64,
+    refusals: Refusals,
+    refused_of: BTreeMap<CgroupId, u64>,
+    /// Connections without an entry that are older than the agent.
+    older: BTreeSet<u64>,
+    /// Readings after which a program that could tell of an orphan's close is surely detached.
+    patience: u32,
     unseen: u64,
     folded: u64,
 }
@@ -92,9 +121,32 @@ pub(super) struct Covered {
     pub(super) listed: BTreeSet<u64>,
     /// Of these, those of which all connections were read.
     pub(super) read: BTreeSet<u64>,
+    /// Containers that are gone, of those with connections in no namespace that is listed.
+    pub(super) gone: BTreeSet<CgroupId>,
 }
 
 impl Ledger {
+    /// Nothing is followed. A connection whose container is gone is given up after so many readings; by then no program may be
+    /// attached any more that would count it at its close.
+    pub(super) const fn new(patience: u32) -> Self {
+        Self {
+            followed: BTreeMap::new(),
+            shares: BTreeMap::new(),
+            pending: BTreeMap::new(),
+            refused: [BTreeSet::new(), BTreeSet::new()],
+            refusals: Refusals {
+                full: 0,
+                budget: 0,
+                older: 0,
+            },
+            refused_of: BTreeMap::new(),
+            older: BTreeSet::new(),
+            patience,
+            unseen: 0,
+            folded: 0,
+        }
+    }
+
     /// A reading found a connection of a container. `older` says that it is older than the agent: then what it has moved so
     /// far is not told. `make` makes its entry and says whether there was room.
     pub(super) fn see(
@@ -110,18 +162,19 @@ impl Ledger {
                 return;
             }
             followed.confirmed = true;
-            followed.missed = 0;
+            (followed.missed, followed.orphaned) = (0, 0);
             let credit = followed.credit(sample);
             if let Some((flow, bytes)) = credit {
                 self.add(flow, bytes);
             }
             return;
         }
-        if !make(entry.cookie) {
-            let again = self.refused[1].contains(&entry.cookie);
-            self.refusals += u64::from(self.refused[0].insert(entry.cookie) && !again);
-            return;
+        let in_share = self.is_in_share(owner);
+        if !in_share || !make(entry.cookie) {
+            return self.refuse(entry.cookie, owner, (in_share, older));
         }
+        *self.shares.entry(owner).or_default() += 1;
+        let was_older = self.older.remove(&entry.cookie);
         let followed = Followed {
             owner,
             netns,
@@ -130,7 +183,11 @@ impl Ledger {
             local_port: entry.local_port,
             remote: entry.remote,
             remote_port: entry.remote_port,
-            baseline: if older { sample } else { Sample::default() },
+            baseline: if older || was_older {
+                sample
+            } else {
+                Sample::default()
+            },
             role: None,
             guess: guess(sample),
             told: Bytes::default(),
@@ -138,8 +195,50 @@ impl Ledger {
             confirmed: older,
             seen: true,
             missed: 0,
+            orphaned: 0,
         };
         self.followed.insert(entry.cookie, followed);
+    }
+
+    /// Whether a container may have one more followed.
+    fn is_in_share(&self, owner: CgroupId) -> bool {
+        let own = self.shares.get(&owner).copied().unwrap_or(0);
+        own < SHARE || self.followed.len() < CONNECTIONS_MAX as usize / 2
+    }
+
+    /// Counts a connection that found no entry, once.
+    fn refuse(&mut self, cookie: u64, owner: CgroupId, (in_share, older): (bool, bool)) {
+        let [this, last] = &mut self.refused;
+        let again = last.contains(&cookie) || this.contains(&cookie);
+        if this.len() < REFUSED_MAX {
+            this.insert(cookie);
+        }
+        if older && !self.older.contains(&cookie) {
+            if self.older.len() < OLDER_MAX {
+                self.older.insert(cookie);
+            } else {
+                self.refusals.older += 1;
+            }
+        }
+        if again {
+            return;
+        }
+        let why = if in_share {
+            &mut self.refusals.full
+        } else {
+            &mut self.refusals.budget
+        };
+        *why += 1;
+        if self.refused_of.len() < NAMED_MAX || self.refused_of.contains_key(&owner) {
+            *self.refused_of.entry(owner).or_default() += 1;
+        }
+    }
+
+    /// Containers with connections in namespaces that are not listed.
+    pub(super) fn owners_outside(&self, listed: &BTreeSet<u64>) -> BTreeSet<CgroupId> {
+        let outside = self.followed.values();
+        let outside = outside.filter(|followed| !listed.contains(&followed.netns));
+        outside.map(|followed| followed.owner).collect()
     }
 
     /// Connections of a namespace that a reading before this one missed already, and this one too: to be asked for by name.
@@ -171,10 +270,13 @@ impl Ledger {
                 over.push(*cookie);
                 continue;
             }
-            let missing =
-                covered.read.contains(&followed.netns) || !covered.listed.contains(&followed.netns);
-            followed.missed += u8::from(missing);
-            if followed.missed >= MISSED_MAX {
+            followed.missed += u8::from(covered.read.contains(&followed.netns));
+            // Where nobody is any more a socket may live on, and its program with it: given up too early it would be counted
+            // as a whole when it closes, with what was told already.
+            let orphaned =
+                !covered.listed.contains(&followed.netns) && covered.gone.contains(&followed.owner);
+            followed.orphaned += u32::from(orphaned);
+            if followed.missed >= MISSED_MAX || followed.orphaned >= self.patience {
                 self.unseen += u64::from(followed.confirmed);
                 over.push(*cookie);
             }
@@ -183,11 +285,23 @@ impl Ledger {
             self.add(flow, bytes);
         }
         for cookie in &over {
-            self.followed.remove(cookie);
+            if let Some(followed) = self.followed.remove(cookie) {
+                self.leave(followed.owner);
+            }
         }
         let [this, last] = &mut self.refused;
         *last = std::mem::take(this);
         over
+    }
+
+    /// A container has one less.
+    fn leave(&mut self, owner: CgroupId) {
+        if let Some(share) = self.shares.get_mut(&owner) {
+            *share -= 1;
+            if *share == 0 {
+                self.shares.remove(&owner);
+            }
+        }
     }
 
     fn add(&mut self, mut flow: Flow, bytes: Bytes) {
@@ -238,8 +352,15 @@ impl Ledger {
     }
 
     /// Connections that found no entry: their bytes arrive when they close.
-    pub(super) const fn refusals(&self) -> u64 {
+    pub(super) const fn refusals(&self) -> Refusals {
         self.refusals
+    }
+
+    /// The same by container.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (CgroupId, u64)> {
+        self.refused_of
+            .iter()
+            .map(|(owner, count)| (*owner, *count))
     }
 
     /// Connections that ended without a word from any program, so that what they moved after the last reading is missing.
@@ -319,55 +440,6 @@ impl Followed {
             received: signed(received_bytes.saturating_sub(received_before)),
         }
     }
-}
-
-fn role_of(closed_as: u64) -> Option<Role> {
-    if closed_as == u64::from(ROLE_CLIENT) {
-        Some(Role::Client)
-    } else if closed_as == u64::from(ROLE_SERVER) {
-        Some(Role::Server)
-    } else {
-        None
-    }
-}
-
-/// Neither end has sent a FIN that our counts of sent bytes could hold.
-fn is_open(state: u8) -> bool {
-    matches!(u32::from(state), state::ESTABLISHED | state::CLOSE_WAIT)
-}
-
-/// A connection's role from its counts. Nothing that `sock_diag` tells is a role, but a client's SYN is acknowledged like a
-/// byte and is no payload: so what was acknowledged is one more than the payload that was sent and arrived.
-///
-/// While something is on its way the counts are not all of one moment; then two readings must agree. The state that comes
-/// with a reading may be older than its counts, so that a later reading must still find the connection open.
-fn guess(sample: Sample) -> Option<Guess> {
-    let exact = sample.unacked == 0;
-    let in_flight = if exact { 0 } else { sample.in_flight };
-    let arrived = sample.sent_once?.checked_sub(in_flight)?;
-    let role = match sample.acked.checked_sub(arrived)? {
-        0 => Role::Server,
-        1 => Role::Client,
-        _ => return None,
-    };
-    is_open(sample.state).then_some(Guess { role, exact })
-}
-
-/// Payload bytes acknowledged: without a client's SYN, and without a FIN, which `sent_once` never holds.
-fn sent(sample: &Sample, role: Role) -> u64 {
-    let payload = sample.acked.saturating_sub(u64::from(role == Role::Client));
-    sample
-        .sent_once
-        .map_or(payload, |sent_once| payload.min(sent_once))
-}
-
-/// Payload bytes received: without the peer's FIN.
-fn received(sample: &Sample) -> u64 {
-    let fin = matches!(
-        u32::from(sample.state),
-        state::CLOSE_WAIT | state::LAST_ACK | state::CLOSING
-    );
-    sample.received.saturating_sub(u64::from(fin))
 }
 
 #[cfg(test)]

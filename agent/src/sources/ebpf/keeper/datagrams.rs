@@ -12,16 +12,18 @@ use aya::Ebpf;
 use aya::maps::CgroupStorage;
 use aya::maps::cgroup_storage::CgroupStorageKey;
 use aya::maps::{Array, HashMap, Map, MapData, MapError};
-use aya::programs::cgroup_skb::CgroupSkbLink;
-use aya::programs::cgroup_sock::CgroupSockLink;
-use aya::programs::cgroup_sock_addr::CgroupSockAddrLink;
+use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr};
 use plumbline_core::id::CgroupId;
 use plumbline_ebpf::names;
 use plumbline_ebpf::udp::{Attachment, Socket, range};
 
-use super::{AttachError, ProgramStats, open_cgroup, program, refused, stats_of};
-use crate::sources::ebpf::object;
+use super::{AttachError, ProgramStats, ids_of, is_among, open_cgroup, program, refused, stats_of};
+use crate::sources::ebpf::{Ports, object};
+
+/// Cgroups without programs that are remembered until their sockets are out of the table. Full: the program sees to it that
+/// no quota falls below zero.
+const STALE_MAX: usize = 4_096;
 
 /// Owner of UDP's object and of its attachments. Dropping it detaches everything.
 #[derive(Debug)]
@@ -34,17 +36,14 @@ pub(in crate::sources::ebpf) struct Datagrams {
     owners: CgroupStorage<MapData, Attachment>,
     quota: HashMap<MapData, u64, u64>,
     sockets: HashMap<MapData, u64, Socket>,
-    links: BTreeMap<CgroupId, Vec<Link>>,
+    ranges: HashMap<MapData, u64, u32>,
+    /// What is in that map.
+    known_ranges: Ports,
+    links: BTreeMap<CgroupId, Vec<FdLink>>,
+    /// Cgroups that lost their programs, or got only some of them, and of which sockets may still be in the table: their quota
+    /// must not begin anew before those are out, or it would fall below zero when they close.
+    stale: BTreeSet<CgroupId>,
     packets: bool,
-}
-
-/// An attachment. It ends with this.
-#[derive(Debug)]
-#[expect(dead_code, reason = "held, not read")]
-enum Link {
-    Address(CgroupSockAddrLink),
-    Socket(CgroupSockLink),
-    Packet(CgroupSkbLink),
 }
 
 impl Datagrams {
@@ -76,8 +75,11 @@ impl Datagrams {
             owners: object::take(&mut ebpf, names::UDP_OWNER)?,
             quota: object::take(&mut ebpf, names::UDP_QUOTA)?,
             sockets: object::take(&mut ebpf, names::UDP_SOCKETS)?,
+            ranges: object::take(&mut ebpf, names::UDP_RANGES)?,
+            known_ranges: Ports::new(),
             ebpf,
             links: BTreeMap::new(),
+            stale: BTreeSet::new(),
             packets,
         })
     }
@@ -100,6 +102,10 @@ impl Datagrams {
             return Ok(());
         }
         let directory = open_cgroup(cgroup, directory)?;
+        if self.stale.contains(&cgroup) {
+            self.sweep()
+                .map_err(|error| AttachError::from(&anyhow!(error)))?;
+        }
         self.quota
             .insert(cgroup.0, 0, 0)
             .map_err(|error| AttachError::from(&anyhow!(error)))?;
@@ -115,19 +121,19 @@ impl Datagrams {
         &mut self,
         cgroup: CgroupId,
         directory: &std::fs::File,
-    ) -> Result<Vec<Link>, AttachError> {
+    ) -> Result<Vec<FdLink>, AttachError> {
         // Single is flags 0, the only mode in which links of several agents live side by side.
         const MODE: CgroupAttachMode = CgroupAttachMode::Single;
         let mut links = Vec::new();
         for name in names::UDP_SOCKET {
             let socket: &mut CgroupSock = program(&mut self.ebpf, name)?;
             let link = socket.attach(directory, MODE)?;
-            links.push(Link::Socket(socket.take_link(link)?));
+            links.push(kept(socket.take_link(link)?)?);
         }
         for (name, attach_type) in names::UDP_ADDRESS {
             let address: &mut CgroupSockAddr = program(&mut self.ebpf, name)?;
             let link = address.attach(directory, MODE)?;
-            links.push(Link::Address(address.take_link(link)?));
+            links.push(kept(address.take_link(link)?)?);
             self.own(cgroup, attach_type)?;
         }
         if self.packets {
@@ -139,7 +145,7 @@ impl Datagrams {
                     CgroupSkbAttachType::Egress
                 };
                 let link = packet.attach(directory, direction, MODE)?;
-                links.push(Link::Packet(packet.take_link(link)?));
+                links.push(kept(packet.take_link(link)?)?);
                 self.own(cgroup, attach_type)?;
             }
         }
@@ -166,14 +172,68 @@ impl Datagrams {
     }
 
     fn forget(&mut self, cgroup: CgroupId) {
+        if self.stale.len() < STALE_MAX {
+            self.stale.insert(cgroup);
+        }
         if let Err(error) = self.quota.remove(&cgroup.0) {
             tracing::debug!(cgroup = cgroup.0, error = %error, "a quota cannot be removed");
         }
     }
 
+    /// Containers of which someone else detached a program, as [`super::Keeper::detached`].
+    pub(in crate::sources::ebpf) fn detached(&self, idle: &BTreeSet<u32>) -> Vec<CgroupId> {
+        let lost = |links: &[FdLink]| links.iter().any(|link| is_among(idle, link));
+        let detached = self.links.iter().filter(|(_, links)| lost(links));
+        detached.map(|(cgroup, _)| *cgroup).collect()
+    }
+
+    /// Ids of our programs.
+    pub(in crate::sources::ebpf) fn ids(&self) -> BTreeSet<u32> {
+        ids_of(&self.ebpf)
+    }
+
+    /// Containers that were refused something because they had used up their share, with how often: new flows, and sockets
+    /// whose end is told. Reads every attachment's storage, so that it is worth calling only when a counter has moved.
+    pub(in crate::sources::ebpf) fn refusals(&self) -> Vec<(CgroupId, u64, u64)> {
+        let packets = names::UDP_PACKET.iter().filter(|_| self.packets);
+        let hooks: Vec<_> = names::UDP_ADDRESS.iter().chain(packets).collect();
+        let of = |cgroup: &CgroupId| {
+            let (mut flows, mut sockets) = (0, 0);
+            for (name, attach_type) in &hooks {
+                let key = CgroupStorageKey::new(cgroup.0, *attach_type);
+                // Without: the container is gone, and its storage with it.
+                let refused = self.owners.get(key, 0).map_or(0, |of| of.refused);
+                if names::UDP_BIND.contains(name) {
+                    sockets += refused;
+                } else {
+                    flows += refused;
+                }
+            }
+            (*cgroup, flows, sockets)
+        };
+        let all = self.links.keys().map(of);
+        all.filter(|(_, flows, sockets)| flows + sockets > 0)
+            .collect()
+    }
+
     /// Containers with programs.
     pub(in crate::sources::ebpf) fn attached(&self) -> BTreeSet<CgroupId> {
         self.links.keys().copied().collect()
+    }
+
+    /// Tells programs in which containers the kernel gives out other ports by itself. Replaces what was told before.
+    pub(in crate::sources::ebpf) fn set_ranges(&mut self, now: Ports) -> Result<(), MapError> {
+        let old = std::mem::take(&mut self.known_ranges);
+        for container in old.keys().filter(|container| !now.contains_key(container)) {
+            self.ranges.remove(&container.0)?;
+        }
+        for (container, (first, last)) in now {
+            if old.get(&container) != Some(&(first, last)) {
+                self.ranges.insert(container.0, range(first, last), 0)?;
+            }
+            self.known_ranges.insert(container, (first, last));
+        }
+        Ok(())
     }
 
     /// Removes sockets of containers that lost their programs: nobody will see them close. Returns how many are left.
@@ -188,6 +248,7 @@ impl Datagrams {
                 old.push(cookie);
             }
         }
+        self.stale.clear();
         for cookie in old {
             match self.sockets.remove(&cookie) {
                 // Closed meanwhile.
@@ -202,4 +263,12 @@ impl Datagrams {
     pub(in crate::sources::ebpf) fn programs(&self) -> Vec<ProgramStats> {
         stats_of(&self.ebpf)
     }
+}
+
+/// An attachment, to be held: it ends with what is returned.
+fn kept<T>(link: T) -> Result<FdLink, AttachError>
+where
+    FdLink: TryFrom<T, Error = LinkError>,
+{
+    FdLink::try_from(link).map_err(|error| AttachError::from(&anyhow!(error)))
 }

@@ -1,16 +1,18 @@
 //! The worker's side of the canary, and its look after programs that others detached.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::os::unix::fs::MetadataExt as _;
 use std::time::Duration;
 
+use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{Fact, Health, ProbeStatus};
 use plumbline_core::time::Timestamp;
 
-use super::super::canary::{Canary, Step};
+use super::super::canary::{Canary, PROBES, Step};
 use super::super::happening::Happening;
-use super::super::keeper::Keeper;
-use super::super::plan::{CANARY, CGROUPS, CPU_WINDOWS, TCP};
+use super::super::keeper::{Keeper, Kind, idle_links, other_programs};
+use super::super::plan::{CANARY, TCP, UDP};
 use super::Worker;
 use crate::clock;
 
@@ -63,7 +65,12 @@ impl Worker {
                 keeper.detach(before);
             }
             self.retire_flows(before);
+            if let Some(udp) = &mut self.probes.udp {
+                udp.datagrams.detach(before);
+            }
+            self.retire_udp(before);
         }
+        self.begin_udp_canary(cgroup, &directory);
         if let (Some(keeper), Some(flows)) = (&mut self.probes.keeper, &mut self.probes.flows) {
             flows.set_canary(cgroup);
             // What it did before is no proof.
@@ -86,7 +93,7 @@ impl Worker {
     }
 
     fn judge_canary(&mut self, now: Timestamp) {
-        let well: Vec<&'static str> = [TCP, CPU_WINDOWS, CGROUPS]
+        let well: Vec<&'static str> = PROBES
             .into_iter()
             .filter(|name| {
                 let mut probes = self.probes.statuses().into_iter();
@@ -97,14 +104,17 @@ impl Worker {
             return;
         };
         for probe in canary.judge(&well, now) {
-            if probe == TCP {
-                let keeper = self.probes.keeper.as_mut();
-                let others = keeper.map(|keeper| {
-                    // If someone detached it, that mends it.
-                    keeper.detach(canary.cgroup());
-                    keeper.other_sock_ops()
-                });
-                let others = others.unwrap_or_default();
+            // If someone detached it, that mends it.
+            if probe == UDP
+                && let Some(udp) = &mut self.probes.udp
+            {
+                udp.datagrams.detach(canary.cgroup());
+            }
+            if probe == TCP
+                && let Some(keeper) = &mut self.probes.keeper
+            {
+                keeper.detach(canary.cgroup());
+                let others = other_programs(Kind::SockOps, &keeper.ids());
                 if !others.is_empty() {
                     let others = others.join(", ");
                     canary.explain(
@@ -128,13 +138,13 @@ impl Worker {
                 canary
                     .seen()
                     .into_iter()
-                    .for_each(|seen| seen.opened = true);
+                    .for_each(|seen| *seen.opened(event.transport) = true);
             }
             Happening::Listener(_, Fact::ListenerClosed(event)) if event.owner == id => {
                 canary
                     .seen()
                     .into_iter()
-                    .for_each(|seen| seen.closed = true);
+                    .for_each(|seen| *seen.closed(event.transport) = true);
             }
             Happening::Made(path) if canary.is_own(path) => {
                 canary.seen().into_iter().for_each(|seen| seen.made = true);
@@ -156,40 +166,81 @@ impl Worker {
 
     /// Finds programs that someone else detached from containers that are there, so that they are attached again.
     pub(super) fn find_detached(&mut self) {
-        let Some(keeper) = &mut self.probes.keeper else {
-            return;
-        };
+        // One pass over thousands of descriptors, for both.
+        let idle = idle_links();
+        let keeper = self.probes.keeper.as_ref();
+        let detached = keeper.map(|keeper| keeper.detached(&idle));
         let mut found = 0;
-        for cgroup in keeper.detached() {
-            let Some(path) = self.containers.detached(cgroup) else {
+        for cgroup in detached.into_iter().flatten() {
+            let Some(path) = self.path_if_there(cgroup) else {
                 continue;
             };
-            // A cgroup that was just removed has lost its programs too: its event may still be in the ring.
-            let directory = self.settings.cgroup_root.directory_of(&path);
-            if fs::metadata(directory).is_ok_and(|metadata| metadata.ino() == cgroup.0) {
-                tracing::warn!(path, "another tool detached the network program");
+            tracing::warn!(path, "another tool detached the network program");
+            self.containers.detached(cgroup);
+            if let Some(keeper) = &mut self.probes.keeper {
                 keeper.detach(cgroup);
-                found += 1;
             }
+            found += 1;
         }
-        if found > 0 {
-            self.detached = Some((clock::monotonic(), found));
+        self.note_detached(TCP, found);
+        let udp = self.probes.udp.as_ref();
+        let detached = udp.map(|udp| udp.datagrams.detached(&idle));
+        let mut found = 0;
+        for cgroup in detached.into_iter().flatten() {
+            let Some(path) = self.path_if_there(cgroup) else {
+                continue;
+            };
+            tracing::warn!(path, "another tool detached a program for UDP");
+            if let Some(udp) = &mut self.probes.udp {
+                udp.datagrams.detach(cgroup);
+            }
+            found += 1;
         }
+        self.note_detached(UDP, found);
+    }
+
+    fn note_detached(&mut self, probe: &'static str, containers: usize) {
+        if containers > 0 {
+            self.detached
+                .insert(probe, (clock::monotonic(), containers));
+        }
+    }
+
+    /// Where a container is. A cgroup that was just removed has lost its programs too: its event may still be in the ring.
+    fn path_if_there(&self, cgroup: CgroupId) -> Option<String> {
+        let path = self.containers.path(cgroup)?;
+        let directory = self.settings.cgroup_root.directory_of(path);
+        let there = fs::metadata(directory).is_ok_and(|metadata| metadata.ino() == cgroup.0);
+        there.then(|| path.to_owned())
     }
 
     /// The state of a probe, with what the canary and the look after detached programs have to say.
     pub(super) fn judged(&self, status: &ProbeStatus) -> ProbeStatus {
         let lately = self
             .detached
+            .get(status.probe.as_str())
             .filter(|(at, _)| clock::monotonic().since(*at) < DETACHED_TOLD);
         if let Some((_, containers)) = lately
-            && status.probe == TCP
             && status.health == Health::Ok
         {
+            let (kinds, ours) = if status.probe == TCP {
+                let keeper = self.probes.keeper.as_ref();
+                let ours = keeper.map(Keeper::ids).unwrap_or_default();
+                (Kind::SockOps, ours)
+            } else {
+                let udp = self.probes.udp.as_ref();
+                let ours = udp.map(|udp| udp.datagrams.ids()).unwrap_or_default();
+                (Kind::Cgroup, ours)
+            };
             let reason = format!(
-                "another tool detached the network program of {containers} containers; it was attached again, and what \
-                 they did meanwhile was not seen; {}",
-                other_programs(self.probes.keeper.as_ref())
+                "another tool detached the {} program of {containers} containers; it was attached again, and what they did \
+                 meanwhile was not seen; {}",
+                if status.probe == TCP {
+                    "network"
+                } else {
+                    "UDP"
+                },
+                others(kinds, &ours)
             );
             return ProbeStatus {
                 probe: status.probe.clone(),
@@ -203,12 +254,12 @@ impl Worker {
     }
 }
 
-/// Which sock_ops programs of others there are.
-fn other_programs(keeper: Option<&Keeper>) -> String {
-    let others = keeper.map(Keeper::other_sock_ops).unwrap_or_default();
+/// Which programs of a kind others have.
+fn others(kind: Kind, ours: &BTreeSet<u32>) -> String {
+    let others = other_programs(kind, ours);
     if others.is_empty() {
-        "no other sock_ops program is loaded".to_owned()
+        format!("no other {} program is loaded", kind.name())
     } else {
-        format!("other sock_ops programs: {}", others.join(", "))
+        format!("other {} programs: {}", kind.name(), others.join(", "))
     }
 }

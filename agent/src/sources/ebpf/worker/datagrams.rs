@@ -1,11 +1,15 @@
 //! The worker's part of UDP.
 
+use std::path::Path;
+
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{Fact, Health};
 use plumbline_ebpf::drops::{REASONS, UDP_FLOWS_BUDGET, UDP_FLOWS_FULL};
 use plumbline_ebpf::event::Event;
 use plumbline_ebpf::udp::SOCKETS_MAX;
 
+use super::super::Ports;
+use super::super::canary::Canary;
 use super::super::happening::Happening;
 use super::super::keeper::AttachError;
 use super::super::plan::{self, UDP};
@@ -23,6 +27,7 @@ impl Worker {
                 .map(|event| Happening::from(event, &self.settings.cgroup_root));
             drop(record);
             match happening {
+                Some(happening) if self.is_of_canary(&happening) => {}
                 Some(Happening::Listener(at, fact)) => {
                     self.delivered.datagrams += u64::from(self.sink.send(at, fact));
                 }
@@ -84,8 +89,9 @@ impl Worker {
         let Some(udp) = &mut self.probes.udp else {
             return;
         };
+        let canary = self.canary.as_ref().map(Canary::cgroup);
         for cgroup in udp.datagrams.attached() {
-            if !self.containers.keeps(cgroup) {
+            if !self.containers.keeps(cgroup) && canary != Some(cgroup) {
                 if let Some(udp) = &mut self.probes.udp {
                     udp.datagrams.detach(cgroup);
                 }
@@ -94,7 +100,34 @@ impl Worker {
         }
     }
 
-    fn retire_udp(&mut self, cgroup: CgroupId) {
+    /// Gives the canary's cgroup what a container's gets.
+    pub(super) fn begin_udp_canary(&mut self, cgroup: CgroupId, directory: &Path) {
+        let Some(udp) = &mut self.probes.udp else {
+            return;
+        };
+        udp.flows.set_canary(cgroup);
+        // What it did before is no proof.
+        udp.flows.take_canary();
+        let attached = udp.flows.admit(cgroup).map_err(|error| error.to_string());
+        let attached = attached.and_then(|()| {
+            let attached = udp.datagrams.attach(cgroup, directory);
+            attached.map_err(|error| error.to_string())
+        });
+        if let Err(error) = attached {
+            tracing::warn!(error, "the canary has no programs for UDP");
+        }
+    }
+
+    /// In which containers the kernel gives out other ports by itself.
+    pub(super) fn set_dynamic_ports(&mut self, ports: Ports) {
+        if let Some(udp) = &mut self.probes.udp
+            && let Err(error) = udp.datagrams.set_ranges(ports)
+        {
+            tracing::warn!(error = %error, "ranges of dynamic ports cannot be told to the programs of UDP");
+        }
+    }
+
+    pub(super) fn retire_udp(&mut self, cgroup: CgroupId) {
         if let Some(udp) = &mut self.probes.udp
             && let Err(error) = udp.flows.retire(cgroup)
         {
@@ -124,6 +157,11 @@ impl Worker {
         });
         if let Err(error) = read {
             self.probes.udp_status = plan::broken(UDP, &format!("read the flow tables: {error}"));
+        }
+        if let Some(seen) = self.canary.as_mut().and_then(Canary::seen) {
+            let [client, server] = flows.take_canary();
+            seen.udp_client += client.connections;
+            seen.udp_server += server.connections;
         }
         let rows = flows.rows();
         let since = Some(flows.since());

@@ -4,7 +4,7 @@ use aya::maps::MapError;
 use plumbline_core::observation::{Fact, Health};
 use plumbline_ebpf::drops::{
     CGROUPS_FULL, FLAGS_MISSING, FLOWS_BUDGET, FLOWS_FULL, LISTENERS_BUDGET, LISTENERS_FULL,
-    REASONS, Reason,
+    REASONS, Reason, UDP_FLOWS_BUDGET, UDP_SOCKETS_BUDGET,
 };
 use rustix::thread::{MembarrierCommand, membarrier};
 
@@ -143,6 +143,13 @@ impl Worker {
             let keeper = self.probes.keeper.as_ref();
             for (cgroup, flows, listeners) in keeper.map(Keeper::refusals).unwrap_or_default() {
                 self.reporter.refused(cgroup, flows, listeners);
+            }
+        }
+        if (moved(UDP_FLOWS_BUDGET) || moved(UDP_SOCKETS_BUDGET))
+            && let Some(udp) = &self.probes.udp
+        {
+            for (cgroup, flows, sockets) in udp.datagrams.refusals() {
+                self.reporter.refused_udp(cgroup, flows, sockets);
             }
         }
         let replaced = self.flags.read(moved(FLAGS_MISSING), clock::monotonic());

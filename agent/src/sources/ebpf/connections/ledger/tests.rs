@@ -1,3 +1,5 @@
+mod shares;
+
 use std::collections::BTreeMap;
 
 use plumbline_core::id::CgroupId;
@@ -6,10 +8,13 @@ use plumbline_ebpf::connection::Connection;
 use plumbline_ebpf::flow::{ROLE_CLIENT, ROLE_SERVER, state};
 use proptest::prelude::*;
 
-use super::{Covered, Ledger, MISSED_MAX, guess};
+use super::samples::guess;
+use super::{Covered, Ledger, MISSED_MAX};
 use crate::sources::sock_diag::message::{self, Entry, Sample};
 
 const NETNS: u64 = 9;
+const OWNER: CgroupId = CgroupId(5);
+const PATIENCE: u32 = 7;
 
 /// A connection as the kernel has it: what its counters say is derived, as the kernel derives it.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +73,7 @@ impl Socket {
             remote: [10, 0, 0, 2].into(),
             remote_port: 443,
             inode: 1,
-            cgroup: Some(CgroupId(5)),
+            cgroup: Some(OWNER),
             v6only: None,
             sample: Some(self.sample()),
         }
@@ -76,7 +81,6 @@ impl Socket {
 }
 
 /// The kernel's table and the program that writes to it, with the ledger that reads them.
-#[derive(Default)]
 struct Node {
     ledger: Ledger,
     entries: BTreeMap<u64, Connection>,
@@ -86,6 +90,18 @@ struct Node {
     told: BTreeMap<(Role, u16), (u64, u64)>,
 }
 
+impl Default for Node {
+    fn default() -> Self {
+        Self {
+            ledger: Ledger::new(PATIENCE),
+            entries: BTreeMap::new(),
+            capacity: None,
+            aggregate: (0, 0),
+            told: BTreeMap::new(),
+        }
+    }
+}
+
 impl Node {
     fn read(&mut self, sockets: &[Socket], older: bool) {
         for socket in sockets {
@@ -93,7 +109,7 @@ impl Node {
             self.ledger.see(
                 &socket.entry(),
                 socket.sample(),
-                (CgroupId(5), NETNS, older),
+                (OWNER, NETNS, older),
                 |cookie| {
                     let room = capacity.is_none_or(|capacity| entries.len() < capacity);
                     if room {
@@ -107,14 +123,18 @@ impl Node {
     }
 
     fn end(&mut self) {
-        let covered = Covered {
+        self.end_covering(&Covered {
             listed: [NETNS].into(),
             read: [NETNS].into(),
-        };
+            ..Covered::default()
+        });
+    }
+
+    fn end_covering(&mut self, covered: &Covered) {
         let entries = &self.entries;
         let over = self
             .ledger
-            .end_reading(&covered, |cookie| entries.get(&cookie).copied());
+            .end_reading(covered, |cookie| entries.get(&cookie).copied());
         for cookie in over {
             self.entries.remove(&cookie);
         }
@@ -259,13 +279,57 @@ fn a_connection_is_not_given_up_while_its_namespace_cannot_be_read() {
     for _ in 0..10 {
         let covered = Covered {
             listed: [NETNS].into(),
-            read: [].into(),
+            ..Covered::default()
         };
         assert_eq!(node.ledger.end_reading(&covered, |_| None), [0_u64; 0]);
     }
     socket.sent = 6;
     node.read(&[socket], false);
     assert_eq!(node.all(), (6, 0));
+}
+
+/// Its last process has left the namespace, which the socket keeps; the program is there for as long as the container is, and
+/// some time more.
+#[test]
+fn a_connection_whose_namespace_nobody_is_in_any_more_is_counted_once() {
+    for gone in [false, true] {
+        let mut node = Node::default();
+        let mut socket = Socket::new(1, true);
+        node.read(&[socket], false);
+        socket.sent = 40;
+        node.read(&[socket], false);
+        assert_eq!(node.all(), (40, 0));
+        let nobody = Covered {
+            gone: if gone { [OWNER].into() } else { [].into() },
+            ..Covered::default()
+        };
+        for _ in 1..PATIENCE {
+            node.end_covering(&nobody);
+        }
+        socket.sent = 50;
+        node.close(&socket);
+        node.end_covering(&nobody);
+        assert_eq!(node.all(), (50, 0), "gone: {gone}");
+        assert_eq!((node.ledger.len(), node.entries.len()), (0, 0));
+    }
+}
+
+#[test]
+fn an_orphan_is_given_up_when_no_program_can_tell_of_it() {
+    let mut node = Node::default();
+    for _ in 0..2 {
+        node.read(&[Socket::new(1, true)], false);
+    }
+    let orphaned = Covered {
+        gone: [OWNER].into(),
+        ..Covered::default()
+    };
+    for _ in 0..PATIENCE {
+        assert_eq!(node.ledger.len(), 1);
+        node.end_covering(&orphaned);
+    }
+    assert_eq!((node.ledger.unseen(), node.ledger.len()), (1, 0));
+    assert_eq!(node.entries.len(), 0);
 }
 
 #[test]
@@ -278,7 +342,8 @@ fn connections_beyond_the_table_are_counted_once_and_arrive_at_close() {
     for _ in 0..3 {
         node.read(&[first, second], false);
     }
-    assert_eq!((node.ledger.refusals(), node.ledger.len()), (1, 1));
+    assert_eq!((node.ledger.refusals().full, node.ledger.len()), (1, 1));
+    assert_eq!(node.ledger.refused().collect::<Vec<_>>(), [(OWNER, 1)]);
     second.sent = 8;
     node.close(&second);
     node.read(&[first], false);
