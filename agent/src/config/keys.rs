@@ -130,7 +130,7 @@ pub(super) const KEYS: &[Key] = &[
     key("annotations", Kind::List(GRANT), "[]", "Namespaces and rules for which annotations of pods may hide findings; see below.").hot(),
     key("otlp.endpoint", Kind::Text, "none: nothing is sent", "Where metrics and findings go.").variable("OTEL_EXPORTER_OTLP_ENDPOINT"),
     key("otlp.protocol", Kind::Word(&["http/protobuf", "grpc"]), "http/protobuf", "How to speak to it.").variable("OTEL_EXPORTER_OTLP_PROTOCOL"),
-    key("otlp.compression", Kind::Word(&["gzip", "none"]), "none", "Compression of requests.").variable("OTEL_EXPORTER_OTLP_COMPRESSION"),
+    key("otlp.compression", Kind::Word(&["gzip", "none"]), "gzip", "Compression of requests.").variable("OTEL_EXPORTER_OTLP_COMPRESSION"),
     key("otlp.timeout", Kind::Number, "10000", "Deadline of one request in milliseconds.").variable("OTEL_EXPORTER_OTLP_TIMEOUT"),
     key("otlp.certificate", Kind::Text, "the system's", "PEM file of the authorities to trust.").variable("OTEL_EXPORTER_OTLP_CERTIFICATE"),
     key("otlp.client_certificate", Kind::Text, "none", "PEM file of the agent's own certificate.").variable("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"),
