@@ -283,6 +283,12 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
             message: format!("must be at least {}s", HEARTBEAT_MIN.as_secs()),
         });
     }
+    core.rules
+        .trusted_registries
+        .clone_from(&file.trusted_registries);
+    core.rules
+        .metadata_namespaces
+        .clone_from(&file.metadata_namespaces);
     core.rulebook = Arc::new(rulebook::of(file, problems));
     if let Some(range) = crate::sources::sock_diag::netns::dynamic_ports() {
         core.ephemeral_ports = range;

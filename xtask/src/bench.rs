@@ -7,6 +7,7 @@ mod kernel;
 mod load;
 mod logs;
 mod machine;
+mod policy;
 mod results;
 mod rounds;
 mod stage;
@@ -66,6 +67,8 @@ pub(crate) struct Arguments {
 enum Only {
     /// Container logs: bytes and records per CPU second, and memory, from files to encoded requests
     Logs(logs::Arguments),
+    /// NetworkPolicies: flows that one core judges against 500 of them
+    Policy(policy::Arguments),
     /// The agent with nothing to do on larger nodes: CPU seconds an hour, and memory
     Idle(Idle),
 }
@@ -88,6 +91,9 @@ struct Idle {
 pub(crate) fn command(arguments: &Arguments) -> Result<()> {
     if let Some(Only::Logs(arguments)) = &arguments.only {
         return logs::command(arguments);
+    }
+    if let Some(Only::Policy(arguments)) = &arguments.only {
+        return policy::command(arguments);
     }
     setup::program("ip", "iproute2")?;
     let programs = Programs::ensure()?;

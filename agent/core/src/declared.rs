@@ -2,6 +2,8 @@
 //!
 //! Two sources fill the same type: manifests or dumps in files, and the API server.
 
+mod network;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -9,6 +11,12 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use crate::id::{ContainerId, PodUid};
+pub use network::{
+    AdminAction, AdminPeer, AdminPods, AdminRule, Cidr, CidrError, DeclaredAdminPolicy,
+    DeclaredEndpoints, DeclaredNamespace, DeclaredPolicy, DeclaredRoute, ForeignPolicies,
+    LabelExpression, LabelOperator, LabelSelector, NamedPort, PeerPod, PolicyPeer, PolicyPort,
+    PolicyPorts, PolicyRule, RouteBackend,
+};
 
 /// The declared side at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +34,32 @@ pub struct Declared {
     /// in use. Sorted.
     #[serde(default)]
     pub api_servers: Vec<SocketAddr>,
+    /// Pods of other nodes, as peers; sorted by namespace and name. The API source has them with `--peers cluster`, files give
+    /// every pod among `pods`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub peer_pods: Vec<Arc<PeerPod>>,
+    /// Namespaces, sorted by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<DeclaredNamespace>,
+    /// Whether the source tells of all NetworkPolicies there are. Without, no verdict is given: a dump of pods says nothing
+    /// about policies.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub policies_known: bool,
+    /// NetworkPolicies, sorted by namespace and name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub policies: Vec<DeclaredPolicy>,
+    /// AdminNetworkPolicies and the BaselineAdminNetworkPolicy, sorted by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub admin_policies: Vec<DeclaredAdminPolicy>,
+    /// Policies of kinds that are not understood, sorted.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub foreign_policies: Vec<ForeignPolicies>,
+    /// Endpoints of Services, sorted by namespace and name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<DeclaredEndpoints>,
+    /// Routes from outside, sorted by kind, namespace and name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub routes: Vec<DeclaredRoute>,
     /// Objects that could not be used.
     pub problems: Vec<DeclaredProblem>,
     /// How many objects could not be used since the agent began, those of earlier readings too.
@@ -40,6 +74,9 @@ pub struct DeclaredNode {
     pub name: String,
     /// `status.addresses` of the types `InternalIP` and `ExternalIP`.
     pub addresses: Vec<IpAddr>,
+    /// Those of the type `ExternalIP`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub external: Vec<IpAddr>,
     /// `status.allocatable.cpu` in thousandths of a CPU.
     pub cpu_allocatable_millis: Option<u64>,
 }
@@ -159,6 +196,12 @@ pub struct DeclaredContainer {
     pub cpu_allocated_millis: Option<u64>,
     /// Id of the running container (`status.*ContainerStatuses[].containerID` without the scheme).
     pub container_id: Option<ContainerId>,
+    /// The runtime of that id: `containerd`, `cri-o`, `docker`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime: Option<String>,
+    /// `status.*ContainerStatuses[].imageID`: what runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub image_id: Option<String>,
     /// `status.*.state.running.startedAt` in nanoseconds since 1970.
     pub started_unix_ns: Option<u64>,
     /// `status.*ContainerStatuses[].restartCount`.
@@ -238,6 +281,12 @@ pub struct DeclaredService {
     pub selector: BTreeMap<String, String>,
     /// `spec.clusterIPs` but for `None`.
     pub cluster_ips: Vec<IpAddr>,
+    /// `spec.externalIPs`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub external_ips: Vec<IpAddr>,
+    /// Addresses of `status.loadBalancer.ingress`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer_ips: Vec<IpAddr>,
     /// `spec.type`.
     pub service_type: String,
     /// `spec.externalTrafficPolicy` is `Local`: the source of what comes from outside is kept.

@@ -285,6 +285,8 @@ pub enum Judge {
     Container(fn(&Snapshot, &ContainerView) -> Option<Condition>),
     /// The same with any number of conditions.
     ContainerMany(fn(&Snapshot, &ContainerView) -> Vec<Condition>),
+    /// The same with the container's place in the snapshot, by which flows refer to it.
+    ContainerFlows(fn(&Snapshot, usize, &ContainerView) -> Vec<Condition>),
 }
 
 /// What a rule cannot do without.
@@ -294,6 +296,8 @@ pub enum Need {
     Declared(&'static [&'static str]),
     /// Listening sockets, by events or scans.
     Listeners,
+    /// Connections, by the program for TCP.
+    Connections,
     /// CPU windows of 100 ms.
     CpuWindows,
     /// `cpu.stat`, and the kernel's account of who waited for a CPU (PSI).
@@ -309,6 +313,8 @@ impl Need {
     pub const PODS: Self = Self::Declared(&["files", "pods"]);
     /// What is declared of pods and Services.
     pub const SERVICES: Self = Self::Declared(&["files", "pods", "services"]);
+    /// What is declared of pods and of who may reach them.
+    pub const POLICIES: Self = Self::Declared(&["files", "pods", "namespaces", "networkpolicies"]);
 }
 
 /// How long a rule must have watched a container before the absence of its condition says anything.

@@ -9,10 +9,12 @@
 //! - [`attribution`]: cgroup path -> container -> pod.
 //! - [`declared`]: what Kubernetes objects promise.
 //! - [`peers`]: an address -> a name that may leave.
+//! - [`policy`]: would the policies of the cluster let a flow through?
 //! - [`sketch`]: a distribution of CPU use.
 //! - [`observed`]: bounded tables of what the kernel did.
 //! - [`ledger`]: which bounded things there are, and what becomes of what they have no room for.
 //! - [`node`]: [`node::NodeState`], the one writer, and the [`snapshot::Snapshot`] it gives.
+//! - [`exposure`]: how far a listening port can be reached.
 //! - [`rules`]: pure functions from a snapshot to conditions.
 //! - [`suppression`]: which rules judge, and what the operator hides.
 //! - [`findings`]: the life of a finding over time.
@@ -20,6 +22,7 @@
 
 pub mod attribution;
 pub mod declared;
+pub mod exposure;
 pub mod finding;
 pub mod findings;
 pub mod id;
@@ -29,6 +32,7 @@ pub mod node;
 pub mod observation;
 pub mod observed;
 pub mod peers;
+pub mod policy;
 pub mod report;
 pub mod rules;
 pub mod settings;

@@ -189,7 +189,8 @@ pub static NETWORK_CONNECTIONS: Metric = Metric {
     unit: "{connection}",
     instrument: Instrument::Counter,
     description: "TCP connections established, and UDP associations begun (a connect, or the first datagram between a \
-                  socket and a peer, as far as 16,384 pairs are remembered), by role, server port and peer.",
+                  socket and a peer, as far as 16,384 pairs are remembered), by role, server port and peer, and by what \
+                  the policies of both ends say.",
     attributes: &[
         attribute::NETWORK_TRANSPORT,
         attribute::OVERFLOW,
@@ -197,6 +198,7 @@ pub static NETWORK_CONNECTIONS: Metric = Metric {
         attribute::PEER_KIND,
         attribute::PEER_NAME,
         attribute::PEER_NAMESPACE,
+        attribute::POLICY_VERDICT,
         attribute::SERVER_PORT,
     ],
 };
@@ -228,6 +230,31 @@ pub static NETWORK_PACKETS: Metric = Metric {
     attributes: NETWORK_IO.attributes,
 };
 
+/// `plumbline.policy.rule.hits`.
+pub static POLICY_RULE_HITS: Metric = Metric {
+    name: "plumbline.policy.rule.hits",
+    unit: "{connection}",
+    instrument: Instrument::Counter,
+    description: "Connections of pods of this node that a rule of a NetworkPolicy matched. Whether a rule is unused only all nodes \
+                  together can tell.",
+    attributes: &[
+        attribute::OVERFLOW,
+        attribute::POLICY_DIRECTION,
+        attribute::POLICY_NAME,
+        attribute::POLICY_RULE,
+    ],
+};
+
+/// `plumbline.port.declared.unused`.
+pub static PORT_DECLARED_UNUSED: Metric = Metric {
+    name: "plumbline.port.declared.unused",
+    unit: "{port}",
+    instrument: Instrument::Gauge,
+    description: "Ports that the container declares and nothing in its pod listens on. Whether they are needed only all replicas \
+                  together can tell.",
+    attributes: &[attribute::NETWORK_TRANSPORT],
+};
+
 /// `plumbline.port.listening`.
 pub static PORT_LISTENING: Metric = Metric {
     name: "plumbline.port.listening",
@@ -240,6 +267,7 @@ pub static PORT_LISTENING: Metric = Metric {
         attribute::OVERFLOW,
         attribute::BIND_SCOPE,
         attribute::DECLARED_BY,
+        attribute::EXPOSURE,
     ],
 };
 
@@ -352,6 +380,8 @@ pub const CATALOGUE: &[&Metric] = &[
     &NODE_CPU_PRESSURE,
     &NODE_CPU_REQUESTS,
     &NODE_CPU_STEAL_TIME,
+    &POLICY_RULE_HITS,
+    &PORT_DECLARED_UNUSED,
     &PORT_LISTENING,
     &PROBE_HEALTH,
     &REPORT_POINTS_CUT,

@@ -9,6 +9,7 @@ mod joined;
 mod listeners;
 mod peers;
 mod restarts;
+mod verdicts;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use crate::node::cpu::PodCpu;
 use crate::node::joined::DeclaredIndex;
 use crate::node::peers::PeerQueue;
 use crate::node::restarts::Restarts;
+use crate::node::verdicts::Verdicts;
 use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus, Refused, SourceRow};
 use crate::observed::flows::Flows;
 use crate::observed::ledger::Ledger;
@@ -31,7 +33,7 @@ use crate::settings::{
     CGROUPS_MAX, CONTAINERS_MAX, CoreSettings, DECLARED_SOURCES_MAX, NodeIdentity,
     PEER_HISTORY_MAX, PEER_HOLDERS_MAX, PEER_WAITING_MAX,
 };
-use crate::snapshot::{ContainerView, Dropped, Occupancy, RefusedView, Snapshot};
+use crate::snapshot::{ContainerView, Dropped, Occupancy, RefusedView, RuleHits, Snapshot};
 use crate::time::{ClockAnchor, Timestamp};
 
 /// How long a container whose cgroup is gone stays, so that its last counts leave (Hubble's rule for series).
@@ -66,6 +68,7 @@ pub struct NodeState {
     index: DeclaredIndex,
     peers: PeerTable,
     unnamed: PeerQueue,
+    verdicts: Verdicts,
     self_cgroup: Option<CgroupId>,
     /// Of containers where the range is not the node's; at most as many as there are containers.
     dynamic_ports: BTreeMap<CgroupId, (u16, u16)>,
@@ -101,6 +104,7 @@ impl NodeState {
             index: DeclaredIndex::default(),
             peers,
             unnamed: PeerQueue::default(),
+            verdicts: Verdicts::default(),
             self_cgroup: None,
             dynamic_ports: BTreeMap::new(),
             probes: BTreeMap::new(),
@@ -154,6 +158,9 @@ impl NodeState {
                 self.cpu_windows(start, windows, &rows, &unmeasured);
             }
             Fact::Declared(declared) => self.declared(declared, at),
+            Fact::CandidatePolicies { policies } => {
+                self.verdicts.candidates(policies, self.declared.as_deref());
+            }
             Fact::DeclaredSources { rows } => self.sources(rows),
             Fact::Probe(status) => {
                 self.probes.insert(status.probe.clone(), status);
@@ -244,6 +251,8 @@ impl NodeState {
             node_cpu: self.node_cpu.view(),
             containers: views,
             flows: self.flow_views(&position),
+            policies: Arc::clone(self.verdicts.policies()),
+            rule_hits: self.rule_hit_views(),
             scans: self.scans,
             probes: self.probes.values().cloned().collect(),
             dropped: self.dropped_views(),
@@ -304,6 +313,22 @@ impl NodeState {
         places.into_iter().map(view).collect()
     }
 
+    fn rule_hit_views(&self) -> Vec<RuleHits> {
+        let view = |(policy, direction, rule, connections)| RuleHits {
+            policy,
+            direction,
+            rule,
+            connections,
+        };
+        let present = self.containers.values().filter(|one| one.gone.is_none());
+        let pods = present.map(|container| &container.pod_uid).collect();
+        self.verdicts
+            .rule_hits(&pods)
+            .into_iter()
+            .map(view)
+            .collect()
+    }
+
     fn count(&mut self, place: &str, reason: &str, more: u64) {
         self.ledger.drop(place, reason, more);
     }
@@ -348,6 +373,14 @@ impl NodeState {
     fn declared(&mut self, declared: Declared, at: Timestamp) {
         self.index = DeclaredIndex::new(&declared);
         self.peers.declared(&declared, at);
+        self.verdicts
+            .declared(self.declared.as_deref(), &declared, at);
+        let own = declared.pods.iter().flat_map(|pod| {
+            let uids = pod.uid.iter().chain(&pod.config_hash);
+            let peer = self.peers.own_pod(pod);
+            uids.filter_map(move |uid| Some((uid.clone(), Arc::clone(peer?))))
+        });
+        self.verdicts.note_pods(own, at);
         self.api_clients.declared(&declared);
         self.declared = Some(Arc::new(declared));
         self.note_restarts();

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::declared::{Declared, Transport};
+use crate::declared::{Declared, DeclaredPolicy, Transport};
 use crate::id::CgroupId;
 use crate::settings::CoreSettings;
 use crate::time::Timestamp;
@@ -25,6 +25,10 @@ pub struct Observation {
 /// What was seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "a box for the few facts that are large would be one more for every reader of them"
+)]
 pub enum Fact {
     /// The operator has changed windows or rules while the agent runs.
     Settings(CoreSettings),
@@ -121,6 +125,11 @@ pub enum Fact {
     },
     /// The declared side of the node. Replaces the one before.
     Declared(Declared),
+    /// Policies that are evaluated and not in force: all of them.
+    CandidatePolicies {
+        /// Sorted by namespace and name.
+        policies: Vec<DeclaredPolicy>,
+    },
     /// How current each part of the declared side is. Replaces the rows before. Told again every few seconds, so that a
     /// source that falls silent grows old by itself.
     DeclaredSources {

@@ -8,3 +8,4 @@ pub mod history;
 pub(crate) mod ledger;
 pub mod listeners;
 pub mod node_cpu;
+pub mod verdicts;

@@ -20,13 +20,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::declared::{Declared, DeclaredPod};
+use crate::declared::{Declared, DeclaredPod, PeerPod};
 use crate::id::PodUid;
 use crate::observation::Role;
 use crate::snapshot::{Peer, PeerKind};
 use crate::time::Timestamp;
+pub(crate) use class::METADATA;
 use class::{Class, external, neighbourhood, peer, unresolved};
-use history::{Held, History, Holder};
+use history::{Held, History, Holder, Name};
 pub use pods::Behind;
 use pods::{Life, Lives};
 
@@ -34,13 +35,15 @@ use pods::{Life, Lives};
 #[derive(Clone, Debug)]
 pub struct PeerTable {
     /// This node, as a peer.
-    node: Arc<Peer>,
+    node: Arc<Name>,
     history: History,
     /// When the declared side and the node's interfaces were told last.
     declared_at: Option<Timestamp>,
     interfaces_at: Option<Timestamp>,
     /// Declared pods by the UID in the paths of their cgroups.
     pods: BTreeMap<PodUid, Arc<DeclaredPod>>,
+    /// Each of them as policies see it; the same as before where nothing of that has changed.
+    as_peers: BTreeMap<(String, String), Arc<PeerPod>>,
     lives: Lives,
     api_servers: BTreeSet<SocketAddr>,
     /// Where pods and nodes with public addresses are: their neighbours may be the cluster's too.
@@ -92,11 +95,12 @@ impl PeerTable {
     #[must_use]
     pub fn new(node: Option<&str>) -> Self {
         Self {
-            node: Arc::new(peer(PeerKind::Node, None, node)),
+            node: Name::new(peer(PeerKind::Node, None, node)),
             history: History::default(),
             declared_at: None,
             interfaces_at: None,
             pods: BTreeMap::new(),
+            as_peers: BTreeMap::new(),
             lives: Lives::default(),
             api_servers: BTreeSet::new(),
             neighbourhoods: BTreeSet::new(),
@@ -112,6 +116,7 @@ impl PeerTable {
                 self.pods.insert(uid.clone(), Arc::clone(pod));
             }
         }
+        self.prepare_pods(declared);
         self.api_servers = declared
             .api_servers
             .iter()
@@ -129,11 +134,11 @@ impl PeerTable {
                 .is_some_and(|all| all.iter().any(|(wanted, ..)| wanted == holder)),
         });
         for (address, holders) in &wanted {
-            for (holder, peer, from) in holders {
-                self.history.open(*address, holder, peer, *from);
+            for (holder, name, from) in holders {
+                self.history.open(*address, holder, name, *from, at);
             }
         }
-        self.address_lives();
+        self.address_lives(at);
         self.find_neighbourhoods();
     }
 
@@ -147,7 +152,7 @@ impl PeerTable {
         });
         for address in addresses {
             self.history
-                .open(address, &Holder::Interface, &self.node, before);
+                .open(address, &Holder::Interface, &self.node, before, at);
         }
         self.find_neighbourhoods();
     }
@@ -226,31 +231,40 @@ impl PeerTable {
 }
 
 /// Holder, name and earliest time of each address.
-type Wanted = BTreeMap<IpAddr, Vec<(Holder, Arc<Peer>, Timestamp)>>;
+type Wanted = BTreeMap<IpAddr, Vec<(Holder, Arc<Name>, Timestamp)>>;
+
+/// A pod that may have held an address.
+#[derive(Clone, Debug)]
+pub struct PodAt {
+    /// The pod.
+    pub pod: Arc<PeerPod>,
+    /// When it was told last that it is new, or another than before.
+    pub changed: Timestamp,
+}
 
 impl PeerTable {
     /// Who holds which address by the declared side. `before`: when it was told last; who is new came after that.
     fn wanted(&self, declared: &Declared, before: Timestamp) -> Wanted {
         let mut wanted = Wanted::new();
-        let mut want = |address: &IpAddr, holder: &Holder, peer: &Arc<Peer>, from| {
+        let mut want = |address: &IpAddr, holder: &Holder, name: &Arc<Name>, from| {
             let all = wanted.entry(address.to_canonical()).or_default();
-            all.push((holder.clone(), Arc::clone(peer), from));
+            all.push((holder.clone(), Arc::clone(name), from));
         };
         for service in &declared.services {
             let (namespace, name) = (service.namespace.as_str(), service.name.as_str());
-            let peer = Arc::new(match (namespace, name) {
+            let called = Name::new(match (namespace, name) {
                 ("default", "kubernetes") => peer(PeerKind::ApiServer, None, None),
                 _ => peer(PeerKind::Service, Some(namespace), Some(name)),
             });
             let holder = Holder::Service(namespace.to_owned(), name.to_owned());
             let addresses = service.cluster_ips.iter();
-            addresses.for_each(|address| want(address, &holder, &peer, before));
+            addresses.for_each(|address| want(address, &holder, &called, before));
         }
         for node in &declared.nodes {
-            let peer = Arc::new(peer(PeerKind::Node, None, Some(&node.name)));
+            let called = Name::new(peer(PeerKind::Node, None, Some(&node.name)));
             let holder = Holder::Node(node.name.clone());
             let addresses = node.addresses.iter();
-            addresses.for_each(|address| want(address, &holder, &peer, before));
+            addresses.for_each(|address| want(address, &holder, &called, before));
         }
         for pod in &declared.pods {
             let from = match self.life_of(pod) {
@@ -259,21 +273,70 @@ impl PeerTable {
                 Some(life) if life.is_addressed_by(pod) => life.since,
                 Some(_) => continue,
             };
-            let (holder, peer) = (holder_of(pod), Arc::new(self.pod_peer(pod)));
+            let (holder, called) = (holder_of(pod), self.pod_name(pod));
             let addresses = pod.ips.iter();
-            addresses.for_each(|address| want(address, &holder, &peer, from));
+            addresses.for_each(|address| want(address, &holder, &called, from));
+        }
+        for pod in declared.peer_pods.iter().filter(|pod| !pod.finished) {
+            let holder = pod_holder(pod.uid.as_ref(), &pod.namespace, &pod.name);
+            let called = self.name_of(pod);
+            let addresses = pod.ips.iter();
+            addresses.for_each(|address| want(address, &holder, &called, before));
         }
         wanted
     }
 
-    fn pod_peer(&self, pod: &DeclaredPod) -> Peer {
-        if pod.host_network {
-            let node = pod.node.as_deref().or(self.node.name.as_deref());
+    /// The pods that may have held an address in the span; none where it is not known who did.
+    #[must_use]
+    pub fn pods_at(&self, address: IpAddr, since: Timestamp, until: Timestamp) -> Vec<PodAt> {
+        let holders = self.history.holders(address.to_canonical(), since, until);
+        let pod = |held: &Held| {
+            Some(PodAt {
+                pod: Arc::clone(held.name.pod.as_ref()?),
+                changed: held.renamed,
+            })
+        };
+        let pods: Option<Vec<PodAt>> = holders.and_then(|all| all.map(pod).collect());
+        pods.unwrap_or_default()
+    }
+
+    /// A pod that the source tells of in full, as policies see it.
+    #[must_use]
+    pub fn own_pod(&self, pod: &DeclaredPod) -> Option<&Arc<PeerPod>> {
+        self.as_peers
+            .get(&(pod.namespace.clone(), pod.name.clone()))
+    }
+
+    fn prepare_pods(&mut self, declared: &Declared) {
+        let mut before = std::mem::take(&mut self.as_peers);
+        for pod in &declared.pods {
+            let key = (pod.namespace.clone(), pod.name.clone());
+            let now = PeerPod::from(&**pod);
+            let same = before.remove(&key).filter(|before| **before == now);
+            self.as_peers
+                .insert(key, same.unwrap_or_else(|| Arc::new(now)));
+        }
+    }
+
+    fn pod_name(&self, pod: &DeclaredPod) -> Arc<Name> {
+        match self.own_pod(pod) {
+            Some(pod) => self.name_of(pod),
+            None => self.name_of(&Arc::new(PeerPod::from(pod))),
+        }
+    }
+
+    fn name_of(&self, pod: &Arc<PeerPod>) -> Arc<Name> {
+        let called = if pod.host_network {
+            let node = pod.node.as_deref().or(self.node.peer.name.as_deref());
             peer(PeerKind::Node, None, node)
         } else {
             let (namespace, owner) = (pod.namespace.as_str(), pod.owner.name.as_str());
             peer(PeerKind::Workload, Some(namespace), Some(owner))
-        }
+        };
+        Arc::new(Name {
+            peer: called,
+            pod: Some(Arc::clone(pod)),
+        })
     }
 
     fn life_of(&self, pod: &DeclaredPod) -> Option<&Life> {
@@ -283,9 +346,13 @@ impl PeerTable {
 }
 
 fn holder_of(pod: &DeclaredPod) -> Holder {
-    Holder::Pod(match &pod.uid {
+    pod_holder(pod.uid.as_ref(), &pod.namespace, &pod.name)
+}
+
+fn pod_holder(uid: Option<&PodUid>, namespace: &str, name: &str) -> Holder {
+    Holder::Pod(match uid {
         Some(uid) => uid.to_string(),
-        None => format!("{}/{}", pod.namespace, pod.name),
+        None => format!("{namespace}/{name}"),
     })
 }
 
@@ -320,12 +387,15 @@ fn among(holders: &[&Held], class: Class, question: &Question) -> Answer {
 
 /// What all of them are called. Nodes whose names differ are nodes all the same.
 fn only_name(holders: &[&Held]) -> Option<Peer> {
-    let first = &holders.first()?.peer;
-    if holders.iter().all(|held| held.peer == *first) {
+    let first = &holders.first()?.name.peer;
+    if holders.iter().all(|held| held.name.peer == *first) {
         return Some(Peer::clone(first));
     }
-    let all_nodes = holders.iter().all(|held| held.peer.kind == PeerKind::Node);
-    let mut names = holders.iter().filter_map(|held| held.peer.name.as_deref());
+    let mut kinds = holders.iter().map(|held| held.name.peer.kind);
+    let all_nodes = kinds.all(|kind| kind == PeerKind::Node);
+    let mut names = holders
+        .iter()
+        .filter_map(|held| held.name.peer.name.as_deref());
     let name = names
         .next()
         .filter(|name| names.all(|other| other == *name));

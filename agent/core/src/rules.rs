@@ -12,12 +12,24 @@ pub mod c004;
 pub mod c005;
 pub mod c006;
 pub mod c007;
+pub mod f001;
+pub mod f002;
+pub mod f006;
+pub mod f007;
+mod flows;
 pub(crate) mod grace;
+pub mod i001;
+pub mod i003;
+pub mod i004;
+mod images;
 pub mod m001;
 pub mod m002;
 pub mod m003;
 pub mod p001;
+pub mod p004;
+pub mod p005;
 pub mod p007;
+pub mod p009;
 mod patch;
 pub mod ports;
 pub mod reference;
@@ -41,11 +53,21 @@ pub static ALL: &[&Rule] = &[
     &c005::RULE,
     &c006::RULE,
     &c007::RULE,
+    &f001::RULE,
+    &f002::RULE,
+    &f006::RULE,
+    &f007::RULE,
+    &i001::RULE,
+    &i003::RULE,
+    &i004::RULE,
     &m001::RULE,
     &m002::RULE,
     &m003::RULE,
     &p001::RULE,
+    &p004::RULE,
+    &p005::RULE,
     &p007::RULE,
+    &p009::RULE,
     &s001::RULE,
 ];
 
@@ -60,21 +82,26 @@ pub fn find(id: &str) -> Option<&'static Rule> {
 /// What is wrong at this moment, sorted by rule, subject and key. The order of the snapshot's lists does not matter.
 #[must_use]
 pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
-    let judged: Vec<&ContainerView> = snapshot
+    let judged: Vec<(usize, &ContainerView)> = snapshot
         .containers
         .iter()
-        .filter(|container| is_judged(container))
+        .enumerate()
+        .filter(|(_, container)| is_judged(container))
         .collect();
     let mut conditions = Vec::new();
     let rulebook = &snapshot.settings.rulebook;
     for rule in ALL.iter().filter(|rule| rulebook.is_enabled(rule.id)) {
+        let judged = judged.iter();
         match rule.judge {
             Judge::Node(judge) => conditions.extend(judge(snapshot)),
             Judge::Container(judge) => {
-                conditions.extend(judged.iter().filter_map(|one| judge(snapshot, one)));
+                conditions.extend(judged.filter_map(|(_, one)| judge(snapshot, one)));
             }
             Judge::ContainerMany(judge) => {
-                conditions.extend(judged.iter().flat_map(|one| judge(snapshot, one)));
+                conditions.extend(judged.flat_map(|(_, one)| judge(snapshot, one)));
+            }
+            Judge::ContainerFlows(judge) => {
+                conditions.extend(judged.flat_map(|(place, one)| judge(snapshot, *place, one)));
             }
         }
     }
@@ -110,6 +137,7 @@ fn lacks(snapshot: &Snapshot, need: Need) -> Option<String> {
     match need {
         Need::Declared(sources) => declared_for(snapshot, sources),
         Need::Listeners => none_works(snapshot, &["listeners", "tcp"]),
+        Need::Connections => none_works(snapshot, &["tcp"]),
         Need::CpuWindows => none_works(snapshot, &["cpu_windows"]),
         Need::Pressure => none_works(snapshot, &["cpu_stat"]).or_else(|| no_pressure(snapshot)),
         Need::Quotas => none_works(snapshot, &["cpu_stat"]).or_else(|| no_controller(snapshot)),

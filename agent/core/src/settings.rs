@@ -46,6 +46,19 @@ pub struct CoreSettings {
     pub heartbeat: Duration,
     /// Which rules judge, how severe they are, and what is hidden.
     pub rulebook: Arc<Rulebook>,
+    /// What single rules are told.
+    #[serde(default)]
+    pub rules: RuleSettings,
+}
+
+/// What single rules are told by the operator. Empty lists tell nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RuleSettings {
+    /// Registries, with or without a path, whose images are trusted (I003). Without any, the rule is silent.
+    pub trusted_registries: Vec<String>,
+    /// Namespaces whose pods may use the cloud's metadata service (F007).
+    pub metadata_namespaces: Vec<String>,
 }
 
 /// The longest [`CoreSettings::cpu_mean_window`]: 3,000 windows of 100 ms, 12 KiB a container.
@@ -60,6 +73,7 @@ impl Default for CoreSettings {
             ephemeral_ports: (32_768, 60_999),
             heartbeat: Duration::from_secs(6 * 3_600),
             rulebook: Arc::default(),
+            rules: RuleSettings::default(),
         }
     }
 }
@@ -102,6 +116,8 @@ pub const PEER_HISTORY_MAX: usize = 4_096;
 pub const PEER_HISTORY: Duration = Duration::from_secs(300);
 /// How long the declared side may be behind what the kernel shows. For this long a peer without a name is looked up again.
 pub const PEER_LAG_MAX: Duration = Duration::from_secs(10);
+/// Pods that are prepared for policies at once. When full, all are prepared anew.
+pub const ENDPOINTS_MAX: usize = 16_384;
 /// Flow rows that wait for the name of their peer. Further ones are told as unresolved at once.
 pub const PEER_WAITING_MAX: usize = 8_192;
 /// Addresses that were waited for in vain and are not waited for again soon.

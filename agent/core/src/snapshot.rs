@@ -13,6 +13,8 @@ use crate::id::{CgroupId, ContainerId, PodUid};
 use crate::observation::{
     CPU_WINDOW_NS, CpuMax, CpuPressure, FlowCounts, Holder, ProbeStatus, Role, SourceRow,
 };
+use crate::observed::verdicts::Verdicts;
+use crate::policy::{Direction, Policies};
 use crate::settings::{CoreSettings, NodeIdentity};
 use crate::sketch::Sketch;
 use crate::time::{ClockAnchor, Timestamp, UnixNanos};
@@ -44,6 +46,10 @@ pub struct Snapshot {
     pub pods_cpu: Vec<PodCpuView>,
     /// Flow series, sorted. At most [`crate::settings::FLOW_SERIES_MAX`] and one overflow series per container.
     pub flows: Vec<FlowView>,
+    /// The policies in force, as far as the declared side tells.
+    pub policies: Arc<Policies>,
+    /// How often each rule about a pod of this node matched, sorted by policy, direction and place.
+    pub rule_hits: Vec<RuleHits>,
     /// Complete scans of the node's sockets so far.
     pub scans: u32,
     /// Health of each probe, sorted by name.
@@ -102,6 +108,19 @@ pub struct Loss {
     pub delivered: u64,
     /// Time for which it was watched: [`crate::settings::LOSS_WINDOW`], or less after a start.
     pub span: Duration,
+}
+
+/// How often one rule of a policy matched connections of this node's pods.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleHits {
+    /// Namespace and name of a NetworkPolicy.
+    pub policy: String,
+    /// Which of its lists.
+    pub direction: Direction,
+    /// The rule's place there.
+    pub rule: u32,
+    /// Connections.
+    pub connections: u64,
 }
 
 /// What a container was refused because it had used up its share of shared tables, since it has its network program.
@@ -267,6 +286,8 @@ pub struct FlowView {
     pub server_port: u16,
     /// Cumulative counts since `since`.
     pub counts: FlowCounts,
+    /// What policies said of it.
+    pub verdicts: Verdicts,
     /// When the series began.
     pub since: Timestamp,
     /// The container's series beyond the cap, all together.

@@ -68,6 +68,10 @@ pub struct File {
     pub otlp: OtlpFile,
     /// What is set about rules, by id.
     pub rules: BTreeMap<String, RuleSettings>,
+    /// Registries whose images are trusted.
+    pub trusted_registries: Vec<String>,
+    /// Namespaces whose pods may use the metadata service.
+    pub metadata_namespaces: Vec<String>,
     /// What is hidden.
     pub suppressions: Vec<Suppression>,
     /// Whose annotations are heard.

@@ -126,6 +126,8 @@ pub(super) const KEYS: &[Key] = &[
     key("state.dir", Kind::Text, "none", "Directory in which findings outlive the agent. Without it, a restart tells of open ones anew.").flag("--state-dir", "PLUMBLINE_STATE_DIR"),
     key("findings.heartbeat", Kind::Span, "6h", "An open finding is told of again this often; at least 1m. A hidden one once a day.").hot(),
     key("rules", Kind::Rules, "all as they are", "By id of the rule: `enabled` (default true) and `severity` (default: what the rule says).").hot(),
+    key("trusted_registries", Kind::Texts, "[]", "Registries, with or without a path, whose images are trusted (I003). Without any, the rule is silent.").hot(),
+    key("metadata_namespaces", Kind::Texts, "[]", "Namespaces whose pods may use the cloud's metadata service (F007).").hot(),
     key("suppressions", Kind::List(SUPPRESSION), "[]", "Findings to hide, each with `until` and `reason`; see below.").hot(),
     key("annotations", Kind::List(GRANT), "[]", "Namespaces and rules for which annotations of pods may hide findings; see below.").hot(),
     key("otlp.endpoint", Kind::Text, "none: nothing is sent", "Where metrics and findings go.").variable("OTEL_EXPORTER_OTLP_ENDPOINT"),

@@ -102,6 +102,8 @@ fn judged(config: &Config, path: &str) -> Option<Value> {
         "cpu.mean_window" => span(core.cpu_mean_window),
         "findings.heartbeat" => span(core.heartbeat),
         "rules" => json!(rulebook.rules),
+        "trusted_registries" => json!(core.rules.trusted_registries),
+        "metadata_namespaces" => json!(core.rules.metadata_namespaces),
         "suppressions" => json!(rulebook.suppressions),
         "annotations" => json!(rulebook.annotations),
         _ => return None,

@@ -3,13 +3,18 @@
 //! Both declared sources end here, so equal objects give equal results wherever they came from. An object that makes no
 //! sense is skipped as a whole and told with the path of the mistake: half a pod would make findings that nobody caused.
 
+mod adminpolicy;
 mod container;
+mod convert;
 mod endpoints;
 mod error;
+mod namespace;
+mod networkpolicy;
 mod node;
 mod owner;
 mod pod;
 mod quantity;
+mod route;
 mod service;
 mod value;
 
@@ -17,14 +22,17 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::PodTemplateSpec;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use plumbline_core::declared::{
-    Declared, DeclaredNode, DeclaredPod, DeclaredProblem, DeclaredService,
+    Declared, DeclaredAdminPolicy, DeclaredEndpoints, DeclaredNamespace, DeclaredNode, DeclaredPod,
+    DeclaredPolicy, DeclaredProblem, DeclaredRoute, DeclaredService, ForeignPolicies,
 };
 use serde_json::Value;
 
-pub use endpoints::api_servers;
+use convert::{Converted, object};
+pub use convert::{
+    admin_policy_value, namespace_value, node_value, pod_value, policy_value, service_value,
+};
+pub use endpoints::{api_servers, endpoints};
 pub use error::ObjectError;
 pub use pod::pod;
 pub use service::service;
@@ -49,6 +57,20 @@ pub struct Objects {
     pub nodes: Vec<DeclaredNode>,
     /// Endpoints of the API server, in the order of reading.
     pub api_servers: Vec<SocketAddr>,
+    /// In the order of reading.
+    pub namespaces: Vec<DeclaredNamespace>,
+    /// A list of NetworkPolicies was among the objects, or a policy: an empty list is an answer too.
+    pub policies_known: bool,
+    /// In the order of reading.
+    pub policies: Vec<DeclaredPolicy>,
+    /// In the order of reading.
+    pub admin_policies: Vec<DeclaredAdminPolicy>,
+    /// In the order of reading.
+    pub foreign_policies: Vec<ForeignPolicies>,
+    /// In the order of reading.
+    pub endpoints: Vec<DeclaredEndpoints>,
+    /// In the order of reading.
+    pub routes: Vec<DeclaredRoute>,
     /// The first [`PROBLEMS_MAX`].
     pub problems: Vec<DeclaredProblem>,
     /// All, those without text too.
@@ -93,6 +115,7 @@ impl Objects {
 
     fn add_nested(&mut self, at: &str, path: &str, mut value: Value, depth: usize) {
         if let Some((item_kind, items)) = take_items(&mut value) {
+            self.policies_known |= item_kind.kind == "NetworkPolicy";
             let Some(items) = items else {
                 return self.problem(
                     at,
@@ -129,14 +152,33 @@ impl Objects {
             }
             return;
         }
+        let unread = convert::policy_namespace(&value);
         match object(value) {
-            Ok(Converted::Pod(pod)) => self.pods.push(Arc::new(pod)),
-            Ok(Converted::Service(service)) => self.services.push(service),
-            Ok(Converted::Node(node)) => self.nodes.push(node),
-            Ok(Converted::ApiServers(servers)) => self.api_servers.extend(servers),
-            Ok(Converted::OtherKind(kind)) => self.ignore(kind),
-            Ok(Converted::NoPods) => {}
-            Err(error) => self.problem(at, &error.under(path)),
+            Ok(converted) => self.take(converted),
+            Err(error) => {
+                self.foreign_policies.extend(unread);
+                self.problem(at, &error.under(path));
+            }
+        }
+    }
+
+    fn take(&mut self, converted: Converted) {
+        match converted {
+            Converted::Pod(pod) => self.pods.push(Arc::new(pod)),
+            Converted::Service(service) => self.services.push(service),
+            Converted::Node(node) => self.nodes.push(node),
+            Converted::ApiServers(servers) => self.api_servers.extend(servers),
+            Converted::Endpoints(endpoints) => self.endpoints.push(endpoints),
+            Converted::Namespace(namespace) => self.namespaces.push(namespace),
+            Converted::Policy(policy) => {
+                self.policies_known = true;
+                self.policies.push(policy);
+            }
+            Converted::AdminPolicy(policy) => self.admin_policies.push(policy),
+            Converted::Foreign(policies) => self.foreign_policies.push(policies),
+            Converted::Route(route) => self.routes.push(route),
+            Converted::OtherKind(kind) => self.ignore(kind),
+            Converted::NoPods => {}
         }
     }
 
@@ -154,6 +196,15 @@ impl Objects {
         self.services.extend(other.services.iter().cloned());
         self.nodes.extend(other.nodes.iter().cloned());
         self.api_servers.extend(&other.api_servers);
+        self.namespaces.extend(other.namespaces.iter().cloned());
+        self.policies_known |= other.policies_known;
+        self.policies.extend(other.policies.iter().cloned());
+        self.admin_policies
+            .extend(other.admin_policies.iter().cloned());
+        self.foreign_policies
+            .extend(other.foreign_policies.iter().cloned());
+        self.endpoints.extend(other.endpoints.iter().cloned());
+        self.routes.extend(other.routes.iter().cloned());
         let room = PROBLEMS_MAX.saturating_sub(self.problems.len());
         self.problems
             .extend(other.problems.iter().take(room).cloned());
@@ -181,23 +232,41 @@ impl Objects {
         keep_last(&mut self.nodes, |node| node.name.clone());
         self.api_servers.sort_unstable();
         self.api_servers.dedup();
-        let Self {
-            pods,
-            services,
-            nodes,
-            api_servers,
-            problems,
-            problems_total,
-            ..
-        } = self;
+        keep_last(&mut self.namespaces, |namespace| namespace.name.clone());
+        keep_last(&mut self.policies, |policy| {
+            (policy.namespace.clone(), policy.name.clone())
+        });
+        keep_last(&mut self.admin_policies, |policy| {
+            (policy.name.clone(), policy.priority.is_none())
+        });
+        keep_last(&mut self.endpoints, |endpoints| {
+            (endpoints.namespace.clone(), endpoints.name.clone())
+        });
+        keep_last(&mut self.routes, |route| {
+            (
+                route.kind.clone(),
+                route.namespace.clone(),
+                route.name.clone(),
+            )
+        });
+        self.foreign_policies.sort();
+        self.foreign_policies.dedup();
         Declared {
             source,
-            pods,
-            services,
-            nodes,
-            api_servers,
-            problems,
-            problems_total,
+            pods: self.pods,
+            services: self.services,
+            nodes: self.nodes,
+            api_servers: self.api_servers,
+            peer_pods: Vec::new(),
+            namespaces: self.namespaces,
+            policies_known: self.policies_known,
+            policies: self.policies,
+            admin_policies: self.admin_policies,
+            foreign_policies: self.foreign_policies,
+            endpoints: self.endpoints,
+            routes: self.routes,
+            problems: self.problems,
+            problems_total: self.problems_total,
         }
     }
 }
@@ -207,117 +276,6 @@ fn keep_last<T, K: Ord>(all: &mut Vec<T>, key: impl Fn(&T) -> K) {
     all.reverse();
     all.sort_by_cached_key(&key);
     all.dedup_by(|later, earlier| key(later) == key(earlier));
-}
-
-enum Converted {
-    /// A pod, or the template of a workload's pods.
-    Pod(DeclaredPod),
-    Service(DeclaredService),
-    Node(DeclaredNode),
-    ApiServers(Vec<SocketAddr>),
-    /// A workload from which no pod comes now.
-    NoPods,
-    OtherKind(String),
-}
-
-/// One object of any kind.
-fn object(mut value: Value) -> Result<Converted, ObjectError> {
-    let Value::Object(fields) = &value else {
-        return Err(ObjectError::new(
-            "",
-            "not a Kubernetes object: expected a mapping with apiVersion and kind",
-        ));
-    };
-    let missing = |field| ObjectError::new(field, "missing: not a Kubernetes object");
-    let kind = value::text(fields, "kind").ok_or_else(|| missing("kind"))?;
-    let version = value::text(fields, "apiVersion").ok_or_else(|| missing("apiVersion"))?;
-    let group = version.split_once('/').map_or("", |(group, _)| group);
-    match (group, kind) {
-        ("", "Pod") => pod_value(value).map(Converted::Pod),
-        ("", "Service") => service_value(value).map(Converted::Service),
-        ("", "Node") => node_value(value).map(Converted::Node),
-        ("", "Endpoints") | ("discovery.k8s.io", "EndpointSlice") => {
-            let servers = endpoints::api_servers(&value)?;
-            let other = || Converted::OtherKind(kind.to_owned());
-            Ok(servers.map_or_else(other, Converted::ApiServers))
-        }
-        ("apps" | "extensions", "Deployment" | "StatefulSet" | "DaemonSet" | "ReplicaSet")
-        | ("batch", "Job") => {
-            let kind = kind.to_owned();
-            workload(&mut value, &kind, &["spec", "template"])
-        }
-        ("batch", "CronJob") => workload(
-            &mut value,
-            "CronJob",
-            &["spec", "jobTemplate", "spec", "template"],
-        ),
-        _ => Ok(Converted::OtherKind(kind.to_owned())),
-    }
-}
-
-/// A Pod as the API or a file gives it.
-///
-/// # Errors
-/// The path of the first mistake in a field that is used.
-pub fn pod_value(mut value: Value) -> Result<DeclaredPod, ObjectError> {
-    value::trim_pod(&mut value);
-    pod(&value::typed(value)?)
-}
-
-/// A Service as the API or a file gives it.
-///
-/// # Errors
-/// The path of the first mistake in a field that is used.
-pub fn service_value(mut value: Value) -> Result<DeclaredService, ObjectError> {
-    value::trim_service(&mut value);
-    service(&value::typed(value)?)
-}
-
-/// A Node as the API or a file gives it.
-///
-/// # Errors
-/// The path of the first mistake in a field that is used.
-pub fn node_value(mut value: Value) -> Result<DeclaredNode, ObjectError> {
-    value::trim_node(&mut value);
-    node::node(&value::typed(value)?)
-}
-
-fn workload(value: &mut Value, kind: &str, template_at: &[&str]) -> Result<Converted, ObjectError> {
-    value::trim_meta(value);
-    let metadata = value
-        .get_mut("metadata")
-        .map(Value::take)
-        .unwrap_or_default();
-    let meta: Option<ObjectMeta> =
-        value::typed(metadata).map_err(|error| error.under("metadata"))?;
-    let meta = meta.unwrap_or_default();
-    let name = pod::name(&meta)?;
-    let scaled_to_zero = value.pointer("/spec/replicas").and_then(Value::as_i64) == Some(0);
-    let owner = match owner::controller(&meta) {
-        // What a Deployment leaves behind of its former revisions.
-        Some(_) if scaled_to_zero => return Ok(Converted::NoPods),
-        Some(controller) => owner::workload(&controller.kind, &controller.name),
-        None => owner::workload(kind, &name),
-    };
-    let mut template = Value::Null;
-    if let Some(found) = template_at
-        .iter()
-        .try_fold(value, |value, key| value.get_mut(key))
-    {
-        template = found.take();
-    }
-    value::trim_template(&mut template);
-    let template_at = template_at.join(".");
-    let template: Option<PodTemplateSpec> =
-        value::typed(template).map_err(|error| error.under(&template_at))?;
-    let template = template.ok_or_else(|| ObjectError::new(template_at.as_str(), "missing"))?;
-    let declared = pod::template(&template).map_err(|error| error.under(&template_at))?;
-    Ok(Converted::Pod(DeclaredPod {
-        name,
-        namespace: pod::namespace(&meta),
-        owner,
-        ..declared
-    }))
 }
 
 /// Kind and version that the items of a `PodList` do not repeat.

@@ -213,7 +213,7 @@ fn statuses(containers: &[&Container], pod: &PodSpec) -> Vec<Value> {
             json!({
                 "name": container.spec.name,
                 "image": image(&container.spec),
-                "imageID": format!("{}@sha256:{}", image(&container.spec), container.id),
+                "imageID": image_id(&container.spec, &container.id),
                 "containerID": format!("{}://{}", scheme(pod.runtime), container.id),
                 "ready": true,
                 "started": true,
@@ -226,10 +226,33 @@ fn statuses(containers: &[&Container], pod: &PodSpec) -> Vec<Value> {
 
 fn image(spec: &ContainerSpec) -> String {
     if spec.image.is_empty() {
-        format!("registry.example/{}:1.0", spec.name)
+        format!(
+            "registry.example/{}:1.0@sha256:{}",
+            spec.name,
+            digest(&spec.name)
+        )
     } else {
         spec.image.clone()
     }
+}
+
+/// What a runtime says that runs: the digest by which the image was pulled.
+fn image_id(spec: &ContainerSpec, id: &str) -> String {
+    if spec.image.is_empty() {
+        return format!(
+            "registry.example/{}@sha256:{}",
+            spec.name,
+            digest(&spec.name)
+        );
+    }
+    format!("{}@sha256:{id}", spec.image)
+}
+
+/// 64 hex digits that are the same for the same name.
+fn digest(name: &str) -> String {
+    let hex = name.bytes().map(|byte| format!("{byte:02x}"));
+    let hex: String = hex.take(32).collect();
+    format!("{hex:0>64}")
 }
 
 fn port_ref(port: &PortRef) -> Value {

@@ -38,7 +38,7 @@ struct Scene {
 }
 
 const DECLARED: u16 = 8_080;
-const UNDECLARED: u16 = 6_060;
+const UNDECLARED: u16 = 6_061;
 
 impl Scene {
     fn new(arguments: &[&str], environment: &[(&str, &str)]) -> Self {
@@ -324,7 +324,7 @@ fn the_undeclared_port_is_found_and_nothing_else() {
     let scene = Scene::new(&[], &[]);
     let finding = scene.finding();
     let evidence = finding.to_string();
-    for part in ["shop", "web-0", "\"web\"", "6060", "/plumbline-traffic"] {
+    for part in ["shop", "web-0", "\"web\"", "6061", "/plumbline-traffic"] {
         assert!(evidence.contains(part), "{part} is not in {finding:#}");
     }
     let all = get_json(&scene.path("socket"), "/findings").unwrap();

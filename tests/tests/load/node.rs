@@ -25,7 +25,7 @@ pub(crate) const MEMORY_BYTES_MAX: u64 = 128 << 20;
 const CALM: Duration = Duration::from_secs(120);
 
 /// A port that the victim declares, and one that it does not.
-const PORTS: [u16; 2] = [8_080, 6_060];
+const PORTS: [u16; 2] = [8_080, 6_061];
 
 pub(crate) struct Node {
     pub(crate) sandbox: Sandbox,
@@ -221,7 +221,7 @@ impl Node {
         let containers = 3 * 2;
         let calm = poll(CALM, || {
             let findings = self.port_findings();
-            let right = matches!(&findings[..], [only] if only.contains("6060"));
+            let right = matches!(&findings[..], [only] if only.contains("6061"));
             (right && self.status()["containers"] == containers).then_some(())
         });
         assert!(

@@ -94,6 +94,14 @@ impl Scene {
                 container: "nginx",
                 port: Some(DEBUG_PORT),
             },
+            // The same port, which is the usual one of profilers.
+            Seeded {
+                rule: "P004",
+                namespace: "shop",
+                workload: "web",
+                container: "nginx",
+                port: Some(DEBUG_PORT),
+            },
             Seeded {
                 rule: "P007",
                 namespace: "kube-system",
@@ -132,7 +140,7 @@ impl Scene {
 }
 
 impl Stage<'_> {
-    /// A real web server. It declares 8080. Its debug endpoint on all addresses is P001; its admin endpoint on loopback is
+    /// A real web server. It declares 8080. Its debug endpoint on all addresses is P001 and P004; its admin endpoint on loopback is
     /// nobody's business; the sidecar's ports, one of them declared by nothing but its probe, are as they should be.
     fn web(&self) -> Result<Pod> {
         let pod = self.pod("shop", "web-6f8d9c7b5d-x2x9p", ("Deployment", "web"))?;

@@ -18,6 +18,8 @@ pub const COVERAGE_STATE: &str = "plumbline.coverage.state";
 pub const CPU_THROTTLED: &str = "plumbline.cpu.throttled";
 /// What declares a port: the words of [`crate::rules::ports::DeclaredBy`].
 pub const DECLARED_BY: &str = "plumbline.declared.by";
+/// How far a port can be reached: the words of [`crate::exposure::Reach`].
+pub const EXPOSURE: &str = "plumbline.exposure";
 /// `open`, `suppressed` or `resolved`.
 pub const FINDING_STATE: &str = "plumbline.finding.state";
 /// `sent` or `received`.
@@ -32,6 +34,14 @@ pub const PEER_KIND: &str = "plumbline.peer.kind";
 pub const PEER_NAME: &str = "plumbline.peer.name";
 /// Namespace of a workload or Service.
 pub const PEER_NAMESPACE: &str = "plumbline.peer.namespace";
+/// `ingress` or `egress`.
+pub const POLICY_DIRECTION: &str = "plumbline.policy.direction";
+/// Namespace and name of a NetworkPolicy.
+pub const POLICY_NAME: &str = "plumbline.policy.name";
+/// A rule's place in its list, from 0.
+pub const POLICY_RULE: &str = "plumbline.policy.rule";
+/// The words of [`crate::policy::Verdict`].
+pub const POLICY_VERDICT: &str = "plumbline.policy.verdict";
 /// `some` or `full`, as in the kernel's pressure files.
 pub const PRESSURE_KIND: &str = "plumbline.pressure.kind";
 /// Name of a probe.

@@ -236,6 +236,7 @@ impl NodeState {
                     peer: key.peer.clone(),
                     server_port: key.server_port,
                     counts: series.counts,
+                    verdicts: series.verdicts.clone(),
                     since: series.since,
                     overflow: key.overflow,
                 })

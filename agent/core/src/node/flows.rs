@@ -6,6 +6,7 @@ use crate::node::NodeState;
 use crate::node::peers::Waiting;
 use crate::observation::{FlowRow, Role};
 use crate::observed::flows::FlowKey;
+use crate::observed::verdicts::Judged;
 use crate::peers::Behind;
 use crate::snapshot::Peer;
 use crate::time::Timestamp;
@@ -35,7 +36,7 @@ impl NodeState {
         let Some(peer) = row.peer else {
             self.note_api_use(&row, None);
             let key = FlowKey::overflow(row.owner, row.transport, row.role);
-            return self.flows.add(key, &row.counts, at);
+            return self.flows.add(key, &row, &Judged::default(), at);
         };
         if row.role == Role::Server {
             container.accepted(row.transport, row.server_port, row.counts.connections);
@@ -62,6 +63,7 @@ impl NodeState {
         if !self.containers.contains_key(&row.owner) {
             return self.count("flows", "unattributed", 1);
         }
+        let judged = self.judge(waiting, &peer);
         self.note_api_use(row, Some(&peer));
         let key = FlowKey {
             container: row.owner,
@@ -71,6 +73,6 @@ impl NodeState {
             server_port: row.server_port,
             overflow: false,
         };
-        self.flows.add(key, &row.counts, waiting.at);
+        self.flows.add(key, row, &judged, waiting.at);
     }
 }

@@ -22,6 +22,7 @@ mod joined;
 mod listeners;
 mod peers;
 mod pods;
+mod verdicts;
 
 const POD: &str = "0a1b2c3d-0000-4000-8000-000000000001";
 

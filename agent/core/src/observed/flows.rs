@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 
 use crate::declared::Transport;
 use crate::id::CgroupId;
-use crate::observation::{FlowCounts, Role};
+use crate::observation::{FlowCounts, FlowRow, Role};
+use crate::observed::verdicts::{Judged, Verdicts};
 use crate::settings::FLOW_SERIES_MAX;
 use crate::snapshot::Peer;
 use crate::time::Timestamp;
@@ -45,12 +46,14 @@ impl FlowKey {
 }
 
 /// One series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Series {
     /// Counts since `since`.
     pub counts: FlowCounts,
     /// When the series began.
     pub since: Timestamp,
+    /// What policies said of it.
+    pub verdicts: Verdicts,
 }
 
 /// All series.
@@ -64,8 +67,8 @@ pub struct Flows {
 }
 
 impl Flows {
-    /// Adds counts to a series, or to the container's overflow series if there is no place for a new one.
-    pub fn add(&mut self, key: FlowKey, counts: &FlowCounts, at: Timestamp) {
+    /// Adds a row to a series, or to the container's overflow series if there is no place for a new one.
+    pub fn add(&mut self, key: FlowKey, row: &FlowRow, judged: &Judged, at: Timestamp) {
         let new = !key.overflow && !self.series.contains_key(&key);
         let key = if new && self.named >= FLOW_SERIES_MAX {
             self.overflowed += 1;
@@ -74,14 +77,13 @@ impl Flows {
             self.named += usize::from(new);
             key
         };
-        self.series
-            .entry(key)
-            .or_insert(Series {
-                counts: FlowCounts::default(),
-                since: at,
-            })
-            .counts
-            .add(counts);
+        let series = self.series.entry(key).or_insert_with(|| Series {
+            counts: FlowCounts::default(),
+            since: at,
+            verdicts: Verdicts::default(),
+        });
+        series.counts.add(&row.counts);
+        series.verdicts.add(row, judged, at);
     }
 
     /// Forgets the series of a container.
@@ -113,7 +115,8 @@ mod tests {
     use super::{FlowKey, Flows};
     use crate::declared::Transport;
     use crate::id::CgroupId;
-    use crate::observation::{FlowCounts, Role};
+    use crate::observation::{FlowCounts, FlowRow, Role};
+    use crate::observed::verdicts::Judged;
     use crate::settings::FLOW_SERIES_MAX;
     use crate::snapshot::{Peer, PeerKind};
     use crate::time::Timestamp;
@@ -136,17 +139,25 @@ mod tests {
 
     #[test]
     fn nothing_is_lost_from_the_sum_when_the_table_is_full() {
-        let one = FlowCounts {
-            connections: 1,
-            sent_bytes: 10,
-            ..FlowCounts::default()
+        let one = FlowRow {
+            owner: CgroupId(1),
+            transport: Transport::Tcp,
+            role: Role::Client,
+            peer: None,
+            server_port: 1,
+            counts: FlowCounts {
+                connections: 1,
+                sent_bytes: 10,
+                ..FlowCounts::default()
+            },
         };
+        let judged = Judged::default();
         let mut flows = Flows::default();
         for round in 0..2 {
             for port in 0..3_000 {
-                flows.add(key(1, port), &one, Timestamp(round));
+                flows.add(key(1, port), &one, &judged, Timestamp(round));
             }
-            flows.add(key(2, 1), &one, Timestamp(round));
+            flows.add(key(2, 1), &one, &judged, Timestamp(round));
         }
         let sum: u64 = flows
             .iter()

@@ -6,7 +6,7 @@ use crate::snapshot::{Peer, PeerKind};
 
 /// Addresses at which clouds serve instance metadata, credentials among it: most clouds, AWS over IPv6, Google over IPv6,
 /// Alibaba.
-const METADATA: [IpAddr; 4] = [
+pub(crate) const METADATA: [IpAddr; 4] = [
     IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254)),
     IpAddr::V6(Ipv6Addr::new(0xfd00, 0x0ec2, 0, 0, 0, 0, 0, 0x0254)),
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254)),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::declared::PeerPod;
 use crate::settings::{PEER_HISTORY, PEER_HISTORY_MAX, PEER_HOLDERS_MAX};
 use crate::snapshot::Peer;
 use crate::time::Timestamp;
@@ -21,11 +22,26 @@ pub(super) enum Holder {
     Pod(String),
 }
 
+/// What a holder is called, and what policies need of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Name {
+    pub(super) peer: Peer,
+    pub(super) pod: Option<Arc<PeerPod>>,
+}
+
+impl Name {
+    pub(super) fn new(peer: Peer) -> Arc<Self> {
+        Arc::new(Self { peer, pod: None })
+    }
+}
+
 /// One span of time in which somebody may have held an address. The true span lies within it.
 #[derive(Clone, Debug)]
 pub(super) struct Held {
     pub(super) holder: Holder,
-    pub(super) peer: Arc<Peer>,
+    pub(super) name: Arc<Name>,
+    /// When it was told last that the name is another than before.
+    pub(super) renamed: Timestamp,
     from: Timestamp,
     to: Option<Timestamp>,
 }
@@ -57,28 +73,33 @@ pub(super) struct History {
 }
 
 impl History {
-    /// `holder` holds `address` at least from now on, perhaps since `from`. Known already: only what it is called may
+    /// `holder` holds `address` at least from `at` on, perhaps since `from`. Known already: only what it is called may
     /// change.
     pub(super) fn open(
         &mut self,
         address: IpAddr,
         holder: &Holder,
-        peer: &Arc<Peer>,
+        name: &Arc<Name>,
         from: Timestamp,
+        at: Timestamp,
     ) {
         let spans = self.held.entry(address).or_default();
         let known = spans
             .iter_mut()
             .find(|held| held.to.is_none() && held.holder == *holder);
         if let Some(known) = known {
-            known.peer = Arc::clone(peer);
+            if known.name != *name {
+                known.renamed = at;
+            }
+            known.name = Arc::clone(name);
         } else if self.open >= PEER_HOLDERS_MAX {
             self.refused += 1;
         } else {
             self.open += 1;
             spans.push(Held {
                 holder: holder.clone(),
-                peer: Arc::clone(peer),
+                name: Arc::clone(name),
+                renamed: at,
                 from,
                 to: None,
             });

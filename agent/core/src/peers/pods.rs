@@ -188,7 +188,7 @@ impl PeerTable {
     pub fn container_appeared(&mut self, uid: &PodUid, container: &ContainerId, at: Timestamp) {
         self.lives.appeared(uid, container, at);
         if let Some(pod) = self.pods.get(uid).cloned() {
-            self.address(uid, &pod);
+            self.address(uid, &pod, at);
         }
     }
 
@@ -200,19 +200,19 @@ impl PeerTable {
     }
 
     /// Notes which lives the declared side has told the addresses of.
-    pub(super) fn address_lives(&mut self) {
+    pub(super) fn address_lives(&mut self, at: Timestamp) {
         let alive = self.lives.lives.iter();
         let declared: Vec<(PodUid, Arc<DeclaredPod>)> = alive
             .filter_map(|(uid, _)| Some((uid.clone(), Arc::clone(self.pods.get(uid)?))))
             .collect();
         for (uid, pod) in declared {
-            self.address(&uid, &pod);
+            self.address(&uid, &pod, at);
         }
     }
 
     /// Takes what the declared side says of a pod's address, if it is about its present life.
-    fn address(&mut self, uid: &PodUid, pod: &DeclaredPod) {
-        let peer = Arc::new(self.pod_peer(pod));
+    fn address(&mut self, uid: &PodUid, pod: &Arc<DeclaredPod>, at: Timestamp) {
+        let name = self.pod_name(pod);
         let Some(life) = self.lives.lives.get_mut(uid) else {
             return;
         };
@@ -225,7 +225,7 @@ impl PeerTable {
         let (since, held) = (life.since, life.held.clone());
         self.lives.unaddressed.remove(&(uid.clone(), since));
         for address in held {
-            self.history.open(address, &holder, &peer, since);
+            self.history.open(address, &holder, &name, since, at);
         }
     }
 }

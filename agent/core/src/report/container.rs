@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 
+use crate::declared::{ContainerKind, DeclaredPort, Transport};
+use crate::exposure::exposure;
+use crate::finding::Coverage;
 use crate::metric::{
     CONTAINER_CPU_TIME, CONTAINER_CPU_USAGE, CPU_LIMIT_EFFECTIVE, CPU_PERIODS, CPU_PRESSURE_TIME,
     CPU_THROTTLED_TIME, CPU_USAGE_PEAK, CPU_USAGE_WINDOW, CPU_WEIGHT, Instrument,
     K8S_CPU_LIMIT_CURRENT, K8S_CPU_LIMIT_DESIRED, K8S_CPU_LIMIT_UTILIZATION,
     K8S_CPU_REQUEST_CURRENT, K8S_CPU_REQUEST_DESIRED, K8S_CPU_REQUEST_UTILIZATION,
-    K8S_RESTART_COUNT, OOM_KILLS, PORT_LISTENING, RESTARTS, attribute,
+    K8S_RESTART_COUNT, OOM_KILLS, PORT_DECLARED_UNUSED, PORT_LISTENING, RESTARTS, attribute,
 };
 use crate::report::{AttributeValue, Number, Point, unix};
 use crate::rules::c007::{quota_cores, ratio};
-use crate::rules::ports::declared_by;
+use crate::rules::ports::{coverage, declared_by};
 use crate::snapshot::{ContainerView, Snapshot};
 
 /// What there is to say about a container. Of one that is gone only the final counts: the rest is no longer true.
@@ -19,6 +22,7 @@ pub(super) fn points(snapshot: &Snapshot, container: &ContainerView) -> Vec<Poin
     let mut points = use_of(snapshot, container);
     points.extend(settings_of(snapshot, container));
     points.extend(listeners_of(snapshot, container));
+    points.extend(unused_of(snapshot, container));
     points.extend(ends_of(snapshot, container));
     if container.gone {
         points.retain(|point| {
@@ -162,9 +166,50 @@ fn ends_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
     values.into_iter().filter_map(point).collect()
 }
 
+/// Declared ports on which nothing in the pod listens: a fact of this replica, no finding (P002). Not told of init and
+/// ephemeral containers, nor where listeners are not seen in full.
+fn unused_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
+    let Some(declared) = container.declared().filter(|_| !container.gone) else {
+        return Vec::new();
+    };
+    let lasting = matches!(
+        declared.kind,
+        ContainerKind::Regular | ContainerKind::Sidecar
+    );
+    let seen =
+        |one: &ContainerView| matches!(coverage(one), Coverage::Full | Coverage::PreExisting);
+    let of_pod = || {
+        let all = snapshot.containers.iter();
+        all.filter(|one| one.pod_uid == container.pod_uid && !one.gone)
+    };
+    if !lasting || snapshot.scans == 0 || !of_pod().all(seen) {
+        return Vec::new();
+    }
+    let listens = |port: &&DeclaredPort| {
+        of_pod()
+            .flat_map(|one| &one.listeners)
+            .any(|listener| (listener.transport, listener.port) == (port.transport, port.port))
+    };
+    let point = |transport: Transport| {
+        let ports = declared
+            .ports
+            .iter()
+            .filter(|port| port.transport == transport);
+        let unused = ports.clone().filter(|port| !listens(port)).count();
+        let word = AttributeValue::Word(transport.as_str());
+        let attributes = vec![(attribute::NETWORK_TRANSPORT, word)];
+        let value = Number::int(unused as u64);
+        (ports.count() > 0).then(|| Point::new(&PORT_DECLARED_UNUSED, value, attributes))
+    };
+    // Sockets of SCTP are not watched.
+    let transports = [Transport::Tcp, Transport::Udp];
+    transports.into_iter().filter_map(point).collect()
+}
+
 fn listeners_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
     let mut points = Vec::new();
     for listener in &container.listeners {
+        let exposure = exposure(snapshot, container, listener);
         let declared_by = declared_by(snapshot, container, listener.transport, listener.port);
         let attributes = vec![
             (
@@ -182,6 +227,10 @@ fn listeners_of(snapshot: &Snapshot, container: &ContainerView) -> Vec<Point> {
             (
                 attribute::DECLARED_BY,
                 AttributeValue::Word(declared_by.as_str()),
+            ),
+            (
+                attribute::EXPOSURE,
+                AttributeValue::Word(exposure.reach.as_str()),
             ),
         ];
         let point = Point::new(&PORT_LISTENING, Number::int(listener.sockets), attributes);

@@ -5,6 +5,7 @@ use crate::metric::{
     NETWORK_CONNECT_FAILURES, NETWORK_CONNECTIONS, NETWORK_IO, NETWORK_PACKETS, attribute,
 };
 use crate::observation::Role;
+use crate::policy::Verdict;
 use crate::report::{Attribute, AttributeValue, Number, Point, unix};
 use crate::snapshot::{FlowView, Snapshot};
 
@@ -17,14 +18,10 @@ pub(super) fn points(snapshot: &Snapshot, flow: &FlowView) -> Vec<Point> {
         attribute::FLOW_ROLE,
         AttributeValue::Word(role_word(flow.role)),
     ));
-    let mut points = vec![
-        Point::new(
-            &NETWORK_CONNECTIONS,
-            Number::int(counts.connections),
-            of_role.clone(),
-        )
-        .since(start),
-    ];
+    let mut points = connections(flow, &of_role);
+    points
+        .iter_mut()
+        .for_each(|point| point.start = Some(start));
     // Of UDP only peers are known, unless datagrams are counted: then there is at least one.
     let packets = counts.sent_packets > 0 || counts.received_packets > 0;
     for (direction, bytes, count) in [
@@ -52,6 +49,22 @@ pub(super) fn points(snapshot: &Snapshot, flow: &FlowView) -> Vec<Point> {
         }
     }
     points
+}
+
+/// Connections by what policies say of them. What was counted in another series as well (bytes, failures) is not split.
+fn connections(flow: &FlowView, of_role: &[Attribute]) -> Vec<Point> {
+    let point =
+        |count, attributes| Point::new(&NETWORK_CONNECTIONS, Number::int(count), attributes);
+    if flow.overflow {
+        return vec![point(flow.counts.connections, of_role.to_vec())];
+    }
+    let counts = Verdict::ALL.into_iter().zip(flow.verdicts.connections);
+    let seen = counts.filter(|(verdict, count)| *count > 0 || *verdict == flow.verdicts.last);
+    seen.map(|(verdict, count)| {
+        let attributes = with(of_role, attribute::POLICY_VERDICT, verdict.as_str());
+        point(count, attributes)
+    })
+    .collect()
 }
 
 fn peer_attributes(flow: &FlowView) -> Vec<Attribute> {
@@ -98,6 +111,8 @@ mod tests {
     use super::points;
     use crate::declared::Transport;
     use crate::observation::{FlowCounts, Role};
+    use crate::observed::verdicts::Verdicts;
+    use crate::policy::Verdict;
     use crate::rules::testing::{NOW, snapshot};
     use crate::snapshot::{FlowView, Peer, PeerKind};
 
@@ -114,6 +129,11 @@ mod tests {
             },
             server_port: 53,
             counts,
+            verdicts: Verdicts {
+                connections: [0, 0, counts.connections, 0],
+                last: Verdict::None,
+                ..Verdicts::default()
+            },
             since: NOW,
             overflow: false,
         };

@@ -9,20 +9,23 @@ use crate::metric::{
     COVERAGE_CONTAINERS, DECLARED_AGE, EBPF_EVENTS, EBPF_EVENTS_LOST, EBPF_MAP_CAPACITY,
     EBPF_MAP_ENTRIES, FINDINGS_OPEN, FINDINGS_SUPPRESSED, FINDINGS_TRANSITIONS,
     K8S_NODE_CPU_ALLOCATABLE, K8S_NODE_CPU_TIME, K8S_NODE_CPU_USAGE, Metric, NODE_CPU_COUNT,
-    NODE_CPU_PRESSURE, NODE_CPU_REQUESTS, NODE_CPU_STEAL_TIME, PROBE_HEALTH, attribute,
+    NODE_CPU_PRESSURE, NODE_CPU_REQUESTS, NODE_CPU_STEAL_TIME, POLICY_RULE_HITS, PROBE_HEALTH,
+    attribute,
 };
 use crate::observation::{Health, ProbeStatus, SourceRow};
 use crate::report::{Attribute, AttributeValue, Number, Point};
 use crate::rules::c007::ratio;
 use crate::rules::health_word;
 use crate::rules::ports::coverage;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{RuleHits, Snapshot};
 use crate::time::Timestamp;
 
 /// Series of open findings; further ones go into one overflow series.
 const FINDING_SERIES_MAX: usize = 1_000;
 /// Probes of which the health leaves; there are some ten.
 const PROBES_MAX: usize = 32;
+/// Rules of policies told apart; further ones are counted together.
+const RULE_SERIES_MAX: usize = 1_000;
 /// Reasons told apart in coverage, by number of containers; further ones are `other`.
 const REASONS_MAX: usize = 16;
 
@@ -39,7 +42,37 @@ pub(super) fn points(snapshot: &Snapshot, findings: &[Finding]) -> Vec<Point> {
     points.extend(probes_of(snapshot));
     points.extend(tables_of(snapshot));
     points.extend(cpu_of(snapshot));
+    points.extend(rules_of(snapshot));
     points.extend(ages_of(snapshot));
+    points
+}
+
+/// How often rules of policies matched; those that never did too.
+fn rules_of(snapshot: &Snapshot) -> Vec<Point> {
+    let begun = super::unix(snapshot, snapshot.origin.monotonic);
+    let (told, rest) = snapshot
+        .rule_hits
+        .split_at(snapshot.rule_hits.len().min(RULE_SERIES_MAX));
+    let point = |hits: &RuleHits| {
+        let direction = AttributeValue::Word(hits.direction.as_str());
+        let attributes = vec![
+            (attribute::POLICY_DIRECTION, direction),
+            (attribute::POLICY_NAME, text(&hits.policy)),
+            (
+                attribute::POLICY_RULE,
+                AttributeValue::Int(hits.rule.into()),
+            ),
+        ];
+        let value = Number::int(hits.connections);
+        Point::new(&POLICY_RULE_HITS, value, attributes).since(begun)
+    };
+    let mut points: Vec<Point> = told.iter().map(point).collect();
+    if !rest.is_empty() {
+        let sum = rest.iter().map(|hits| hits.connections);
+        let sum = Number::int(sum.fold(0, u64::saturating_add));
+        let attributes = vec![(attribute::OVERFLOW, AttributeValue::Bool(true))];
+        points.push(Point::new(&POLICY_RULE_HITS, sum, attributes).since(begun));
+    }
     points
 }
 

@@ -8,9 +8,9 @@ use proptest::prelude::{
     Just, ProptestConfig, Strategy as _, prop_assert, prop_assert_eq, proptest,
 };
 
-use super::{ResourceReport, build};
+use super::{Point, ResourceReport, build};
 use crate::declared::ContainerKind;
-use crate::finding::{Condition, Finding, FindingState, Subject};
+use crate::finding::{Condition, Coverage, Finding, FindingState, Subject};
 use crate::metric::CATALOGUE;
 use crate::observation::{CpuMax, Role};
 use crate::rules::evaluate;
@@ -112,10 +112,11 @@ fn points_of_a_container() {
         plumbline.network.connect.failures [[error.type,timeout],[network.transport,tcp],[otel.metric.overflow,true]] 1 since 60 s
         plumbline.network.connect.failures [[error.type,timeout],[network.transport,tcp],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 1 since 60 s
         plumbline.network.connections [[network.transport,tcp],[otel.metric.overflow,true],[plumbline.flow.role,client]] 7 since 60 s
-        plumbline.network.connections [[network.transport,tcp],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 7 since 60 s
-        plumbline.network.connections [[network.transport,tcp],[plumbline.flow.role,server],[plumbline.peer.kind,workload],[plumbline.peer.name,front],[plumbline.peer.namespace,shop],[server.port,8080]] 7 since 60 s
+        plumbline.network.connections [[network.transport,tcp],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[plumbline.policy.verdict,allow],[server.port,5432]] 7 since 60 s
+        plumbline.network.connections [[network.transport,tcp],[plumbline.flow.role,server],[plumbline.peer.kind,workload],[plumbline.peer.name,front],[plumbline.peer.namespace,shop],[plumbline.policy.verdict,allow],[server.port,8080]] 7 since 60 s
         plumbline.network.connections [[network.transport,udp],[otel.metric.overflow,true],[plumbline.flow.role,client]] 2 since 60 s
-        plumbline.network.connections [[network.transport,udp],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,dns],[plumbline.peer.namespace,shop],[server.port,53]] 2 since 60 s
+        plumbline.network.connections [[network.transport,udp],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,dns],[plumbline.peer.namespace,shop],[plumbline.policy.verdict,allow],[server.port,53]] 1 since 60 s
+        plumbline.network.connections [[network.transport,udp],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,dns],[plumbline.peer.namespace,shop],[plumbline.policy.verdict,none],[server.port,53]] 1 since 60 s
         plumbline.network.io [[network.transport,tcp],[otel.metric.overflow,true],[plumbline.flow.io,received],[plumbline.flow.role,client]] 200 since 60 s
         plumbline.network.io [[network.transport,tcp],[otel.metric.overflow,true],[plumbline.flow.io,sent],[plumbline.flow.role,client]] 100 since 60 s
         plumbline.network.io [[network.transport,tcp],[plumbline.flow.io,received],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,db],[plumbline.peer.namespace,shop],[server.port,5432]] 200 since 60 s
@@ -131,8 +132,8 @@ fn points_of_a_container() {
         plumbline.network.packets [[network.transport,udp],[plumbline.flow.io,received],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,dns],[plumbline.peer.namespace,shop],[server.port,53]] 4 since 60 s
         plumbline.network.packets [[network.transport,udp],[plumbline.flow.io,sent],[plumbline.flow.role,client],[plumbline.peer.kind,workload],[plumbline.peer.name,dns],[plumbline.peer.namespace,shop],[server.port,53]] 3 since 60 s
         plumbline.port.listening [[network.local.port,0],[network.transport,tcp],[otel.metric.overflow,true]] 5 since 1800 s
-        plumbline.port.listening [[network.local.port,8080],[network.transport,tcp],[plumbline.bind.scope,any],[plumbline.declared.by,container_port]] 2 since 600 s
-        plumbline.port.listening [[network.local.port,9999],[network.transport,tcp],[plumbline.bind.scope,pod],[plumbline.declared.by,none]] 1 since 600 s
+        plumbline.port.listening [[network.local.port,8080],[network.transport,tcp],[plumbline.bind.scope,any],[plumbline.declared.by,container_port],[plumbline.exposure,cluster]] 2 since 600 s
+        plumbline.port.listening [[network.local.port,9999],[network.transport,tcp],[plumbline.bind.scope,pod],[plumbline.declared.by,none],[plumbline.exposure,cluster]] 1 since 600 s
     "#]].assert_eq(&lines(&node, &report.resources[2]));
 }
 
@@ -150,12 +151,14 @@ fn points_of_the_node() {
         plumbline.ebpf.events.lost [[plumbline.map,flows],[plumbline.reason,full]] 3 since 0 s
         plumbline.ebpf.map.capacity [[plumbline.map,flows]] 2000
         plumbline.ebpf.map.entries [[plumbline.map,flows]] 10
+        plumbline.findings.open [[k8s.namespace.name,shop],[plumbline.severity,low],[security_rule.name,F002]] 2
         plumbline.findings.open [[k8s.namespace.name,shop],[plumbline.severity,medium],[security_rule.name,P001]] 2
         plumbline.findings.open [[plumbline.severity,low],[security_rule.name,M001]] 2
         plumbline.node.cpu.count [] 2.0
         plumbline.node.cpu.pressure [] 0.25
         plumbline.node.cpu.requests [] 0.2
         plumbline.node.cpu.steal.time [] 0.1 since 3600 s
+        plumbline.policy.rule.hits [[plumbline.policy.direction,ingress],[plumbline.policy.name,shop/web],[plumbline.policy.rule,0]] 7 since 0 s
         plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,broken]] 0
         plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,off]] 0
         plumbline.probe.health [[plumbline.probe,tcp],[plumbline.probe.state,ok]] 1
@@ -182,18 +185,25 @@ fn with_history() -> (Snapshot, Vec<Finding>) {
 
 #[test]
 fn what_leaves_is_in_the_catalogue_and_the_catalogue_leaves() {
-    let (node, findings) = with_history();
-    let report = build(&node, &findings);
-    let names: BTreeSet<&str> = report
-        .resources
-        .iter()
-        .flat_map(|resource| &resource.points)
-        .map(|point| point.metric.name)
-        .collect();
+    let points = points();
+    let names: BTreeSet<&str> = points.iter().map(|point| point.metric.name).collect();
     let mut expected: BTreeSet<&str> = CATALOGUE.iter().map(|metric| metric.name).collect();
     expected.remove("plumbline.report.points.cut");
     expected.retain(|name| !of_logs(name));
     assert_eq!(names, expected);
+}
+
+/// All points of the node, and those of one whose containers are all seen.
+fn points() -> Vec<Point> {
+    let mut seen = node();
+    for container in &mut seen.containers {
+        container.coverage = Coverage::Full;
+        container.listeners_overflow.clear();
+    }
+    let (node, findings) = with_history();
+    let reports = [node, seen].map(|node| build(&node, &findings));
+    let resources = reports.into_iter().flat_map(|report| report.resources);
+    resources.flat_map(|resource| resource.points).collect()
 }
 
 /// Container logs are no observations: the shell adds their points, and tests them.
@@ -203,13 +213,8 @@ fn of_logs(name: &str) -> bool {
 
 #[test]
 fn attributes_that_leave_are_those_of_the_catalogue() {
-    let (node, findings) = with_history();
     let mut seen: BTreeSet<(&str, &str)> = BTreeSet::new();
-    for point in build(&node, &findings)
-        .resources
-        .iter()
-        .flat_map(|resource| &resource.points)
-    {
+    for point in points() {
         seen.extend(
             point
                 .attributes
@@ -225,6 +230,8 @@ fn attributes_that_leave_are_those_of_the_catalogue() {
     for metric in ["plumbline.findings.open", "plumbline.findings.suppressed"] {
         expected.remove(&(metric, "otel.metric.overflow"));
     }
+    // Likewise, with a thousand rules of policies.
+    expected.remove(&("plumbline.policy.rule.hits", "otel.metric.overflow"));
     expected.retain(|(name, _)| !of_logs(name));
     assert_eq!(seen, expected);
 }
@@ -273,6 +280,7 @@ fn one_series_has_one_point() {
         ..flow(0, Role::Client, "db", 5432)
     };
     later.counts.connections = 5;
+    later.verdicts.connections = [5, 0, 0, 0];
     node.flows.push(later);
     let report = build(&node, &[]);
     let text = lines(&node, &report.resources[2]);
@@ -310,6 +318,8 @@ fn findings_that_are_open_leave_worst_first() {
     expect![[r#"
         medium P001 app
         medium P001 side
+        low F002 -
+        low F002 -
         low M001 -
         low M001 -
         info C007 app"#]]

@@ -40,7 +40,10 @@ fn needing(probe: &str) -> Vec<String> {
         "cgroups" => rule.category != "monitoring",
         "cpu_stat" => any(rule, |need| matches!(need, Need::Pressure | Need::Quotas)),
         "cpu_windows" => any(rule, |need| matches!(need, Need::CpuWindows)),
-        "listeners" | "tcp" | "udp" => any(rule, |need| matches!(need, Need::Listeners)),
+        "tcp" => any(rule, |need| {
+            matches!(need, Need::Listeners | Need::Connections)
+        }),
+        "listeners" | "udp" => any(rule, |need| matches!(need, Need::Listeners)),
         _ => false,
     };
     ids(ALL.iter().filter(needs))

@@ -3,7 +3,10 @@
 //! Names come from objects that anybody may have written, and a patch is pasted into a shell or a manifest: a name that
 //! is not a Kubernetes name gives no patch.
 
+mod policies;
+
 use crate::declared::{ContainerKind, DeclaredContainer, DeclaredPod};
+pub(super) use policies::{ingress_policy, policy_of};
 
 /// A patch that puts `body` (lines of YAML, indented relative to the container) into one container of a pod's owner.
 ///
@@ -76,6 +79,12 @@ fn head(pod: &DeclaredPod) -> Option<Head> {
     }
     let depth = nesting.len();
     Some(Head { lines, depth })
+}
+
+/// Of letters, digits and what stands between them in labels and references to images: nothing that YAML could take for more.
+pub(super) fn is_plain(text: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_./:@".contains(&byte);
+    !text.is_empty() && text.bytes().all(plain)
 }
 
 /// A DNS-1123 subdomain, which is what Kubernetes allows at most for these names.

@@ -9,7 +9,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::declared::{Declared, DeclaredPod, DeclaredService, TargetPort, Transport};
+use crate::declared::{Declared, DeclaredPod, DeclaredService, ServicePort, TargetPort, Transport};
 use crate::finding::Coverage;
 use crate::snapshot::{ContainerView, Snapshot};
 
@@ -161,6 +161,45 @@ pub(crate) fn is_behind_node_port(
             named.any(|named| named.name.as_ref() == Some(name) && named.port == wanted.1)
         }
     })
+}
+
+/// Ports of Services that lead to a port of the pod: by their selector, or by endpoints that name its address (16).
+pub(crate) fn services_of<'a>(
+    declared: &'a Declared,
+    pod: &'a DeclaredPod,
+    wanted: (Transport, u16),
+) -> impl Iterator<Item = (&'a DeclaredService, &'a ServicePort)> {
+    let targets = move |service: &DeclaredService, port: &ServicePort| {
+        let by_selector = selects(service, pod)
+            && match &port.target {
+                TargetPort::Number(number) => *number == wanted.1,
+                TargetPort::Name(name) => is_named(pod, name, wanted),
+            };
+        by_selector || service.selector.is_empty() && has_endpoint(declared, service, pod, wanted)
+    };
+    let all = declared.services.iter();
+    let all = all.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
+    all.filter(move |(service, port)| port.transport == wanted.0 && targets(service, port))
+}
+
+fn is_named(pod: &DeclaredPod, name: &str, wanted: (Transport, u16)) -> bool {
+    let mut ports = pod.containers.iter().flat_map(|container| &container.ports);
+    ports.any(|port| port.name.as_deref() == Some(name) && (port.transport, port.port) == wanted)
+}
+
+/// Endpoints that somebody wrote by hand.
+fn has_endpoint(
+    declared: &Declared,
+    service: &DeclaredService,
+    pod: &DeclaredPod,
+    wanted: (Transport, u16),
+) -> bool {
+    let of = declared.endpoints.iter().filter(|endpoints| {
+        (&endpoints.namespace, &endpoints.service) == (&service.namespace, &service.name)
+    });
+    let mut at_pod =
+        of.filter(|endpoints| pod.ips.iter().any(|ip| endpoints.addresses.contains(ip)));
+    at_pod.any(|endpoints| endpoints.ports.contains(&wanted))
 }
 
 fn node_ports(declared: &Declared) -> impl Iterator<Item = (Transport, u16)> {

@@ -10,25 +10,30 @@ use crate::declared::{
 };
 use crate::finding::{Condition, Coverage, Subject};
 use crate::id::{CgroupId, ContainerId, PodUid};
-use crate::observation::{CpuMax, Health, Holder, ProbeStatus};
+use crate::observation::{CpuMax, FlowCounts, Health, Holder, ProbeStatus, Role};
+use crate::observed::verdicts::{Denied, Verdicts};
+use crate::policy::Policies;
 use crate::rules::evaluate;
 use crate::settings::{CoreSettings, NodeIdentity};
 use crate::sketch::Sketch;
 use crate::snapshot::{
-    BindScope, ContainerView, CpuRates, CpuView, Distribution, ListenerView, NodeCpuView, Snapshot,
-    WindowView,
+    BindScope, ContainerView, CpuRates, CpuView, Distribution, FlowView, ListenerView, NodeCpuView,
+    Peer, PeerKind, Snapshot, WindowView,
 };
 use crate::time::{ClockAnchor, Timestamp, UnixNanos};
 
 /// The moment of every snapshot made here: an hour after boot.
 pub(crate) const NOW: Timestamp = Timestamp(3_600_000_000_000);
 
+/// The digest of every image.
+pub(crate) const DIGEST: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+
 /// A container of the given kind with TCP container ports and a CPU request.
 pub(crate) fn container(name: &str, kind: ContainerKind, ports: &[u16]) -> DeclaredContainer {
     DeclaredContainer {
         name: name.into(),
         kind,
-        image: format!("registry.example/{name}:1"),
+        image: format!("registry.example/{name}:1@sha256:{DIGEST}"),
         ports: ports
             .iter()
             .map(|port| port_entry(*port, Transport::Tcp))
@@ -91,6 +96,7 @@ pub(crate) fn declared(pod: &DeclaredPod, services: Vec<DeclaredService>) -> Dec
         source: "test".into(),
         pods: vec![Arc::new(pod.clone())],
         services,
+        policies_known: true,
         ..Declared::default()
     }
 }
@@ -253,13 +259,15 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
             ..NodeIdentity::default()
         },
         settings: CoreSettings::default(),
-        declared: declared.map(Arc::new),
         sources: Vec::new(),
         api_clients: Some(BTreeMap::new()),
         containers,
         node_cpu: None,
         pods_cpu: Vec::new(),
         flows: Vec::new(),
+        policies: Arc::new(declared.as_ref().map(Policies::new).unwrap_or_default()),
+        rule_hits: Vec::new(),
+        declared: declared.map(Arc::new),
         scans: 10,
         probes: probes
             .iter()
@@ -328,4 +336,47 @@ pub(crate) fn in_full(snapshot: &Snapshot) -> String {
         said(snapshot),
         patch.as_deref().unwrap_or("no patch")
     )
+}
+
+/// A flow of the first container: ten connections with a workload `shop/cart` on TCP 8080.
+pub(crate) fn flow(role: Role) -> FlowView {
+    FlowView {
+        container: 0,
+        transport: Transport::Tcp,
+        role,
+        peer: peer(PeerKind::Workload, Some("shop"), Some("cart")),
+        server_port: 8080,
+        counts: FlowCounts {
+            connections: 10,
+            ..FlowCounts::default()
+        },
+        verdicts: Verdicts::default(),
+        since: NOW.minus(Duration::from_secs(600)),
+        overflow: false,
+    }
+}
+
+/// A peer.
+pub(crate) fn peer(kind: PeerKind, namespace: Option<&str>, name: Option<&str>) -> Peer {
+    Peer {
+        kind,
+        namespace: namespace.map(Into::into),
+        name: name.map(Into::into),
+    }
+}
+
+/// This often, this many seconds ago.
+pub(crate) fn denied(count: u64, ago: u64) -> Denied {
+    Denied {
+        count,
+        last: NOW.minus(Duration::from_secs(ago)),
+        why: Some("selected by shop/p, and no rule of them matches".into()),
+    }
+}
+
+/// What the rules with this id say about a snapshot.
+pub(crate) fn of_rule(rule: &str, snapshot: &Snapshot) -> String {
+    let said = said(snapshot);
+    let lines: Vec<&str> = said.lines().filter(|line| line.starts_with(rule)).collect();
+    lines.join("\n")
 }

@@ -88,8 +88,15 @@ fn rules_that_cannot_decide_say_why() {
         C002: cpu_windows has not reported yet
         C003: cpu_windows has not reported yet
         C007: cpu_windows has not reported yet
+        F001: tcp is unsupported: no CAP_BPF
+        F002: tcp is unsupported: no CAP_BPF
+        F006: tcp is unsupported: no CAP_BPF
+        F007: tcp is unsupported: no CAP_BPF
         P001: listeners has not reported yet; tcp is unsupported: no CAP_BPF
+        P004: listeners has not reported yet; tcp is unsupported: no CAP_BPF
+        P005: listeners has not reported yet; tcp is unsupported: no CAP_BPF
         P007: listeners has not reported yet; tcp is unsupported: no CAP_BPF
+        P009: listeners has not reported yet; tcp is unsupported: no CAP_BPF
         S001: tcp is unsupported: no CAP_BPF"#]]
     .assert_eq(&unknown(&snapshot).join("\n"));
 
@@ -101,8 +108,18 @@ fn rules_that_cannot_decide_say_why() {
         C005: no declared side has been read yet
         C006: no declared side has been read yet
         C007: cpu_windows has not reported yet
+        F001: no declared side has been read yet
+        F002: no declared side has been read yet
+        F006: no declared side has been read yet
+        F007: no declared side has been read yet
+        I001: no declared side has been read yet
+        I003: no declared side has been read yet
+        I004: no declared side has been read yet
         P001: no declared side has been read yet
+        P004: no declared side has been read yet
+        P005: no declared side has been read yet
         P007: no declared side has been read yet
+        P009: no declared side has been read yet
         S001: no declared side has been read yet"#]]
     .assert_eq(&unknown(&snapshot).join("\n"));
     snapshot.probes.retain(|status| status.probe != "declared");

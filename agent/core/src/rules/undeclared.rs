@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv6Addr};
 
 use crate::declared::{ContainerKind, Declared, DeclaredPod, Transport};
+use crate::exposure::{Exposure, Reach, exposure};
 use crate::finding::{Condition, Evidence, Rule, Severity};
 use crate::observation::Holder;
 use crate::rules::ports::{DeclaredBy, all_declared, coverage, declared_by};
@@ -115,10 +116,15 @@ impl About<'_> {
     /// `None` without listeners.
     fn condition(&self, group: Group, listeners: &[&ListenerView]) -> Option<Condition> {
         let widest = listeners.iter().max_by_key(|listener| listener.scope)?;
-        let severity = if group == Group::Debug {
-            Severity::Info
-        } else {
-            Severity::Medium
+        let exposures = listeners
+            .iter()
+            .map(|listener| exposure(self.snapshot, self.container, listener));
+        let exposure = exposures.max_by_key(|exposure| exposure.reach)?;
+        let severity = match exposure.reach {
+            _ if group == Group::Debug => Severity::Info,
+            Reach::None => Severity::Low,
+            Reach::Cluster | Reach::Node => Severity::Medium,
+            Reach::External => Severity::High,
         };
         let key = match group {
             Group::Port(transport, port) => named(transport, port),
@@ -135,7 +141,7 @@ impl About<'_> {
             key,
             declared: self.declared_text(),
             observed: observed_text(group, listeners, widest.scope),
-            evidence: self.evidence(group, listeners, widest.scope),
+            evidence: self.evidence(group, listeners, widest.scope, exposure),
             coverage: coverage(self.container),
             remediation: self.remediation(group, listeners),
             patch: self.patch(group, listeners),
@@ -155,6 +161,7 @@ impl About<'_> {
         group: Group,
         listeners: &[&ListenerView],
         scope: BindScope,
+        exposure: Exposure,
     ) -> BTreeMap<&'static str, Evidence> {
         let sum = |of: fn(&ListenerView) -> u64| {
             Evidence::Count(
@@ -170,6 +177,8 @@ impl About<'_> {
         let transports: BTreeSet<Transport> = listeners.iter().map(|l| l.transport).collect();
         let mut evidence = BTreeMap::from([
             ("bind_scope", Evidence::Text(scope.as_str().into())),
+            ("exposure", Evidence::Text(exposure.reach.as_str().into())),
+            ("reach", Evidence::List(exposure.chain)),
             (
                 "addresses",
                 Evidence::List(addresses.iter().map(IpAddr::to_string).collect()),

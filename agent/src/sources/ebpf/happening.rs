@@ -10,6 +10,10 @@ use crate::sources::cgroups::CgroupRoot;
 
 /// A record, placed.
 #[derive(Debug, PartialEq)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "lives for one call; the large one is the usual one"
+)]
 pub(super) enum Happening {
     /// To be told as it is.
     Listener(Timestamp, Fact),

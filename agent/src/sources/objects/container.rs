@@ -231,6 +231,9 @@ fn add_status(container: &mut DeclaredContainer, status: &PodStatus) {
         return;
     };
     container.container_id = status.container_id.as_deref().and_then(bare_id);
+    let scheme = |id: &String| Some(id.split_once("://")?.0.to_owned());
+    container.runtime = status.container_id.as_ref().and_then(scheme);
+    container.image_id = Some(status.image_id.clone()).filter(|id| !id.is_empty());
     container.started_unix_ns = started(status);
     container.restart_count = u64::try_from(status.restart_count).ok();
     // What a status says wrongly is not known; the pod itself stands.

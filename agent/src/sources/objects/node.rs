@@ -24,13 +24,14 @@ pub(super) fn node(node: &Node) -> Result<DeclaredNode, ObjectError> {
         .map_err(|message| ObjectError::new("status.allocatable.cpu", message))?;
     Ok(DeclaredNode {
         name: name(&node.metadata)?,
-        addresses: addresses(node)?,
+        addresses: addresses(node, &["InternalIP", "ExternalIP"])?,
+        external: addresses(node, &["ExternalIP"])?,
         cpu_allocatable_millis: allocatable,
     })
 }
 
 /// Host names are no addresses.
-fn addresses(node: &Node) -> Result<Vec<IpAddr>, ObjectError> {
+fn addresses(node: &Node, types: &[&str]) -> Result<Vec<IpAddr>, ObjectError> {
     let all = node
         .status
         .iter()
@@ -38,7 +39,7 @@ fn addresses(node: &Node) -> Result<Vec<IpAddr>, ObjectError> {
     let of_type = all
         .flatten()
         .enumerate()
-        .filter(|(_, address)| ["InternalIP", "ExternalIP"].contains(&address.type_.as_str()));
+        .filter(|(_, address)| types.contains(&address.type_.as_str()));
     of_type
         .map(|(index, address)| {
             let text = &address.address;

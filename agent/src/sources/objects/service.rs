@@ -29,6 +29,8 @@ pub fn service(service: &Service) -> Result<DeclaredService, ObjectError> {
         name: name(meta)?,
         selector: spec.selector.clone().unwrap_or_default(),
         cluster_ips: cluster_ips(spec)?,
+        external_ips: external_ips(spec)?,
+        load_balancer_ips: load_balancer_ips(service)?,
         service_type: spec.type_.clone().unwrap_or_else(|| "ClusterIP".to_owned()),
         keeps_source: spec.external_traffic_policy.as_deref() == Some("Local"),
         ports,
@@ -76,12 +78,34 @@ fn cluster_ips(spec: &ServiceSpec) -> Result<Vec<IpAddr>, ObjectError> {
     } else {
         single.collect()
     };
+    let given = given.into_iter();
     given
-        .into_iter()
         .filter(|(_, ip)| !ip.is_empty() && *ip != "None")
-        .map(|(path, ip)| {
-            ip.parse()
-                .map_err(|error| ObjectError::new(path, format!("{ip:?} is no address: {error}")))
-        })
+        .map(|(path, ip)| address(path, ip))
         .collect()
+}
+
+fn external_ips(spec: &ServiceSpec) -> Result<Vec<IpAddr>, ObjectError> {
+    let given = spec.external_ips.iter().flatten().enumerate();
+    given
+        .map(|(index, ip)| address(format!("spec.externalIPs[{index}]"), ip))
+        .collect()
+}
+
+/// What has only a host name has no address yet.
+fn load_balancer_ips(service: &Service) -> Result<Vec<IpAddr>, ObjectError> {
+    let status = service.status.as_ref();
+    let balancer = status.and_then(|status| status.load_balancer.as_ref());
+    let given = balancer.and_then(|balancer| balancer.ingress.as_ref());
+    let given = given.into_iter().flatten().enumerate();
+    let with_ip = given.filter_map(|(index, ingress)| Some((index, ingress.ip.as_ref()?)));
+    with_ip
+        .filter(|(_, ip)| !ip.is_empty())
+        .map(|(index, ip)| address(format!("status.loadBalancer.ingress[{index}].ip"), ip))
+        .collect()
+}
+
+fn address(path: String, ip: &str) -> Result<IpAddr, ObjectError> {
+    ip.parse()
+        .map_err(|error| ObjectError::new(path, format!("{ip:?} is no address: {error}")))
 }

@@ -50,15 +50,17 @@ const CONTAINER_STATUS_LISTS: [&str; 3] = [
     "initContainerStatuses",
     "ephemeralContainerStatuses",
 ];
-const CONTAINER_STATUS: [&str; 6] = [
+const CONTAINER_STATUS: [&str; 7] = [
     "name",
     "containerID",
+    "imageID",
     "restartCount",
     "state",
     "resources",
     "allocatedResources",
 ];
-const SERVICE_SPEC: [&str; 6] = [
+const SERVICE_SPEC: [&str; 7] = [
+    "externalIPs",
     "selector",
     "clusterIP",
     "clusterIPs",
@@ -117,7 +119,31 @@ pub(super) fn trim_node(node: &mut Value) {
 pub(super) fn trim_service(service: &mut Value) {
     trim_meta(service);
     keep(service.get_mut("spec"), &SERVICE_SPEC);
-    if let Value::Object(object) = service {
+    keep(service.get_mut("status"), &["loadBalancer"]);
+    let balancer = service
+        .get_mut("status")
+        .and_then(|status| status.get_mut("loadBalancer"));
+    if let Some(balancer) = balancer {
+        keep(Some(&mut *balancer), &["ingress"]);
+        for ingress in elements(balancer.get_mut("ingress")) {
+            keep(Some(ingress), &["ip"]);
+        }
+    }
+}
+
+/// Drops what is not needed of a Namespace.
+pub(super) fn trim_namespace(namespace: &mut Value) {
+    trim_meta(namespace);
+    if let Value::Object(object) = namespace {
+        object.remove("spec");
+        object.remove("status");
+    }
+}
+
+/// Drops what is not needed of a NetworkPolicy.
+pub(super) fn trim_policy(policy: &mut Value) {
+    trim_meta(policy);
+    if let Value::Object(object) = policy {
         object.remove("status");
     }
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 use crate::declared::{ContainerKind, DeclaredContainer, DeclaredNode, Transport};
 use crate::finding::{Coverage, Subject};
 use crate::observation::{CpuMax, CpuPressure, FlowCounts, Role, SourceRow};
+use crate::observed::verdicts::Verdicts;
+use crate::policy::{Direction, Verdict};
 use crate::rules::testing::{NOW, container, declared, listener, pod, snapshot, view, windows};
 use crate::sketch::Sketch;
 use crate::snapshot::{
     CpuView, Delivered, Dropped, FlowView, NodeCpuView, Occupancy, Peer, PeerKind, PodCpuView,
-    Snapshot,
+    RuleHits, Snapshot,
 };
 
 pub(super) fn flow(container: usize, role: Role, name: &str, port: u16) -> FlowView {
@@ -31,6 +33,11 @@ pub(super) fn flow(container: usize, role: Role, name: &str, port: u16) -> FlowV
             sent_bytes: 100,
             received_bytes: 200,
             ..FlowCounts::default()
+        },
+        verdicts: Verdicts {
+            connections: [7, 0, 0, 0],
+            last: Verdict::Allow,
+            ..Verdicts::default()
         },
         since: NOW.minus(Duration::from_secs(60)),
         overflow: false,
@@ -62,6 +69,11 @@ fn datagrams(flow: FlowView) -> FlowView {
             received_packets: 4,
             received_bytes: 40,
             ..FlowCounts::default()
+        },
+        verdicts: Verdicts {
+            connections: [1, 0, 1, 0],
+            last: Verdict::None,
+            ..Verdicts::default()
         },
         ..flow
     }
@@ -169,6 +181,12 @@ pub(super) fn node() -> Snapshot {
         overflow(0),
         overflow(1),
     ];
+    node.rule_hits = vec![RuleHits {
+        policy: "shop/web".into(),
+        direction: Direction::Ingress,
+        rule: 0,
+        connections: 7,
+    }];
     node.probes.retain(|status| status.probe == "tcp");
     node.delivered = vec![Delivered {
         place: "flows".into(),

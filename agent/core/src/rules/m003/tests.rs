@@ -89,8 +89,8 @@ fn it_names_the_oldest_source_and_its_error() {
     expect![[r#"
         M003 medium node declared
         declared: the declared side is at most 120 s old
-        observed: pods, services as of 300 s ago, so C001, C002, C003, C005, C006, P001, P007, S001 say nothing: cannot watch services: refused
-        evidence: {"age":300,"error":"cannot watch services: refused","rules":["C001","C002","C003","C005","C006","P001","P007","S001"],"sources":["pods","services"]}
+        observed: pods, services as of 300 s ago, so C001, C002, C003, C005, C006, F001, F002, F006, F007, I001, I003, I004, P001, P004, P005, P007, P009, S001 say nothing: cannot watch services: refused
+        evidence: {"age":300,"error":"cannot watch services: refused","rules":["C001","C002","C003","C005","C006","F001","F002","F006","F007","I001","I003","I004","P001","P004","P005","P007","P009","S001"],"sources":["pods","services"]}
         coverage: Blind("declared state is stale")
         remediation: Check that the API server answers and that the agent's role lets it list and watch what the error names; for files, that they can be read.
         no patch"#]].assert_eq(&in_full(&node));

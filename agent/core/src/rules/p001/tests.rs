@@ -38,7 +38,7 @@ fn an_undeclared_port_is_reported_with_all_there_is_to_say() {
         P001 medium web/app tcp/9999
         declared: the pod declares tcp/8080
         observed: tcp/9999 listens on any address
-        evidence: {"addresses":["0.0.0.0"],"bind_scope":"any","connections":3,"container":"app","executable":"/usr/bin/server","host_netns":"false","pid":42,"port":9999,"sockets":1,"transport":"tcp"}
+        evidence: {"addresses":["0.0.0.0"],"bind_scope":"any","connections":3,"container":"app","executable":"/usr/bin/server","exposure":"cluster","host_netns":"false","pid":42,"port":9999,"reach":["tcp/9999 listens on any address","no NetworkPolicy selects the pod for ingress"],"sockets":1,"transport":"tcp"}
         coverage: Full
         remediation: Declare containerPort 9999 on container app, or bind to 127.0.0.1, or disable the endpoint.
         # kubectl --namespace shop patch deployment/web --patch-file FILE
@@ -82,7 +82,7 @@ fn trap_2_dynamic_ports_are_one_condition() {
         P001 medium web/app dynamic
         declared: the pod declares tcp/8080
         observed: tcp/33001 (dynamic) listens on an address of the pod
-        evidence: {"addresses":["10.0.0.9"],"bind_scope":"pod","connections":3,"container":"app","executable":"/usr/bin/server","host_netns":"false","pid":42,"ports":["33001"],"sockets":1,"transport":"tcp"}
+        evidence: {"addresses":["10.0.0.9"],"bind_scope":"pod","connections":3,"container":"app","executable":"/usr/bin/server","exposure":"cluster","host_netns":"false","pid":42,"ports":["33001"],"reach":["tcp/33001 listens on an address of the pod","no NetworkPolicy selects the pod for ingress"],"sockets":1,"transport":"tcp"}
         coverage: Full
         remediation: The ports are from the range that the kernel gives out by itself. Configure fixed ports and declare them on container app, or bind to 127.0.0.1, or disable the endpoint.
         no patch"#]].assert_eq(&in_full(&app(vec![
@@ -143,7 +143,7 @@ fn trap_5_native_sidecars_declare_and_ephemeral_containers_cannot() {
         P001 info web/debugger debug-listener
         declared: the pod declares tcp/8080, tcp/15090
         observed: tcp/15021, tcp/40000 (debug listener) listen on any address
-        evidence: {"addresses":["0.0.0.0","::"],"bind_scope":"any","connections":6,"container":"debugger","dual_stack":"unknown","executable":"/usr/bin/server","host_netns":"false","pid":42,"ports":["15021","40000"],"sockets":2,"transport":"tcp"}
+        evidence: {"addresses":["0.0.0.0","::"],"bind_scope":"any","connections":6,"container":"debugger","dual_stack":"unknown","executable":"/usr/bin/server","exposure":"cluster","host_netns":"false","pid":42,"ports":["15021","40000"],"reach":["tcp/40000 listens on any address","no NetworkPolicy selects the pod for ingress"],"sockets":2,"transport":"tcp"}
         coverage: Full
         remediation: An ephemeral container cannot declare ports. If the debugging is over, delete the pod: ephemeral containers stay until then.
         no patch"#]].assert_eq(&in_full(&of(2)));
@@ -254,7 +254,7 @@ fn trap_11_a_passed_socket_is_not_blamed_on_its_creator() {
         P001 medium web/app tcp/9999
         declared: the pod declares tcp/8080
         observed: tcp/9999 listens on any address
-        evidence: {"addresses":["::"],"bind_scope":"any","connections":3,"container":"app","dual_stack":"unknown","port":9999,"sockets":1,"transport":"tcp"}
+        evidence: {"addresses":["::"],"bind_scope":"any","connections":3,"container":"app","dual_stack":"unknown","exposure":"cluster","port":9999,"reach":["tcp/9999 listens on any address","no NetworkPolicy selects the pod for ingress"],"sockets":1,"transport":"tcp"}
         coverage: Full
         remediation: Declare containerPort 9999 on container app, or bind to 127.0.0.1, or disable the endpoint.
         # kubectl --namespace shop patch deployment/web --patch-file FILE
@@ -281,7 +281,7 @@ fn trap_13_static_pods_have_an_owner_too() {
         P001 medium etcd-node-1/etcd tcp/2381
         declared: the pod declares tcp/2379
         observed: tcp/2381 listens on an address of the pod
-        evidence: {"addresses":["10.0.0.9"],"bind_scope":"pod","connections":3,"container":"etcd","executable":"/usr/bin/server","host_netns":"false","pid":42,"port":2381,"sockets":1,"transport":"tcp"}
+        evidence: {"addresses":["10.0.0.9"],"bind_scope":"pod","connections":3,"container":"etcd","executable":"/usr/bin/server","exposure":"cluster","host_netns":"false","pid":42,"port":2381,"reach":["tcp/2381 listens on an address of the pod","no NetworkPolicy selects the pod for ingress"],"sockets":1,"transport":"tcp"}
         coverage: Full
         remediation: Declare containerPort 2381 on container etcd, or bind to 127.0.0.1, or disable the endpoint.
         # Merge into the manifest of Pod etcd-node-1 and create its pods anew: those that run cannot be changed.
@@ -322,7 +322,7 @@ fn trap_14_a_pod_that_declares_nothing_is_one_condition_a_container() {
         P001 medium web/app none-declared
         declared: the pod declares no port
         observed: tcp/9998, tcp/9999, tcp/40000 listen on any address
-        evidence: {"addresses":["0.0.0.0","10.0.0.9","::"],"bind_scope":"any","connections":9,"container":"app","dual_stack":"unknown","executable":"/usr/bin/server","host_netns":"false","pid":42,"ports":["9998","9999","40000"],"sockets":3,"transport":"tcp"}
+        evidence: {"addresses":["0.0.0.0","10.0.0.9","::"],"bind_scope":"any","connections":9,"container":"app","dual_stack":"unknown","executable":"/usr/bin/server","exposure":"cluster","host_netns":"false","pid":42,"ports":["9998","9999","40000"],"reach":["tcp/40000 listens on any address","no NetworkPolicy selects the pod for ingress"],"sockets":3,"transport":"tcp"}
         coverage: Full
         remediation: Declare containerPort 9998, 9999, 40000 on container app, or bind to 127.0.0.1, or disable the endpoint.
         # kubectl --namespace shop patch deployment/web --patch-file FILE
@@ -356,7 +356,7 @@ fn a_port_declared_for_udp_only_is_not_declared_for_tcp() {
         P001 medium web/dns tcp/53
         declared: the pod declares udp/53
         observed: tcp/53 listens on any address
-        evidence: {"addresses":["0.0.0.0"],"bind_scope":"any","connections":3,"container":"dns","executable":"/usr/bin/server","host_netns":"false","pid":42,"port":53,"sockets":1,"transport":"tcp"}
+        evidence: {"addresses":["0.0.0.0"],"bind_scope":"any","connections":3,"container":"dns","executable":"/usr/bin/server","exposure":"cluster","host_netns":"false","pid":42,"port":53,"reach":["tcp/53 listens on any address","no NetworkPolicy selects the pod for ingress"],"sockets":1,"transport":"tcp"}
         coverage: Full
         remediation: Declare containerPort 53 on container dns, or bind to 127.0.0.1, or disable the endpoint. The port is there with another protocol too: add the TCP entry by hand, a strategic merge would replace the other.
         no patch"#]].assert_eq(&in_full(&one(&pod, vec![listener(53, &["0.0.0.0"])])));
@@ -388,7 +388,7 @@ fn a_container_that_is_not_declared_has_its_pods_ports() {
         P001 medium web/- tcp/9999
         declared: the pod declares tcp/8080
         observed: tcp/9999 listens on any address
-        evidence: {"addresses":["0.0.0.0"],"bind_scope":"any","connections":3,"executable":"/usr/bin/server","host_netns":"false","pid":42,"port":9999,"sockets":1,"transport":"tcp"}
+        evidence: {"addresses":["0.0.0.0"],"bind_scope":"any","connections":3,"executable":"/usr/bin/server","exposure":"cluster","host_netns":"false","pid":42,"port":9999,"reach":["tcp/9999 listens on any address","no NetworkPolicy selects the pod for ingress"],"sockets":1,"transport":"tcp"}
         coverage: Full
         remediation: Declare containerPort 9999, or bind to 127.0.0.1, or disable the endpoint.
         no patch"#]].assert_eq(&in_full(&unknown));

@@ -33,7 +33,7 @@ fn an_undeclared_port_of_the_node_is_reported_with_all_there_is_to_say() {
         P007 medium web/agent tcp/9090
         declared: the pod declares tcp/9100
         observed: tcp/9090 listens on an address of the node
-        evidence: {"addresses":["192.0.2.10"],"bind_scope":"node","connections":3,"container":"agent","executable":"/usr/bin/server","host_netns":"true","pid":42,"port":9090,"sockets":1,"transport":"tcp"}
+        evidence: {"addresses":["192.0.2.10"],"bind_scope":"node","connections":3,"container":"agent","executable":"/usr/bin/server","exposure":"node","host_netns":"true","pid":42,"port":9090,"reach":["tcp/9090 listens on an address of the node","in the node's network: no NetworkPolicy applies"],"sockets":1,"transport":"tcp"}
         coverage: Full
         remediation: Declare containerPort 9090 on container agent, or bind to 127.0.0.1 or a node-internal address, or do without hostNetwork.
         # kubectl --namespace shop patch deployment/web --patch-file FILE

@@ -31,7 +31,7 @@ fn a_udp_server_is_told_by_its_transport() {
         P001 medium web/app udp/9999
         declared: the pod declares tcp/8080, udp/53
         observed: udp/9999 listens on any address
-        evidence: {"addresses":["0.0.0.0"],"bind_scope":"any","connections":3,"container":"app","executable":"/usr/bin/server","host_netns":"false","pid":42,"port":9999,"sockets":1,"transport":"udp"}
+        evidence: {"addresses":["0.0.0.0"],"bind_scope":"any","connections":3,"container":"app","executable":"/usr/bin/server","exposure":"cluster","host_netns":"false","pid":42,"port":9999,"reach":["udp/9999 listens on any address","no NetworkPolicy selects the pod for ingress"],"sockets":1,"transport":"udp"}
         coverage: Full
         remediation: Declare containerPort 9999 with protocol UDP on container app, or bind to 127.0.0.1, or disable the endpoint.
         # kubectl --namespace shop patch deployment/web --patch-file FILE
@@ -92,7 +92,7 @@ fn where_nothing_is_declared_both_transports_are_one_condition() {
         P001 medium web/app none-declared
         declared: the pod declares no port
         observed: tcp/80, udp/53 listen on any address
-        evidence: {"addresses":["::"],"bind_scope":"any","connections":6,"container":"app","dual_stack":"unknown","executable":"/usr/bin/server","host_netns":"false","pid":42,"ports":["tcp/80","udp/53"],"sockets":2}
+        evidence: {"addresses":["::"],"bind_scope":"any","connections":6,"container":"app","dual_stack":"unknown","executable":"/usr/bin/server","exposure":"cluster","host_netns":"false","pid":42,"ports":["tcp/80","udp/53"],"reach":["udp/53 listens on any address","no NetworkPolicy selects the pod for ingress"],"sockets":2}
         coverage: Full
         remediation: Declare containerPort tcp/80, udp/53 on container app, or bind to 127.0.0.1, or disable the endpoint.
         # kubectl --namespace shop patch deployment/web --patch-file FILE

@@ -1,0 +1,169 @@
+//! One pod as the policies see it: who selects it, and which peers of rules it is.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::{Direction, Match, Namespaces, PodPeer, Policies};
+use crate::declared::{LabelOperator, LabelSelector, NamedPort, PeerPod, Transport};
+
+/// The label that every namespace has with its own name.
+const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
+/// A pod, prepared. It stands for one state of the pod and of the policies; when either changes, it is made anew.
+#[derive(Clone, Debug)]
+pub struct Endpoint {
+    pub(super) namespace: String,
+    pub(super) name: String,
+    pub(super) host_network: bool,
+    pub(super) ips: Vec<IpAddr>,
+    pub(super) ports: Vec<NamedPort>,
+    /// NetworkPolicies that select it, by direction.
+    pub(super) ingress: Vec<u32>,
+    pub(super) egress: Vec<u32>,
+    /// Admin policies that select it, or may.
+    pub(super) admin: Vec<(u32, bool)>,
+    /// Of each peer of [`Policies::peers`] one bit: it is that, and it may be that.
+    yes: Vec<u64>,
+    maybe: Vec<u64>,
+}
+
+impl Endpoint {
+    /// NetworkPolicies that select the pod for this direction; without one it is not isolated.
+    pub(super) fn policies(&self, direction: Direction) -> &[u32] {
+        match direction {
+            Direction::Ingress => &self.ingress,
+            Direction::Egress => &self.egress,
+        }
+    }
+
+    pub(super) fn is_peer(&self, peer: u32) -> Match {
+        let (word, bit) = (peer as usize / 64, 1_u64 << (peer % 64));
+        let has = |bits: &[u64]| bits.get(word).is_some_and(|bits| bits & bit != 0);
+        if has(&self.yes) {
+            Match::Yes
+        } else if has(&self.maybe) {
+            Match::Maybe
+        } else {
+            Match::No
+        }
+    }
+
+    /// Whether it is the same pod.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        (&self.namespace, &self.name) == (&other.namespace, &other.name)
+    }
+
+    /// The numbers that a name of a port has in this pod.
+    pub(super) fn is_named(&self, name: &str, transport: Transport, port: u16) -> bool {
+        self.ports
+            .iter()
+            .any(|named| named.name == name && named.transport == transport && named.port == port)
+    }
+}
+
+impl Policies {
+    /// Prepares a pod.
+    #[must_use]
+    pub fn endpoint(&self, pod: &PeerPod) -> Endpoint {
+        let here = self.of_namespace.get(&pod.namespace);
+        let (mut ingress, mut egress) = (Vec::new(), Vec::new());
+        for index in here.into_iter().flatten() {
+            let policy = &self.policies[*index as usize];
+            if policy.selector.selects(&pod.labels) {
+                ingress.extend(policy.ingress.as_ref().map(|_| *index));
+                egress.extend(policy.egress.as_ref().map(|_| *index));
+            }
+        }
+        let mut endpoint = Endpoint {
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            host_network: pod.host_network,
+            ips: pod.ips.iter().map(IpAddr::to_canonical).collect(),
+            ports: pod.ports.clone(),
+            ingress,
+            egress,
+            admin: Vec::new(),
+            yes: vec![0; self.peers.len().div_ceil(64)],
+            maybe: vec![0; self.peers.len().div_ceil(64)],
+        };
+        for (index, policy) in (0_u32..).zip(&self.admin) {
+            let subject = &policy.subject;
+            let selected = self
+                .namespace_is(&pod.namespace, &subject.namespaces)
+                .and(Match::of(subject.pods.selects(&pod.labels)));
+            if selected != Match::No {
+                endpoint.admin.push((index, selected == Match::Yes));
+            }
+        }
+        for (index, peer) in self.peers.iter().enumerate() {
+            let bits = match self.is_peer(pod, peer) {
+                Match::Yes => &mut endpoint.yes,
+                Match::Maybe => &mut endpoint.maybe,
+                Match::No => continue,
+            };
+            bits[index / 64] |= 1 << (index % 64);
+        }
+        endpoint
+    }
+
+    /// Names of the NetworkPolicies that select a pod with these labels, for one direction. Quicker than an [`Endpoint`].
+    #[must_use]
+    pub fn selecting(
+        &self,
+        namespace: &str,
+        labels: &BTreeMap<String, String>,
+        direction: Direction,
+    ) -> Vec<&str> {
+        let here = self.of_namespace.get(namespace).into_iter().flatten();
+        here.map(|index| &self.policies[*index as usize])
+            .filter(|policy| policy.rules(direction).is_some() && policy.selector.selects(labels))
+            .map(|policy| policy.name.as_str())
+            .collect()
+    }
+
+    /// Whether admin policies select a pod with these labels, or may.
+    #[must_use]
+    pub fn has_admin(&self, namespace: &str, labels: &BTreeMap<String, String>) -> bool {
+        self.admin.iter().any(|policy| {
+            let subject = &policy.subject;
+            self.namespace_is(namespace, &subject.namespaces) != Match::No
+                && subject.pods.selects(labels)
+        })
+    }
+
+    fn is_peer(&self, pod: &PeerPod, peer: &PodPeer) -> Match {
+        let pods = Match::of(peer.pods.selects(&pod.labels));
+        if pods == Match::No {
+            return Match::No;
+        }
+        match &peer.namespaces {
+            Namespaces::Own(name) => Match::of(*name == pod.namespace),
+            Namespaces::Selected(selector) => self.namespace_is(&pod.namespace, selector),
+        }
+    }
+
+    /// Whether a namespace is selected. Of one that is not known only its name is.
+    fn namespace_is(&self, name: &str, selector: &LabelSelector) -> Match {
+        if let Some(labels) = self.namespace_labels(name) {
+            return Match::of(selector.selects(labels));
+        }
+        let name = name.to_owned();
+        let equal = selector
+            .labels
+            .iter()
+            .map(|(key, value)| match key.as_str() {
+                NAME_LABEL => Match::of(*value == name),
+                _ => Match::Maybe,
+            });
+        let expressions = selector.expressions.iter();
+        let expressions = expressions.map(|expression| match expression.key.as_str() {
+            NAME_LABEL => Match::of(expression.holds(Some(&name))),
+            // Holds with the label and without.
+            _ if expression.operator == LabelOperator::NotIn && expression.values.is_empty() => {
+                Match::Yes
+            }
+            _ => Match::Maybe,
+        });
+        equal.chain(expressions).fold(Match::Yes, Match::and)
+    }
+}
