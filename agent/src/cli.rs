@@ -7,6 +7,7 @@ use plumbline_core::finding::Severity;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Span;
+use crate::logs::options::LogArgs;
 use crate::sources::ebpf::UdpMode;
 use crate::sources::kube::Peers;
 
@@ -208,17 +209,13 @@ pub struct NodeArgs {
     /// Between two rounds of the canary, which tries out whether probes see [default: 60s]
     #[arg(long, value_name = "SPAN", env = "PLUMBLINE_CANARY_INTERVAL")]
     pub canary_interval: Option<Span>,
-    /// Ship the container logs below this directory, usually /var/log/pods (run only); at least once, to
-    /// OTEL_EXPORTER_OTLP_LOGS_ENDPOINT
-    #[arg(long, value_name = "DIR", env = "PLUMBLINE_LOG_ROOT")]
-    pub log_root: Option<PathBuf>,
-    /// Where the checkpoint of --log-root lives: how far each file was delivered [default: /var/lib/plumbline]
-    #[arg(long, value_name = "DIR", env = "PLUMBLINE_LOG_STATE")]
-    pub log_state: Option<PathBuf>,
     /// Directory in which findings outlive the agent: what is open stays open, and is not told of anew (run only) [default:
     /// none, a restart tells anew]
     #[arg(long, value_name = "DIR", env = "PLUMBLINE_STATE_DIR")]
     pub state_dir: Option<PathBuf>,
+    /// Container logs.
+    #[command(flatten)]
+    pub logs: LogArgs,
     /// Probes not to attach
     #[arg(
         long,

@@ -26,7 +26,7 @@ use crate::sources::ebpf::UdpMode;
 use crate::sources::kube::Peers;
 
 /// Everything the agent may be told, with defaults filled in.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Config {
     /// Who this node is.
     pub node: NodeIdentity,
@@ -143,7 +143,8 @@ pub fn resolve(
         problems.extend(found.into_iter().map(problem));
         ExportSettings::off()
     });
-    let logs = logs(args, &file, &export, &mut problems);
+    let (root, state) = (file.log_root.clone(), file.log_state.clone());
+    let logs = args.logs.resolve(root, state, &export, &mut problems);
     let node = NodeIdentity {
         cluster: args.cluster_name.clone().or(file.cluster_name),
         node: args
@@ -189,29 +190,6 @@ pub fn resolve(
         logs,
         state_dir: args.state_dir.clone().or(file.state.dir),
         log_format: args.log_format.or(file.log_format).unwrap_or_default(),
-    })
-}
-
-/// Container logs: only where they were asked for.
-fn logs(
-    args: &NodeArgs,
-    file: &File,
-    export: &ExportSettings,
-    problems: &mut Vec<Problem>,
-) -> Option<LogConfig> {
-    let root = args.log_root.clone().or_else(|| file.log_root.clone())?;
-    let state = args.log_state.clone().or_else(|| file.log_state.clone());
-    let Some(endpoint) = export.findings.clone() else {
-        problems.push(Problem {
-            at: "--log-root".into(),
-            message: "needs a collector: set OTEL_EXPORTER_OTLP_LOGS_ENDPOINT, or OTEL_EXPORTER_OTLP_ENDPOINT".into(),
-        });
-        return None;
-    };
-    Some(LogConfig {
-        root,
-        state: state.unwrap_or_else(|| LOG_STATE.into()),
-        endpoint,
     })
 }
 
@@ -290,6 +268,7 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
         .metadata_namespaces
         .clone_from(&file.metadata_namespaces);
     core.rulebook = Arc::new(rulebook::of(file, problems));
+    args.logs.tell(&mut core);
     if let Some(range) = crate::sources::sock_diag::netns::dynamic_ports() {
         core.ephemeral_ports = range;
     }
@@ -340,8 +319,6 @@ fn declared_source(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) ->
 const HEARTBEAT_MIN: Duration = Duration::from_secs(60);
 /// Default of `--canary-interval`, and its end: a probe that sees nothing must be told of within 90 s.
 const CANARY_INTERVAL: Duration = Duration::from_secs(60);
-/// Default of `--log-state`.
-const LOG_STATE: &str = "/var/lib/plumbline";
 /// Default of `--scan-interval`.
 const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 /// An event that was lost must heal within this.

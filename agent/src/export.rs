@@ -125,9 +125,13 @@ impl Exporter {
         let stats = Arc::new(SharedStats::new("logs", Some(endpoint.origin())));
         self.stats.push(Arc::clone(&stats));
         let (closing, closes) = watch::channel(false);
-        let sink = records::start(endpoint, node, stats, closes, waker, pace)
+        let (sink, thread) = records::start(endpoint, node, stats, closes, waker, pace)
             .context("start the export of container logs")?;
-        Ok((sink, Hold { _closing: closing }))
+        let hold = Hold {
+            _closing: closing,
+            thread,
+        };
+        Ok((sink, hold))
     }
 
     /// Offers the points of a report. The latest report wins: one that waits or is being retried gives way and is counted.

@@ -1,4 +1,6 @@
-//! The agent's own log: structured, to stderr. Data goes to stdout.
+//! The agent's own log: structured, to stderr, at most ten lines a second in the long run. Data goes to stdout.
+
+mod limit;
 
 use std::io::IsTerminal as _;
 
@@ -22,7 +24,7 @@ pub fn start(format: LogFormat) {
     };
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr)
+        .with_writer(limit::Stderr::new(json))
         .with_ansi(terminal);
     if json {
         builder

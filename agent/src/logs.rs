@@ -1,34 +1,36 @@
 //! Container logs: who a container is to the collector, and the reader's start and end.
 
+mod facts;
+mod health;
+mod index;
+pub mod options;
 mod points;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use plumbline_core::attribution;
-use plumbline_core::finding::Subject;
+use plumbline_core::observation::{Fact, Health, ProbeStatus};
 use plumbline_core::report::Report;
 use plumbline_core::settings::NodeIdentity;
 use plumbline_core::snapshot::Snapshot;
-use plumbline_core::time::UnixNanos;
-use plumbline_logs::otlp::Envelope;
-use plumbline_logs::source::Source;
-use plumbline_logs::stats::Stats;
-use plumbline_logs::tailer::{self, Resources, Settings};
+use plumbline_logs::stats::{Shared, Stats};
+use plumbline_logs::tailer::{self, Settings};
 use plumbline_logs::watch::Waker;
-use prost::Message as _;
 
 use crate::export::Exporter;
-use crate::export::encode::resource;
 use crate::export::records::{Hold, IN_FLIGHT_MAX, Pace};
-use crate::export::semconv::SCHEMA_URL;
 use crate::export::settings::Endpoint;
+use index::{Index, Names};
+use options::LogOptions;
+
+/// Counts are told to the core every so many ticks of a second: rules look at minutes.
+const FACTS_EVERY: u64 = 10;
 
 /// Where logs are, and where to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct LogConfig {
     /// The directory of the pods' logs.
     pub root: PathBuf,
@@ -36,6 +38,8 @@ pub struct LogConfig {
     pub state: PathBuf,
     /// The collector.
     pub endpoint: Endpoint,
+    /// What is left out or changed on the way.
+    pub options: LogOptions,
 }
 
 /// The running reader.
@@ -45,6 +49,12 @@ pub struct Logs {
     /// The lane that the reader's batches go through.
     lane: Hold,
     index: Arc<Index>,
+    /// Labels of pods matter.
+    with_labels: bool,
+    /// What was last said of its health.
+    said: Option<ProbeStatus>,
+    /// How often facts were told.
+    told: u64,
 }
 
 impl Logs {
@@ -69,6 +79,7 @@ impl Logs {
             Pace::default(),
         )?;
         let index = Arc::new(Index::new(node.clone()));
+        let options = config.options.clone();
         let own = own_pod();
         if own.is_none() {
             tracing::warn!(
@@ -79,21 +90,33 @@ impl Logs {
             state: Some(config.state.clone()),
             in_flight_max: IN_FLIGHT_MAX,
             exclude_uids: own.into_iter().collect(),
+            select: options.select,
+            process: options.process,
+            join: options.join,
+            pod_bytes_per_second: options.pod_bytes_per_second,
             ..Settings::new(config.root.clone())
         };
-        let resources = Box::new(Names(Arc::clone(&index)));
+        let with_labels = !options.labels.is_empty();
+        let resources = Box::new(Names {
+            index: Arc::clone(&index),
+            labels: options.labels,
+            waiting: Mutex::default(),
+        });
         let reader = tailer::spawn(settings, Box::new(sink), resources, waker)
             .context("start the reader of container logs")?;
         Ok(Some(Self {
             reader,
             lane,
             index,
+            with_labels,
+            said: None,
+            told: 0,
         }))
     }
 
     /// Takes over who is who.
     pub fn learn(&self, snapshot: &Snapshot) {
-        self.index.learn(snapshot);
+        self.index.learn(snapshot, self.with_labels);
     }
 
     /// What it counts.
@@ -102,31 +125,98 @@ impl Logs {
         self.reader.stats().read()
     }
 
-    /// Adds what it counts to a report; counters began at `start`.
-    pub fn add_points(&self, report: &mut Report, start: UnixNanos) {
-        points::add(report, &self.stats(), &self.index, start);
+    /// What the core is to know: how the reader is when that changes, and every tenth time what it counts.
+    pub fn facts(&mut self) -> Vec<Fact> {
+        let stats = self.stats();
+        let threads = health::Threads {
+            reader: self.reader.is_alive(),
+            lane: self.lane.is_alive(),
+        };
+        let status = health::of(&stats, threads);
+        let mut facts = Vec::new();
+        if self.said.as_ref() != Some(&status) {
+            self.said = Some(status.clone());
+            facts.push(Fact::Probe(status));
+        }
+        if self.told.is_multiple_of(FACTS_EVERY) {
+            facts.push(facts::of(&stats));
+        }
+        self.told += 1;
+        facts
     }
 
-    /// Whether its thread runs.
-    #[must_use]
-    pub fn is_alive(&self) -> bool {
-        self.reader.is_alive()
+    /// Adds what it counts to a report.
+    pub fn add_points(&self, report: &mut Report, snapshot: &Snapshot) {
+        points::add(report, &self.stats(), &self.index, snapshot);
     }
 
-    /// No more is read. Returns at once; [`Logs::join`] waits for the last answers.
+    /// No more is read. Returns at once; [`Logs::end`] waits for the last answers.
     pub fn stop(&self) {
         self.reader.stop();
     }
 
-    /// Waits for the last answers, for at most three seconds, and for the checkpoint.
+    /// Lets the reader end in its own time: it waits for the last answers, for at most three seconds, and writes the
+    /// checkpoint.
     #[must_use]
-    pub fn join(self) -> Stats {
-        let Self { reader, lane, .. } = self;
-        let stats = reader.join();
-        // Only now: the reader's last batch is sent when it ends.
-        drop(lane);
-        stats
+    pub fn end(self) -> Ending {
+        let Self {
+            reader,
+            lane,
+            index,
+            ..
+        } = self;
+        let stats = reader.stats();
+        let joined = tokio::task::spawn_blocking(move || {
+            drop(reader.join());
+            // Only now: the reader's last batch is sent when it ends.
+            drop(lane);
+        });
+        Ending {
+            stats,
+            index,
+            joined,
+        }
     }
+}
+
+/// A reader that was told to stop.
+#[derive(Debug)]
+pub struct Ending {
+    stats: Shared,
+    index: Arc<Index>,
+    joined: tokio::task::JoinHandle<()>,
+}
+
+impl Ending {
+    /// Until it has ended, at most for so long. `false`: it still waits for answers.
+    pub async fn wait(&mut self, limit: Duration) -> bool {
+        if self.joined.is_finished() {
+            return true;
+        }
+        match tokio::time::timeout(limit, &mut self.joined).await {
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::error!(error = %error, "the reader of container logs did not end in order");
+                true
+            }
+            Err(_elapsed) => false,
+        }
+    }
+
+    /// Adds its last counts to a report, or those so far.
+    pub fn add_points(&self, report: &mut Report, snapshot: &Snapshot) {
+        points::add(report, &self.stats.read(), &self.index, snapshot);
+    }
+}
+
+/// How the probe `logs` is where container logs are not asked for.
+#[must_use]
+pub fn off() -> Fact {
+    Fact::Probe(ProbeStatus {
+        probe: health::PROBE.into(),
+        health: Health::Off,
+        reason: Some("container logs are not read: --log-root would".into()),
+    })
 }
 
 /// The UID of the pod that the agent itself is in: what it says must not come back to it.
@@ -140,77 +230,4 @@ fn own_pod() -> Option<String> {
         let mut pods = paths.filter_map(attribution::container_of);
         pods.next().map(|own| own.pod_uid.to_string())
     })
-}
-
-/// Containers by pod UID and name, as the core knows them.
-#[derive(Debug)]
-struct Index {
-    node: NodeIdentity,
-    generation: AtomicU64,
-    subjects: Mutex<HashMap<(String, String), Subject>>,
-}
-
-impl Index {
-    fn new(node: NodeIdentity) -> Self {
-        Self {
-            node,
-            generation: AtomicU64::new(0),
-            subjects: Mutex::default(),
-        }
-    }
-
-    fn learn(&self, snapshot: &Snapshot) {
-        let known = snapshot
-            .containers
-            .iter()
-            .filter(|container| !container.gone);
-        let subjects: HashMap<_, _> = known
-            .filter_map(|container| {
-                let subject = &container.subject;
-                let key = (subject.pod_uid.clone()?, subject.container.clone()?);
-                Some((key, subject.clone()))
-            })
-            .collect();
-        let mut known = self.subjects();
-        if *known != subjects {
-            *known = subjects;
-            drop(known);
-            self.generation.fetch_add(1, Ordering::Release);
-        }
-    }
-
-    fn subject(&self, source: &Source) -> Subject {
-        let key = (source.pod.uid.clone(), source.container.clone());
-        let known = self.subjects().get(&key).cloned();
-        // The path says it too. A pod that runs as declared has the same names there.
-        known.unwrap_or_else(|| Subject {
-            namespace: Some(source.pod.namespace.clone()),
-            pod: Some(source.pod.pod.clone()),
-            pod_uid: Some(source.pod.uid.clone()),
-            container: Some(source.container.clone()),
-            ..Subject::default()
-        })
-    }
-
-    fn subjects(&self) -> MutexGuard<'_, HashMap<(String, String), Subject>> {
-        self.subjects.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-struct Names(Arc<Index>);
-
-impl Resources for Names {
-    fn generation(&self) -> u64 {
-        self.0.generation.load(Ordering::Acquire)
-    }
-
-    fn envelope(&self, source: &Source) -> Envelope {
-        let resource = resource(&self.0.subject(source), &self.0.node).encode_to_vec();
-        Envelope::new(
-            &resource,
-            "plumbline",
-            &self.0.node.agent_version,
-            SCHEMA_URL,
-        )
-    }
 }

@@ -14,7 +14,6 @@ use plumbline_core::finding::{Finding, Transition};
 use plumbline_core::observation::{Fact, Health, Observation, ProbeStatus};
 use plumbline_core::observed::listeners::is_dynamic_udp;
 use plumbline_core::snapshot::Dropped;
-use plumbline_core::time::UnixNanos;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -23,7 +22,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::engine::{Engine, Evaluation};
 use crate::export::Exporter;
-use crate::logs::Logs;
+use crate::logs::{self, Logs};
 use crate::record::{Header, Recorder};
 use crate::sources::cgroups::CgroupRoot;
 use crate::sources::memory::MemoryEvents;
@@ -42,6 +41,9 @@ const CPU_STAT_TICKS: u64 = 5;
 
 /// The last export may take this long.
 const LAST_EXPORT: Duration = Duration::from_secs(3);
+
+/// The last report waits this long for the last answers to container logs, so that it has their counts.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
 
 /// Observations taken before the loop looks at its clock and signals again.
 const BATCH: usize = 512;
@@ -145,6 +147,16 @@ impl Node {
         if is_about_ports && let Some(kernel) = &self.kernel {
             // Programs tell servers of UDP from clients by it.
             kernel.set_dynamic_ports(self.engine.other_dynamic_ports().clone());
+        }
+    }
+
+    /// Takes what another part of the agent says of itself.
+    fn tell(&mut self, facts: impl IntoIterator<Item = Fact>) {
+        for fact in facts {
+            self.engine.take(Observation {
+                at: clock::monotonic(),
+                fact,
+            });
         }
     }
 
@@ -318,6 +330,9 @@ pub async fn run(config: Config, args: &NodeArgs, record: Option<&Path>) -> anyh
     let mut node = Node::start(&config, config.export.metric_interval, record)?;
     let mut life = Life::start(&config, args, &mut node)?;
     let mut logs = Logs::if_asked(config.logs.as_ref(), &config.node, &mut export)?;
+    if logs.is_none() {
+        node.tell([logs::off()]);
+    }
     let (publish, published) = watch::channel(None);
     let server = socket.map(|socket| tokio::spawn(socket.serve(published)));
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cgroup_root = %node.cgroup_root.directory.display(), "observing");
@@ -329,6 +344,7 @@ pub async fn run(config: Config, args: &NodeArgs, record: Option<&Path>) -> anyh
             () = signals.any() => break,
             _ = ticks.tick() => {
                 life.before(&mut node);
+                node.tell(logs.iter_mut().flat_map(Logs::facts));
                 let evaluation = node.tick(Some(&export));
                 life.evaluated(&evaluation, &export);
                 if let Some(logs) = &logs {
@@ -345,29 +361,7 @@ pub async fn run(config: Config, args: &NodeArgs, record: Option<&Path>) -> anyh
         logs.stop();
     }
     tracing::info!("ending: the last export takes at most 3 s; a second signal ends at once");
-    let ended = async {
-        let (mut engine, evaluation) = node.finish().await;
-        let snapshot = Arc::clone(&evaluation.snapshot);
-        export.offer_report(Arc::new(engine.last_report(snapshot.now)));
-        life.evaluated(&evaluation, &export);
-        handle(
-            evaluation,
-            life.kept(),
-            &export,
-            logs.as_ref(),
-            &own,
-            &publish,
-        );
-        let own_lane = async {
-            if let Some(telemetry) = telemetry {
-                telemetry.shutdown(LAST_EXPORT).await;
-            }
-        };
-        let last_logs = last_logs(logs.take());
-        let (lanes, (), ()) = tokio::join!(export.shutdown(LAST_EXPORT), own_lane, last_logs);
-        life.end(engine, snapshot, &lanes).await;
-        tracing::info!(?lanes, "ended");
-    };
+    let ended = end(node, life, export, logs, telemetry, &own, &publish);
     tokio::select! {
         () = ended => {}
         () = signals.any() => tracing::warn!("ended by a second signal, without a last export"),
@@ -378,14 +372,48 @@ pub async fn run(config: Config, args: &NodeArgs, record: Option<&Path>) -> anyh
     Ok(())
 }
 
-/// Waits until the reader of container logs has ended.
-async fn last_logs(logs: Option<Logs>) {
-    if let Some(logs) = logs {
-        // It waits for answers, which come from the lane's own thread.
-        if let Err(error) = tokio::task::spawn_blocking(|| logs.join()).await {
-            tracing::error!(error = %error, "the reader of container logs did not end in order");
-        }
+/// Ends in order: the last evaluation, the last logs, the last export, the last state.
+async fn end(
+    node: Node,
+    mut life: Life,
+    export: Exporter,
+    mut logs: Option<Logs>,
+    telemetry: Option<Telemetry>,
+    own: &SelfStats,
+    publish: &watch::Sender<Option<Arc<Published>>>,
+) {
+    let (mut engine, evaluation) = node.finish().await;
+    let snapshot = Arc::clone(&evaluation.snapshot);
+    let mut report = engine.last_report(snapshot.now);
+    life.evaluated(&evaluation, &export);
+    handle(
+        evaluation,
+        life.kept(),
+        &export,
+        logs.as_ref(),
+        own,
+        publish,
+    );
+    let mut last_logs = logs.take().map(Logs::end);
+    if let Some(logs) = &mut last_logs {
+        // With a collector that answers these are the last counts.
+        logs.wait(LAST_ANSWERS).await;
+        logs.add_points(&mut report, &snapshot);
     }
+    export.offer_report(Arc::new(report));
+    let own_lane = async {
+        if let Some(telemetry) = telemetry {
+            telemetry.shutdown(LAST_EXPORT).await;
+        }
+    };
+    let last_logs = async {
+        if let Some(mut logs) = last_logs {
+            logs.wait(LAST_EXPORT).await;
+        }
+    };
+    let (lanes, (), ()) = tokio::join!(export.shutdown(LAST_EXPORT), own_lane, last_logs);
+    life.end(engine, snapshot, &lanes).await;
+    tracing::info!(?lanes, "ended");
 }
 
 /// Hands one evaluation to everyone who waits for it.
@@ -412,7 +440,7 @@ fn handle(
     }
     if let Some(mut report) = report {
         if let Some(logs) = logs {
-            logs.add_points(&mut report, UnixNanos(snapshot.origin.unix_ns));
+            logs.add_points(&mut report, &snapshot);
         }
         export.offer_report(Arc::new(report));
     }
@@ -425,6 +453,7 @@ fn handle(
         open,
         suppressed,
         lanes: export.stats(),
+        logs: logs.map(Logs::stats),
         kept,
     })));
 }

@@ -48,6 +48,8 @@ pub struct Published {
     pub suppressed: Vec<Finding>,
     /// The export lanes.
     pub lanes: Vec<LaneStats>,
+    /// The reader of container logs, if there is one.
+    pub logs: Option<plumbline_logs::stats::Stats>,
     /// What outlives an evaluation.
     pub kept: Kept,
 }

@@ -16,6 +16,23 @@ fn documents(file: &str) -> Vec<Value> {
     serde_saphyr::from_multiple(&fs::read_to_string(base().join(file)).unwrap()).unwrap()
 }
 
+/// Directories of the node: where, where in the container, and whether read-only; sorted.
+fn host_paths(pod: &Value) -> Vec<(&str, &str, bool)> {
+    let mut paths = Vec::new();
+    for mount in pod["containers"][0]["volumeMounts"].as_array().unwrap() {
+        let mut volumes = pod["volumes"].as_array().unwrap().iter();
+        let volume = volumes
+            .find(|volume| volume["name"] == mount["name"])
+            .unwrap();
+        if let Some(path) = volume["hostPath"]["path"].as_str() {
+            let read_only = mount["readOnly"] == true;
+            paths.push((path, mount["mountPath"].as_str().unwrap(), read_only));
+        }
+    }
+    paths.sort_unstable();
+    paths
+}
+
 #[test]
 fn the_daemon_set_has_these_rights_and_no_others() {
     let [daemon_set] = <[Value; 1]>::try_from(documents("daemonset.yaml")).unwrap();
@@ -44,23 +61,19 @@ fn the_daemon_set_has_these_rights_and_no_others() {
     let resources =
         json!({"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"memory": "256Mi"}});
     assert_eq!(containers[0]["resources"], resources);
-    for volume in pod["volumes"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|volume| !volume["hostPath"].is_null())
-    {
-        let mounts = containers[0]["volumeMounts"].as_array().unwrap();
-        let mut mounts = mounts
-            .iter()
-            .filter(|mount| mount["name"] == volume["name"]);
-        // Nothing of the node is written to but the agent's own directory.
-        let own = volume["hostPath"]["path"] == "/var/lib/plumbline";
-        assert!(
-            mounts.all(|mount| own || mount["readOnly"] == true),
-            "{volume}"
-        );
-    }
+    // Of the node's own files only the checkpoint of container logs is written.
+    assert_eq!(
+        host_paths(pod),
+        [
+            ("/proc", "/host/proc", true),
+            ("/sys/fs/cgroup", "/host/cgroup", true),
+            ("/var/lib/plumbline", "/var/lib/plumbline", false),
+            ("/var/log/pods", "/var/log/pods", true),
+        ]
+    );
+    // Without it the agent would read its own log.
+    let uid = json!({"name": "POD_UID", "valueFrom": {"fieldRef": {"fieldPath": "metadata.uid"}}});
+    assert!(containers[0]["env"].as_array().unwrap().contains(&uid));
     assert_eq!(
         daemon_set["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"],
         "10%"

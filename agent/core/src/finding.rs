@@ -256,7 +256,7 @@ pub struct Rule {
     pub id: &'static str,
     /// One line.
     pub title: &'static str,
-    /// The word of `security_rule.category`: `ports`, `flows`, `cpu`, `images`, `identity` or `monitoring`.
+    /// The word of `security_rule.category`: `ports`, `flows`, `cpu`, `images`, `identity`, `logs` or `monitoring`.
     pub category: &'static str,
     /// What is held against what.
     pub what: &'static str,
@@ -304,6 +304,8 @@ pub enum Need {
     Pressure,
     /// `cpu.stat`, and the `cpu` controller of cgroup v2.
     Quotas,
+    /// The reader of container logs.
+    Logs,
     /// What only this rule needs: says why it is not there, unless it is.
     Own(fn(&Snapshot) -> Option<String>),
 }

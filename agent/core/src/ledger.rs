@@ -1,7 +1,7 @@
 //! Bounded things that the agent has, and what becomes of what finds no room: the words of the ledger in `status`.
 
 /// Every place that tells what it lost, and what then happens. Places of export lanes begin with `export.`.
-const PLACES: [(&str, &str); 31] = [
+const PLACES: &[(&str, &str)] = &[
     ("cgroups", "left out until there is room"),
     ("containers", "left out until there is room"),
     ("cpu_windows", "the oldest windows are overwritten"),
@@ -65,6 +65,10 @@ const PLACES: [(&str, &str); 31] = [
     ("flows", "counted in the overflow series of the container"),
     ("listener_events", "left to the scans"),
     ("listener_scan", "told as coverage"),
+    (
+        "log_containers",
+        "not judged; their counts leave all the same",
+    ),
     (
         "observations",
         "dropped; counts are kept and sent again, snapshots tell the rest",

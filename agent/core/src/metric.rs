@@ -325,6 +325,16 @@ pub static LOG_LOST_RECORDS: Metric = Metric {
     attributes: &[attribute::REASON],
 };
 
+/// `plumbline.log.outage.budget`.
+pub static LOG_OUTAGE_BUDGET: Metric = Metric {
+    name: "plumbline.log.outage.budget",
+    unit: "s",
+    instrument: Instrument::Gauge,
+    description: "How long the collector may be away before the kubelet deletes what was not delivered, at the rate of the last \
+                  five minutes; absent while the container writes nothing.",
+    attributes: &[],
+};
+
 /// `plumbline.log.records`.
 pub static LOG_RECORDS: Metric = Metric {
     name: "plumbline.log.records",
@@ -371,6 +381,7 @@ pub const CATALOGUE: &[&Metric] = &[
     &LOG_LAG,
     &LOG_LOST,
     &LOG_LOST_RECORDS,
+    &LOG_OUTAGE_BUDGET,
     &LOG_RECORDS,
     &NETWORK_CONNECT_FAILURES,
     &NETWORK_CONNECTIONS,

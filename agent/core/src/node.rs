@@ -7,6 +7,7 @@ mod cpu;
 mod flows;
 mod joined;
 mod listeners;
+mod logs;
 mod peers;
 mod restarts;
 mod verdicts;
@@ -27,6 +28,7 @@ use crate::node::verdicts::Verdicts;
 use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus, Refused, SourceRow};
 use crate::observed::flows::Flows;
 use crate::observed::ledger::Ledger;
+use crate::observed::logs::Logs;
 use crate::observed::node_cpu::NodeCpu;
 use crate::peers::PeerTable;
 use crate::settings::{
@@ -76,6 +78,7 @@ pub struct NodeState {
     ledger: Ledger,
     restarts: Restarts,
     occupancy: BTreeMap<String, (u64, u64)>,
+    logs: Logs,
     scans: u32,
 }
 
@@ -111,6 +114,7 @@ impl NodeState {
             ledger: Ledger::default(),
             restarts: Restarts::default(),
             occupancy: BTreeMap::new(),
+            logs: Logs::default(),
             scans: 0,
         }
     }
@@ -180,6 +184,7 @@ impl NodeState {
                 self.occupancy.insert(place, (entries, capacity));
             }
             Fact::Settings(settings) => self.settings = settings,
+            Fact::Logs { rows, lost } => self.logs.read(rows, lost, &self.settings, at),
             Fact::SelfCgroup { cgroup } => self.self_cgroup = Some(cgroup),
         }
     }
@@ -249,6 +254,7 @@ impl NodeState {
             api_clients: self.api_clients.view(),
             pods_cpu: self.pod_views(&views),
             node_cpu: self.node_cpu.view(),
+            logs: self.log_views(now, &views),
             containers: views,
             flows: self.flow_views(&position),
             policies: Arc::clone(self.verdicts.policies()),
@@ -267,6 +273,7 @@ impl NodeState {
         let (refused, cut) = self.peers.lost();
         let own = [
             ("flows", "overflow", self.flows.overflowed()),
+            ("log_containers", "full", self.logs.left_out()),
             ("peers", "full", refused),
             ("peer_history", "full", cut),
             ("peers_waiting", "full", self.unnamed.full()),
@@ -299,6 +306,7 @@ impl NodeState {
         places.insert("flow_series".into(), series);
         let (peers, former) = self.peers.occupancy();
         for (place, entries, capacity) in [
+            ("log_containers", self.logs.len(), CONTAINERS_MAX),
             ("peers", peers, PEER_HOLDERS_MAX),
             ("peer_history", former, PEER_HISTORY_MAX),
             ("peers_waiting", self.unnamed.len(), PEER_WAITING_MAX),

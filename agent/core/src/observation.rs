@@ -3,6 +3,9 @@
 //! Events make the agent early; snapshots make it right. A snapshot replaces what it covers, so an event that was lost
 //! heals with the next one.
 
+mod logs;
+mod probe;
+
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -11,6 +14,8 @@ use crate::declared::{Declared, DeclaredPolicy, Transport};
 use crate::id::CgroupId;
 use crate::settings::CoreSettings;
 use crate::time::Timestamp;
+pub use logs::{LogLossRow, LogRow};
+pub use probe::{Health, OPTIONAL_PROBES, ProbeStatus};
 
 /// One fact and when it was seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,10 +30,6 @@ pub struct Observation {
 /// What was seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box for the few facts that are large would be one more for every reader of them"
-)]
 pub enum Fact {
     /// The operator has changed windows or rules while the agent runs.
     Settings(CoreSettings),
@@ -165,6 +166,14 @@ pub enum Fact {
         entries: u64,
         /// Entries it can hold.
         capacity: u64,
+    },
+    /// What the reader of container logs counts. Replaces what it told before.
+    Logs {
+        /// One row a container.
+        rows: Vec<LogRow>,
+        /// Losses of which it is not known whose they were.
+        #[serde(default)]
+        lost: Vec<LogLossRow>,
     },
     /// The agent's own cgroup, so that it does not report on itself.
     SelfCgroup {
@@ -469,33 +478,3 @@ pub struct CpuWindowRow {
 /// Length of a CPU window: the kernel's own default period of CPU bandwidth control
 /// (`sysctl_sched_cfs_bandwidth`, 100 ms in `cpu.max`).
 pub const CPU_WINDOW_NS: u64 = 100_000_000;
-
-/// Health of one probe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeStatus {
-    /// `tcp`, `udp`, `cpu_windows`, `cgroups`, `listeners`, `connections`, `cpu_stat`, `declared`; `peers.*` for tables that
-    /// only names of peers come from.
-    pub probe: String,
-    /// How it is.
-    pub health: Health,
-    /// Why, when it is not `ok`, and what still works. When it is: by what means, where there are several.
-    pub reason: Option<String>,
-}
-
-/// Probes that no rule needs, and that ask for rights beyond those of the shipped manifests: without them figures come later
-/// or are coarser, and nothing is blind.
-pub const OPTIONAL_PROBES: [&str; 1] = ["connections"];
-
-/// The four words for a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Health {
-    /// It measures.
-    Ok,
-    /// This kernel, or these rights, do not allow it.
-    Unsupported,
-    /// It should work and does not.
-    Broken,
-    /// The operator turned it off, or gave it nothing to read.
-    Off,
-}

@@ -7,5 +7,6 @@ pub mod flows;
 pub mod history;
 pub(crate) mod ledger;
 pub mod listeners;
+pub(crate) mod logs;
 pub mod node_cpu;
 pub mod verdicts;

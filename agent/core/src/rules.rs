@@ -22,6 +22,9 @@ pub mod i001;
 pub mod i003;
 pub mod i004;
 mod images;
+pub mod l001;
+pub mod l002;
+pub mod l003;
 pub mod m001;
 pub mod m002;
 pub mod m003;
@@ -60,6 +63,9 @@ pub static ALL: &[&Rule] = &[
     &i001::RULE,
     &i003::RULE,
     &i004::RULE,
+    &l001::RULE,
+    &l002::RULE,
+    &l003::RULE,
     &m001::RULE,
     &m002::RULE,
     &m003::RULE,
@@ -141,6 +147,7 @@ fn lacks(snapshot: &Snapshot, need: Need) -> Option<String> {
         Need::CpuWindows => none_works(snapshot, &["cpu_windows"]),
         Need::Pressure => none_works(snapshot, &["cpu_stat"]).or_else(|| no_pressure(snapshot)),
         Need::Quotas => none_works(snapshot, &["cpu_stat"]).or_else(|| no_controller(snapshot)),
+        Need::Logs => none_works(snapshot, &["logs"]),
         Need::Own(lacks) => lacks(snapshot),
     }
 }

@@ -49,6 +49,12 @@ pub struct CoreSettings {
     /// What single rules are told.
     #[serde(default)]
     pub rules: RuleSettings,
+    /// Bytes of logs that the kubelet keeps of a container: `containerLogMaxSize` times `containerLogMaxFiles`.
+    #[serde(default = "log_kept_bytes")]
+    pub log_kept_bytes: u64,
+    /// More bytes of logs than this in each of ten minutes are a flood (L002).
+    #[serde(default = "log_flood_bytes")]
+    pub log_flood_bytes: u64,
 }
 
 /// What single rules are told by the operator. Empty lists tell nothing.
@@ -59,6 +65,16 @@ pub struct RuleSettings {
     pub trusted_registries: Vec<String>,
     /// Namespaces whose pods may use the cloud's metadata service (F007).
     pub metadata_namespaces: Vec<String>,
+}
+
+/// The kubelet's own defaults: 10 MiB, five files.
+const fn log_kept_bytes() -> u64 {
+    50 << 20
+}
+
+/// At this rate what the kubelet keeps by default is written in less than two minutes.
+const fn log_flood_bytes() -> u64 {
+    30 << 20
 }
 
 /// The longest [`CoreSettings::cpu_mean_window`]: 3,000 windows of 100 ms, 12 KiB a container.
@@ -74,6 +90,8 @@ impl Default for CoreSettings {
             heartbeat: Duration::from_secs(6 * 3_600),
             rulebook: Arc::default(),
             rules: RuleSettings::default(),
+            log_kept_bytes: log_kept_bytes(),
+            log_flood_bytes: log_flood_bytes(),
         }
     }
 }

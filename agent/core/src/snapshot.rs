@@ -1,5 +1,7 @@
 //! The node at one moment: declared and observed joined per container. What rules and the report read.
 
+mod logs;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +20,8 @@ use crate::policy::{Direction, Policies};
 use crate::settings::{CoreSettings, NodeIdentity};
 use crate::sketch::Sketch;
 use crate::time::{ClockAnchor, Timestamp, UnixNanos};
+pub(crate) use logs::used_percent;
+pub use logs::{BACKLOG_PERCENT_MAX, LogLost, LogView};
 
 /// The node at one moment.
 #[derive(Clone, Debug)]
@@ -62,6 +66,8 @@ pub struct Snapshot {
     pub losses: Vec<Loss>,
     /// How full bounded things are, sorted by place.
     pub occupancy: Vec<Occupancy>,
+    /// Container logs, sorted by subject; empty while they are not read.
+    pub logs: Vec<LogView>,
     /// How often findings came into each state since the agent began, sorted; filled in once the rules have judged.
     pub transitions: Vec<TransitionCount>,
 }

@@ -1,11 +1,10 @@
 //! How fast the reader reads: `throughput generate DIR BYTES LINE` writes CRI files, `throughput read DIR` reads them to a sink
-//! that takes everything and prints what it cost. Two processes, so that making the files costs the reader nothing.
+//! that takes everything and prints what it cost, as JSON. Two processes, so that making the files costs the reader nothing.
 #![expect(clippy::print_stdout, reason = "figures are what it is for")]
 #![expect(
     clippy::unwrap_used,
     reason = "a bench that cannot go on should say where"
 )]
-#![expect(clippy::cast_precision_loss, reason = "figures for people")]
 
 use std::fs;
 use std::io::Write as _;
@@ -130,7 +129,6 @@ fn read(directory: &Path) {
         }
     }
     let cpu = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
-    let cpu = cpu.tv_sec as f64 + cpu.tv_nsec as f64 / 1e9;
     let stats = reader.join();
     let records: u64 = stats
         .containers
@@ -138,16 +136,15 @@ fn read(directory: &Path) {
         .flat_map(|container| container.counts.records)
         .sum();
     let status = fs::read_to_string("/proc/self/status").unwrap();
-    let peak = status
-        .lines()
-        .find_map(|line| line.strip_prefix("VmHWM:"))
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak_kib: u64 = peak
         .unwrap()
-        .trim();
-    let (mb, million) = (all as f64 / 1e6, records as f64 / 1e6);
+        .trim()
+        .trim_end_matches(" kB")
+        .parse()
+        .unwrap();
+    let cpu_ns = cpu.tv_sec * 1_000_000_000 + cpu.tv_nsec;
     println!(
-        "{mb:.0} MB, {million:.2} M records: {:.0} MB per CPU second, {:.2} M records per CPU second, {:.2} CPU seconds per GB, peak RSS {peak}",
-        mb / cpu,
-        million / cpu,
-        cpu / mb * 1e3,
+        "{{\"bytes\":{all},\"records\":{records},\"cpu_ns\":{cpu_ns},\"peak_kib\":{peak_kib}}}"
     );
 }

@@ -202,6 +202,7 @@ mod tests {
                     content: format!("{source}/{number}").into_bytes().into(),
                     truncated: false,
                     unparsed: false,
+                    severity: None,
                 };
                 builder.push(&encoder, &record, true);
             }

@@ -37,6 +37,14 @@ pub struct Entry {
     pub size: u64,
 }
 
+impl Entry {
+    /// Bytes that the file had and that were not delivered, as far as known.
+    #[must_use]
+    pub fn unread(&self) -> u64 {
+        self.size.saturating_sub(self.offset)
+    }
+}
+
 /// What a file begins with, as a digest: up to and with its first newline, or [`HEAD_BYTES`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Head([u8; 16]);

@@ -9,6 +9,7 @@ use crate::batch::SourceId;
 use crate::checkpoint::{Entry, Head};
 use crate::file::{Gzip, Handle, LogFile, Stamp, gzip_head, plain_head};
 use crate::guard::{self, Refused, Root};
+use crate::join::Joiner;
 use crate::offsets::{FileId, Place};
 use crate::otlp::Envelope;
 use crate::partial::Merger;
@@ -43,6 +44,7 @@ pub(crate) struct Container {
     /// From the oldest to the newest.
     pub(crate) files: Vec<LogFile>,
     pub(crate) merger: Merger,
+    pub(crate) joiner: Joiner,
     /// The run that `merger` is about.
     pub(crate) run: Option<u32>,
     pub(crate) counts: Counts,
@@ -81,6 +83,7 @@ impl Container {
             source,
             files: Vec::new(),
             merger: Merger::default(),
+            joiner: Joiner::default(),
             run: None,
             counts: Counts::default(),
             envelope: None,
@@ -109,7 +112,7 @@ impl Container {
         self.present = directory.is_some();
         // Known by content before any other form of them is looked at.
         for index in 0..self.files.len() {
-            self.refresh(index);
+            self.refresh(index, scan.now);
         }
         let refused = scan.refused.clone();
         for _ in 0..LOOKS_MAX {
@@ -170,7 +173,7 @@ impl Container {
                 file.name = name;
                 return Some(file.id);
             }
-            if file.aliases.contains(&stamp) {
+            if file.aliases.iter().any(|(_, alias)| *alias == stamp) {
                 return Some(file.id);
             }
         }
@@ -204,7 +207,7 @@ impl Container {
             return Some(id);
         }
         let handle = if name.gzip {
-            Handle::Gzip(Box::new(Gzip::new(fd)))
+            Handle::Gzip(Box::new(Gzip::new(fd, stamp.size)))
         } else {
             Handle::Plain(fd)
         };
@@ -230,7 +233,7 @@ impl Container {
         if file.aliases.len() == ALIASES_MAX {
             file.aliases.remove(0);
         }
-        file.aliases.push(stamp);
+        file.aliases.push((name, stamp));
         Some(file.id)
     }
 
@@ -275,7 +278,7 @@ impl Container {
     }
 
     /// Asks for the file's length. One that was truncated is another file from now on.
-    fn refresh(&mut self, index: usize) {
+    fn refresh(&mut self, index: usize, now: Duration) {
         let next = self.file_id();
         let Some(file) = self.files.get_mut(index) else {
             return;
@@ -288,18 +291,44 @@ impl Container {
             file.begin_again(next);
             file.refresh();
         }
+        if file.is_unlinked {
+            file.unlinked.get_or_insert(now);
+        }
+    }
+
+    /// A file that was compressed and is held open in its old form is read on from its new one.
+    pub(crate) fn fall_back(&mut self, id: FileId, root: &Root) -> bool {
+        let directory = self.source.directory();
+        let Some(file) = self.files.iter_mut().find(|file| file.id == id) else {
+            return false;
+        };
+        for (name, stamp) in file.aliases.clone() {
+            let opened = root.file(&format!("{directory}/{}", name.file_name()));
+            let same = opened.ok().filter(|(_, stat)| Stamp::of(stat) == stamp);
+            if let Some((fd, _)) = same.filter(|_| name.gzip) {
+                file.handle = Handle::Gzip(Box::new(Gzip::new(fd, stamp.size)));
+                (file.name, file.stamp, file.unlinked) = (name, stamp, None);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Why its files are gone.
+    pub(crate) fn gone_reason(&self) -> &'static str {
+        if self.present { "rotated" } else { "deleted" }
     }
 
     /// Which file to read next: the oldest with something new.
-    pub(crate) fn next_readable(&mut self) -> Option<usize> {
-        let found = self.first_readable(self.files.len())?;
+    pub(crate) fn next_readable(&mut self, now: Duration) -> Option<usize> {
+        let found = self.first_readable(self.files.len(), now)?;
         // An older one may have grown after it was looked at and before this one began: a line's parts must stay in order.
-        self.first_readable(found).or(Some(found))
+        self.first_readable(found, now).or(Some(found))
     }
 
-    fn first_readable(&mut self, end: usize) -> Option<usize> {
+    fn first_readable(&mut self, end: usize, now: Duration) -> Option<usize> {
         (0..end).find(|index| {
-            self.refresh(*index);
+            self.refresh(*index, now);
             self.files.get(*index).is_some_and(LogFile::is_readable)
         })
     }
@@ -336,10 +365,12 @@ impl Container {
     /// batch yet. Each turn notes anew, also that which ships the line for want of an end.
     pub(crate) fn note(&mut self, resume: &mut Vec<Place>) {
         for file in &mut self.files {
-            if self.merger.starts().any(|start| start.file != file.id) {
+            let mut starts = self.merger.starts().chain(self.joiner.starts());
+            if starts.any(|start| start.file != file.id) {
                 continue;
             }
-            let start = self.merger.start_in(file.id);
+            let starts = [self.merger.start_in(file.id), self.joiner.start_in(file.id)];
+            let start = starts.into_iter().flatten().min();
             let offset = start.map_or(file.read, |start| start.min(file.read));
             if offset > file.noted {
                 file.noted = offset;
@@ -349,6 +380,11 @@ impl Container {
                 });
             }
         }
+    }
+
+    /// A line or a message of several may still go on.
+    pub(crate) fn is_open(&self) -> bool {
+        self.merger.is_open() || self.joiner.is_open()
     }
 
     /// So far a file was delivered.

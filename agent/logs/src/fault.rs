@@ -16,7 +16,7 @@ pub(crate) fn point(_name: &str) -> std::io::Result<()> {
 }
 
 /// In tests: `PLUMBLINE_KILL_AT=N` kills the process at the Nth point that is passed, as SIGKILL would at that moment;
-/// [`FAIL`] makes each point fail whose name contains it.
+/// [`inject`] makes points fail or take long whose names contain a word.
 #[cfg(test)]
 pub(crate) fn point(name: &str) -> std::io::Result<()> {
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -26,15 +26,52 @@ pub(crate) fn point(name: &str) -> std::io::Result<()> {
     if kill_at.and_then(|at| at.parse().ok()) == Some(passed) {
         rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL)?;
     }
-    let fail = FAIL.with_borrow(|fail| fail.is_some_and(|fail| name.contains(fail)));
-    if fail {
-        return Err(rustix::io::Errno::NOSPC.into());
+    let Some(faults) = FAULTS.with_borrow(Clone::clone) else {
+        return Ok(());
+    };
+    let fault = *faults
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    match fault.filter(|fault| name.contains(fault.step)) {
+        None => Ok(()),
+        Some(fault) => {
+            std::thread::sleep(fault.delay);
+            fault.error.map_or(Ok(()), |errno| Err(errno.into()))
+        }
     }
-    Ok(())
+}
+
+/// What is wrong with the world, until it is changed.
+#[cfg(test)]
+pub(crate) type Faults = std::sync::Arc<std::sync::Mutex<Option<Fault>>>;
+
+/// One thing that goes wrong.
+#[cfg(test)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Fault {
+    /// A part of the names of the steps that it is about.
+    pub(crate) step: &'static str,
+    pub(crate) error: Option<rustix::io::Errno>,
+    pub(crate) delay: std::time::Duration,
 }
 
 #[cfg(test)]
 std::thread_local! {
-    /// Steps to fail, by a part of their names, on this thread.
-    pub(crate) static FAIL: std::cell::RefCell<Option<&'static str>> = const { std::cell::RefCell::new(None) };
+    static FAULTS: std::cell::RefCell<Option<Faults>> = const { std::cell::RefCell::new(None) };
+}
+
+/// Readers that this thread starts from now on live in this world.
+#[cfg(test)]
+pub(crate) fn inject(faults: &Faults) {
+    FAULTS.set(Some(Faults::clone(faults)));
+}
+
+/// To be called in a thread that this one starts: it lives in the same world.
+pub(crate) fn hand_on() -> impl FnOnce() + Send {
+    #[cfg(test)]
+    let faults = FAULTS.with_borrow(Clone::clone);
+    move || {
+        #[cfg(test)]
+        FAULTS.set(faults);
+    }
 }

@@ -11,6 +11,9 @@ use crate::checkpoint::{HEAD_BYTES, Head};
 use crate::offsets::FileId;
 use crate::source::LogName;
 
+/// The most that deflate can make of one byte.
+const DEFLATE_MAX: u64 = 1_032;
+
 /// What `stat` says of a file that is to be known again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Stamp {
@@ -65,10 +68,14 @@ pub(crate) struct LogFile {
     pub(crate) skip_line: bool,
     /// Since when no listing has shown it.
     pub(crate) missing: Option<Duration>,
+    /// It has no name any more: while it is open it takes room on disk that nobody sees.
+    pub(crate) is_unlinked: bool,
+    /// Since when.
+    pub(crate) unlinked: Option<Duration>,
     /// When something was last read of it.
     pub(crate) active: Duration,
     /// Other files with the same content: what became of it when it was compressed.
-    pub(crate) aliases: Vec<Stamp>,
+    pub(crate) aliases: Vec<(LogName, Stamp)>,
 }
 
 impl LogFile {
@@ -92,6 +99,8 @@ impl LogFile {
             committed: 0,
             skip_line: false,
             missing: None,
+            is_unlinked: false,
+            unlinked: None,
             active: now,
             aliases: Vec::new(),
         }
@@ -125,6 +134,7 @@ impl LogFile {
             return true;
         };
         self.stamp = Stamp::of(&stat);
+        self.is_unlinked = stat.st_nlink == 0;
         if self.stamp.size < self.read {
             return false;
         }
@@ -160,13 +170,22 @@ impl LogFile {
         }
     }
 
+    /// Bytes that it has, decompressed.
+    pub(crate) fn content_len(&self) -> u64 {
+        match &self.handle {
+            Handle::Gzip(gzip) => gzip.content_len,
+            // All that could be read of it was.
+            Handle::Closed if self.name.gzip => self.read,
+            Handle::Plain(_) | Handle::Closed => self.stamp.size,
+        }
+    }
+
     /// Bytes that are known to be there and were not read.
     pub(crate) fn unread(&self) -> u64 {
-        match &self.handle {
-            // Compressed: at least so many.
-            Handle::Gzip(_) => self.stamp.size,
-            Handle::Plain(_) | Handle::Closed => self.stamp.size.saturating_sub(self.read),
+        if self.is_closed() {
+            return 0;
         }
+        self.content_len().saturating_sub(self.read)
     }
 
     /// Fills `buffer` from where reading goes on. Gives the bytes in it, and whether there are no more for now.
@@ -247,6 +266,16 @@ pub(crate) fn gzip_head(fd: &OwnedFd) -> Option<Head> {
     Head::of(beginning.get(..len)?)
 }
 
+/// How many bytes a compressed file has decompressed, as its last four bytes say: an estimate, since they may lie, and are
+/// those of its last part only.
+fn gzip_len(fd: &OwnedFd, size: u64) -> u64 {
+    let mut end = [0; 4];
+    let at = size.saturating_sub(end.len() as u64);
+    let read = rustix::io::pread(fd, &mut end, at);
+    let told = read.map_or(0, |_| u64::from(u32::from_le_bytes(end)));
+    told.clamp(size, size.saturating_mul(DEFLATE_MAX))
+}
+
 /// A file read by position, so that its descriptor's own is left alone.
 #[derive(Debug)]
 struct At {
@@ -274,11 +303,15 @@ pub(crate) struct Gzip {
     at_end: bool,
     /// It did not decompress to its end.
     pub(crate) broken: bool,
+    /// Bytes that it says to have, decompressed.
+    content_len: u64,
 }
 
 impl Gzip {
-    pub(crate) fn new(fd: OwnedFd) -> Self {
+    /// `size` is that of the file.
+    pub(crate) fn new(fd: OwnedFd, size: u64) -> Self {
         Self {
+            content_len: gzip_len(&fd, size),
             fd,
             decoder: None,
             carry: Vec::new(),
@@ -370,7 +403,7 @@ mod tests {
             },
             name,
             stat,
-            Handle::Gzip(Box::new(Gzip::new(fd))),
+            Handle::Gzip(Box::new(Gzip::new(fd, stat.size))),
             Duration::ZERO,
         );
         file.resume(offset);

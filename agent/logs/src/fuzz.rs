@@ -140,7 +140,7 @@ fn compressed_files() {
             source: SourceId(0),
             number: 0,
         };
-        let handle = Handle::Gzip(Box::new(Gzip::new(fd)));
+        let handle = Handle::Gzip(Box::new(Gzip::new(fd, stamp.size)));
         let mut file = LogFile::new(id, name, stamp, handle, Duration::ZERO);
         file.resume(input.len() as u64 % 300);
         let mut buffer = [0; 1_000];

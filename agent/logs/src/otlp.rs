@@ -17,6 +17,8 @@ mod tag {
     pub(super) const SCOPE_NAME: u8 = 0x0a;
     pub(super) const SCOPE_VERSION: u8 = 0x12;
     pub(super) const RECORD_TIME: u8 = 0x09;
+    pub(super) const RECORD_SEVERITY_NUMBER: u8 = 0x10;
+    pub(super) const RECORD_SEVERITY_TEXT: u8 = 0x1a;
     pub(super) const RECORD_BODY: u8 = 0x2a;
     pub(super) const RECORD_ATTRIBUTE: u8 = 0x32;
     pub(super) const RECORD_OBSERVED: u8 = 0x59;
@@ -135,6 +137,14 @@ impl Encoder {
         }
         if record.unparsed {
             put_true(&mut flags, UNPARSED);
+        }
+        if let Some(severity) = record.severity {
+            flags.extend([tag::RECORD_SEVERITY_NUMBER, severity.number()]);
+            put_bytes(
+                &mut flags,
+                tag::RECORD_SEVERITY_TEXT,
+                severity.as_str().as_bytes(),
+            );
         }
         let time = if record.time == 0 { 0 } else { 9 };
         let value = 1 + varint_len(content.len()) + content.len();

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::line::{Line, Stream};
 use crate::offsets::{FileId, Place};
+use crate::severity::Severity;
 
 /// What the open chains of all containers may hold together. Beyond it a chain is shipped in pieces.
 #[derive(Debug)]
@@ -28,6 +29,8 @@ pub struct Record<'a> {
     pub truncated: bool,
     /// The line is shipped as it stands in the file, since it is in no known format.
     pub unparsed: bool,
+    /// How bad it says it is, where that was asked for.
+    pub severity: Option<Severity>,
 }
 
 /// The open chains of one run of a container.
@@ -57,7 +60,7 @@ impl Room {
         Self { free: bytes }
     }
 
-    fn take(&mut self, bytes: usize) -> bool {
+    pub(crate) fn take(&mut self, bytes: usize) -> bool {
         let Some(free) = self.free.checked_sub(bytes) else {
             return false;
         };
@@ -65,7 +68,7 @@ impl Room {
         true
     }
 
-    fn give_back(&mut self, bytes: usize) {
+    pub(crate) fn give_back(&mut self, bytes: usize) {
         self.free += bytes;
     }
 
@@ -101,6 +104,7 @@ impl Merger {
             content,
             truncated,
             unparsed: false,
+            severity: None,
         };
         let held = match chain {
             Chain::Skipping => {
@@ -175,6 +179,7 @@ impl Merger {
                     content: Cow::Owned(content),
                     truncated: true,
                     unparsed: false,
+                    severity: None,
                 });
             }
         }
@@ -190,6 +195,15 @@ impl Merger {
     #[must_use]
     pub fn is_open(&self) -> bool {
         self.starts().next().is_some()
+    }
+
+    /// Where the stream's open chain began.
+    #[must_use]
+    pub fn start_of(&self, stream: Stream) -> Option<Place> {
+        match &self.chains[index(stream)] {
+            Chain::Open { start, .. } => Some(*start),
+            Chain::Idle | Chain::Skipping => None,
+        }
     }
 
     /// Where the first open chain that began in this file began.

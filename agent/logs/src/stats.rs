@@ -67,9 +67,11 @@ pub struct ContainerStats {
     pub source: Source,
     /// Since the reader began.
     pub counts: Counts,
-    /// Bytes on disk that are not yet acknowledged. Of compressed files, their compressed size.
+    /// Bytes in its files that are not yet acknowledged; decompressed, as far as compressed files tell that.
     pub lag: u64,
-    /// Bytes of its files on disk.
+    /// Those of them that were not read.
+    pub unread: u64,
+    /// Bytes of its files on disk, decompressed likewise.
     pub retained: u64,
 }
 
@@ -94,6 +96,14 @@ pub struct Stats {
     pub root_error: Option<String>,
     /// Watches that the kernel refused: the scan finds what they would have told.
     pub watches_refused: u64,
+}
+
+impl Stats {
+    pub(crate) fn lose(&mut self, reason: &'static str, records: u64, bytes: u64) {
+        let lost = self.lost.entry(reason).or_default();
+        lost.records += records;
+        lost.bytes += bytes;
+    }
 }
 
 /// [`Stats`] that the reader writes and others read.

@@ -1,9 +1,13 @@
 //! The thread: discovers, reads in turn, hands batches on, commits what was answered.
 
 mod discover;
+mod ended;
 mod output;
 mod read;
 mod settings;
+mod ship;
+mod state;
+mod told;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -22,11 +26,12 @@ use crate::offsets::Place;
 use crate::otlp::Envelope;
 use crate::sink::Sink;
 use crate::source::Source;
-use crate::stats::{ContainerStats, Lost, Shared, Stats};
+use crate::stats::{Shared, Stats};
 use crate::store::Store;
 use crate::watch::{Waker, Watches};
 pub use settings::Settings;
 
+use ended::Ended;
 use output::Output;
 use read::Reader;
 
@@ -37,11 +42,6 @@ const TURNS_PER_ROUND: u32 = 16;
 /// After a round that read little: what is written line by line is read in handfuls.
 const REST: Duration = Duration::from_millis(50);
 const LITTLE: u64 = 64 << 10;
-/// So long the checkpoint's entries wait for their files.
-const PENDING: Duration = Duration::from_mins(1);
-/// Between tries to get the lock of the state directory.
-const LOCK_RETRY: Duration = Duration::from_millis(500);
-const IN_USE: &str = "another process uses the state directory";
 
 /// Who a container is to the receiver.
 pub trait Resources: Send {
@@ -50,6 +50,12 @@ pub trait Resources: Send {
 
     /// What surrounds its records.
     fn envelope(&self, source: &Source) -> Envelope;
+
+    /// Whether it is to be read, as far as that depends on more than its names. Asked once a second until it is.
+    fn is_wanted(&self, source: &Source) -> bool {
+        let _ = source;
+        true
+    }
 }
 
 /// The running reader.
@@ -109,9 +115,12 @@ pub fn spawn(
         Arc::clone(&stop),
         stats.clone(),
     );
-    let thread = std::thread::Builder::new()
-        .name("logs".into())
-        .spawn(move || tailer.run())?;
+    let faults = fault::hand_on();
+    let run = move || {
+        faults();
+        tailer.run();
+    };
+    let thread = std::thread::Builder::new().name("logs".into()).spawn(run)?;
     Ok(Handle {
         stop,
         waker,
@@ -135,6 +144,7 @@ struct Tailer {
     watches: Watches,
     containers: BTreeMap<SourceId, Box<Container>>,
     by_source: HashMap<Source, SourceId>,
+    ended: Ended,
     next_source: u32,
     robin: RoundRobin<SourceId>,
     reader: Reader,
@@ -171,6 +181,7 @@ impl Tailer {
             root: None,
             containers: BTreeMap::new(),
             by_source: HashMap::new(),
+            ended: Ended::default(),
             next_source: 0,
             dirty: false,
             saved: Duration::ZERO,
@@ -202,98 +213,6 @@ impl Tailer {
             self.rest(now, read);
         }
         self.drain();
-    }
-
-    /// Gets the lock and the checkpoint. `false`: it was told to stop before it had them.
-    fn load(&mut self) -> bool {
-        let Some(path) = self.settings.state.clone() else {
-            return true;
-        };
-        while !self.stopping() {
-            match Store::open(&path) {
-                Ok(Some(store)) => {
-                    // If it cannot be read it is tried again with each checkpoint that is due.
-                    self.dirty = !self.load_from(store);
-                    return true;
-                }
-                Ok(None) => self.tell_checkpoint(Some(IN_USE.into())),
-                Err(error) => {
-                    // Likewise.
-                    self.tell_checkpoint(Some(error.to_string()));
-                    self.dirty = true;
-                    return true;
-                }
-            }
-            self.publish();
-            self.waker.wait(None, LOCK_RETRY);
-        }
-        false
-    }
-
-    /// Takes over what the checkpoint says. `false`: it cannot be read, and is not to be replaced before it was.
-    fn load_from(&mut self, store: Store) -> bool {
-        let loaded = match store.load() {
-            Ok(loaded) => loaded,
-            Err(error) => {
-                self.tell_checkpoint(Some(error.to_string()));
-                return false;
-            }
-        };
-        self.stats.quarantined = loaded.quarantined.is_some();
-        if let Some(refused) = loaded.quarantined {
-            tracing::error!(
-                ?refused,
-                "the log checkpoint does not check and was put aside: what is on disk is sent again"
-            );
-        }
-        for entry in loaded.entries {
-            let Some(source) = entry.source() else {
-                continue;
-            };
-            // Known already when it is read late.
-            let known = self.by_source.get(&source);
-            match known.and_then(|id| self.containers.get_mut(id)) {
-                Some(container) => container.learn(entry),
-                None => self.pending.entry(source).or_default().push(entry),
-            }
-        }
-        self.tell_checkpoint(None);
-        self.pending_until = clock::monotonic() + PENDING;
-        self.store = Some(store);
-        true
-    }
-
-    /// Gets the lock and the checkpoint if that could not be done before. `false`: it still cannot.
-    fn load_late(&mut self) -> bool {
-        if self.store.is_some() {
-            return true;
-        }
-        let Some(path) = &self.settings.state else {
-            return false;
-        };
-        match Store::open(path) {
-            Ok(Some(store)) => return self.load_from(store),
-            Ok(None) => self.tell_checkpoint(Some(IN_USE.into())),
-            Err(error) => self.tell_checkpoint(Some(error.to_string())),
-        }
-        false
-    }
-
-    /// Told when it changes, not each second.
-    fn tell_checkpoint(&mut self, error: Option<String>) {
-        if self.stats.checkpoint_error.is_some() != error.is_some() {
-            match &error {
-                Some(error) => tracing::error!(
-                    error,
-                    "the log checkpoint cannot be written or read: after a restart lines are sent again"
-                ),
-                None if self.saved > Duration::ZERO => {
-                    tracing::info!("the log checkpoint is written again")
-                }
-                None => {}
-            }
-        }
-        self.stats.checkpoint_error = error;
     }
 
     /// Reads in turn until nothing is left, the batches are all on their way, or it is time to look around. Gives the bytes.
@@ -336,29 +255,6 @@ impl Tailer {
         }
     }
 
-    fn settle(&mut self) {
-        let settled = self.out.settle();
-        for loss in settled.lost {
-            match self.containers.get_mut(&loss.share.source) {
-                Some(container) => {
-                    container
-                        .counts
-                        .lose(loss.reason, loss.share.records, loss.share.bytes)
-                }
-                None => add(
-                    &mut self.stats.lost,
-                    loss.reason,
-                    loss.share.records,
-                    loss.share.bytes,
-                ),
-            }
-        }
-        if settled.rejected > 0 {
-            add(&mut self.stats.lost, "rejected", settled.rejected, 0);
-        }
-        self.commit(settled.resume);
-    }
-
     fn commit(&mut self, resume: Vec<Place>) {
         for place in resume {
             if let Some(container) = self.containers.get_mut(&place.file.source) {
@@ -366,37 +262,6 @@ impl Tailer {
                 self.dirty = true;
             }
         }
-    }
-
-    fn save_if_due(&mut self, now: Duration) {
-        if self.dirty && now >= self.saved + self.settings.checkpoint_interval {
-            self.saved = now;
-            self.save();
-        }
-    }
-
-    fn save(&mut self) {
-        if !self.load_late() {
-            return;
-        }
-        let Some(store) = &self.store else { return };
-        let known = self
-            .containers
-            .values()
-            .flat_map(|container| container.entries());
-        let pending = self.pending.values().flatten().cloned();
-        let mut entries: Vec<Entry> = known.chain(pending).collect();
-        entries.sort_by(|a, b| {
-            (&a.pod, &a.container, a.restart, a.head).cmp(&(
-                &b.pod,
-                &b.container,
-                b.restart,
-                b.head,
-            ))
-        });
-        let saved = store.save(&entries);
-        self.dirty = saved.is_err();
-        self.tell_checkpoint(saved.err().map(|error| error.to_string()));
     }
 
     /// Waits for something to do, but no longer than the next thing is due.
@@ -450,43 +315,6 @@ impl Tailer {
         drop(fault::point("end"));
         self.publish();
     }
-
-    fn publish(&mut self) {
-        let stats = |container: &Container| ContainerStats {
-            source: container.source.clone(),
-            counts: container.counts.clone(),
-            lag: container.lag(),
-            retained: container
-                .files
-                .iter()
-                .filter(|file| file.missing.is_none())
-                .map(|file| file.stamp.size)
-                .sum(),
-        };
-        self.stats.containers = self
-            .containers
-            .values()
-            .map(|container| stats(container))
-            .collect();
-        self.stats
-            .containers
-            .sort_by(|a, b| a.source.cmp(&b.source));
-        let open = self
-            .containers
-            .values()
-            .flat_map(|container| &container.files)
-            .filter(|file| !file.is_closed());
-        self.stats.files_open = open.count() as u64;
-        self.stats.in_flight = self.out.in_flight() as u64;
-        self.stats.watches_refused = self.watches.refused;
-        self.shared.write(self.stats.clone());
-    }
-}
-
-fn add(lost: &mut BTreeMap<&'static str, Lost>, reason: &'static str, records: u64, bytes: u64) {
-    let lost = lost.entry(reason).or_default();
-    lost.records += records;
-    lost.bytes += bytes;
 }
 
 #[cfg(test)]

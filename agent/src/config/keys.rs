@@ -3,6 +3,10 @@
 
 use std::fmt::Write as _;
 
+use clap::CommandFactory as _;
+
+use crate::cli::Cli;
+
 /// What a key may be set to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -164,6 +168,13 @@ force, `plumbline status` says why, and M001 names the probe `config`.
 | --- | --- | --- | --- | --- |
 ";
 
+const FLAGS_HEAD: &str = "
+## Flags and variables without a key
+
+| flag | variable | meaning |
+| --- | --- | --- |
+";
+
 /// An example with every kind of entry; a test reads it.
 pub(super) const EXAMPLE: &str = "\
 cluster_name: prod-1
@@ -217,6 +228,33 @@ pub fn reference() -> String {
         writeln!(
             text,
             "| `{path}`{star} | {default} | {flag} | {variable} | {meaning} |"
+        )
+        .expect("a String takes all text");
+    }
+    text.push_str(FLAGS_HEAD);
+    let mut command = Cli::command();
+    let run = command.find_subcommand_mut("run").into_iter();
+    let arguments: Vec<clap::Arg> = run.flat_map(|run| run.get_arguments().cloned()).collect();
+    for argument in &arguments {
+        let Some(flag) = argument.get_long().map(|name| format!("--{name}")) else {
+            continue;
+        };
+        let known = KEYS.iter().any(|key| key.flag == Some(flag.as_str()));
+        if known || flag == "--help" || flag == "--version" {
+            continue;
+        }
+        let variable = argument
+            .get_env()
+            .map(|name| name.to_string_lossy().into_owned());
+        let help = argument
+            .get_help()
+            .map(ToString::to_string)
+            .unwrap_or_default();
+        let variable = code(variable.as_deref());
+        writeln!(
+            text,
+            "| `{flag}` | {variable} | {} |",
+            help.replace('|', "\\|")
         )
         .expect("a String takes all text");
     }

@@ -1,11 +1,13 @@
 //! The lane of container logs: nothing gives way and nothing is retried for a while only. A batch is answered when it has
 //! arrived or is lost for good; what is never answered stays in its file and is read again.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, mpsc as answers};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use bytes::Bytes;
+use futures::FutureExt as _;
 use plumbline_core::settings::NodeIdentity;
 use plumbline_core::time::UnixNanos;
 use plumbline_logs::batch::Batch;
@@ -23,17 +25,25 @@ use crate::clock;
 /// Requests under way at once. The reader stops when so many batches are unanswered.
 pub const IN_FLIGHT_MAX: usize = 4;
 
+/// A request with a resource and no records.
+const NO_RECORDS: [u8; 2] = [0x0a, 0];
+/// After so many panics over one piece it is halved.
+const PANICS_MAX: u32 = 3;
+
 /// How patient the lane is.
 #[derive(Clone, Copy, Debug)]
 pub struct Pace {
     /// How long to leave a collector alone that refuses us.
     pub refused: Duration,
+    /// Called before each attempt: a test's way to let one panic.
+    pub before_attempt: Option<fn()>,
 }
 
 impl Default for Pace {
     fn default() -> Self {
         Self {
             refused: REFUSED_PAUSE,
+            before_attempt: None,
         }
     }
 }
@@ -49,6 +59,15 @@ pub struct RecordSink {
 #[derive(Debug)]
 pub struct Hold {
     pub(super) _closing: watch::Sender<bool>,
+    pub(super) thread: std::thread::JoinHandle<()>,
+}
+
+impl Hold {
+    /// Whether the lane's thread runs. What is sent to one that does not is never answered.
+    #[must_use]
+    pub fn is_alive(&self) -> bool {
+        !self.thread.is_finished()
+    }
 }
 
 impl Sink for RecordSink {
@@ -73,7 +92,7 @@ pub(super) fn start(
     closing: Closing,
     waker: Waker,
     pace: Pace,
-) -> anyhow::Result<RecordSink> {
+) -> anyhow::Result<(RecordSink, std::thread::JoinHandle<()>)> {
     let (batches, queue) = mpsc::channel(IN_FLIGHT_MAX);
     let (answered, answers) = answers::sync_channel(2 * IN_FLIGHT_MAX);
     let transport = Transport::new(endpoint, node)?;
@@ -103,11 +122,11 @@ pub(super) fn start(
         });
         runtime.shutdown_background();
     };
-    std::thread::Builder::new()
+    let thread = std::thread::Builder::new()
         .name("log-export".into())
         .spawn(run)
         .context("start the thread that exports log records")?;
-    Ok(RecordSink { batches, answers })
+    Ok((RecordSink { batches, answers }, thread))
 }
 
 struct Lane {
@@ -139,6 +158,42 @@ struct Gate {
     refused: bool,
 }
 
+/// A batch on its way.
+struct Work {
+    /// What is left of it, the next piece last. A piece stays until it is settled, whatever happens meanwhile.
+    stack: Vec<Batch>,
+    /// What came of the rest.
+    answer: Answer,
+    compress: bool,
+    /// A collector that refused us has taken something of this batch.
+    proven: bool,
+    /// It has refused the next record and then taken a request without any.
+    suspect: bool,
+    panics: u32,
+}
+
+impl Work {
+    fn new(batch: Batch) -> Self {
+        Self {
+            answer: Answer::arrived(batch.id),
+            stack: vec![batch],
+            compress: true,
+            proven: false,
+            suspect: false,
+            panics: 0,
+        }
+    }
+
+    /// The next piece has one record.
+    fn single_out(&mut self) {
+        match self.stack.pop().map(Batch::split_first) {
+            Some(Ok((first, rest))) => self.stack.extend([rest, first]),
+            Some(Err(single)) => self.stack.push(single),
+            None => {}
+        }
+    }
+}
+
 impl Lane {
     async fn work(self: Arc<Self>) {
         let mut closing = self.closing.clone();
@@ -153,7 +208,7 @@ impl Lane {
             };
             let Some(batch) = batch else { return };
             self.stats.wait_for(batch.records());
-            if let Some(answer) = self.deliver(batch).await {
+            if let Some(answer) = self.carry(Work::new(batch)).await {
                 // Room for all that can be unanswered; a reader that is gone needs no answer.
                 drop(self.answered.try_send(answer));
                 self.waker.wake();
@@ -161,11 +216,34 @@ impl Lane {
         }
     }
 
-    /// Until all of it has arrived or is lost. `None`: the lane closes, and what is left stays in its file.
-    async fn deliver(&self, batch: Batch) -> Option<Answer> {
-        let mut answer = Answer::arrived(batch.id);
-        let (mut stack, mut compress, mut proven) = (vec![batch], true, false);
-        while let Some(mut piece) = stack.pop() {
+    /// Until all of it has arrived or is lost. `None`: the lane closes, and what is left stays in its file. A panic costs an
+    /// attempt and not the batch; one that comes back each time costs the record that brings it about.
+    async fn carry(&self, mut work: Work) -> Option<Answer> {
+        loop {
+            let done = AssertUnwindSafe(self.deliver(&mut work))
+                .catch_unwind()
+                .await;
+            match done {
+                Ok(true) => return Some(work.answer),
+                Ok(false) => return None,
+                // Its hook has told.
+                Err(_panic) => {
+                    self.stats.change(|stats| stats.failed += 1);
+                    self.put_off(None);
+                    work.panics += 1;
+                    if work.panics.is_multiple_of(PANICS_MAX)
+                        && let Some(piece) = work.stack.pop()
+                    {
+                        self.split(piece, "panic", &mut work);
+                    }
+                }
+            }
+        }
+    }
+
+    /// `false`: the lane closes.
+    async fn deliver(&self, work: &mut Work) -> bool {
+        while !work.stack.is_empty() {
             self.wait().await;
             // While the collector refuses us one record at a time goes ahead, of one batch; the rest is not risked.
             let alone = if self.gate().refused {
@@ -177,52 +255,88 @@ impl Lane {
             };
             let probing = alone.is_some() && self.gate().refused;
             if probing {
-                piece = match piece.split_first() {
-                    Ok((first, rest)) => {
-                        stack.push(rest);
-                        first
-                    }
-                    Err(single) => single,
-                };
+                work.single_out();
             }
             let closing = self.is_closing();
-            let verdict = self.attempt(&piece, compress).await;
-            match verdict {
-                Verdict::Accepted { rejected } => {
+            let Some(piece) = work.stack.last() else {
+                break;
+            };
+            let verdict = self.attempt(piece, work.compress).await;
+            // Before anything is given up: nobody waits any more for the collector to be mended.
+            if closing && matches!(verdict, Verdict::Refused(_) | Verdict::Retry { .. }) {
+                return false;
+            }
+            self.follow(verdict, probing, work).await;
+        }
+        true
+    }
+
+    /// What the answer to the last piece leads to.
+    async fn follow(&self, verdict: Verdict, probing: bool, work: &mut Work) {
+        match verdict {
+            Verdict::Accepted { rejected } => {
+                if let Some(piece) = work.stack.pop() {
                     self.arrived(piece.records(), rejected);
-                    answer.rejected += rejected;
-                    proven |= probing;
                 }
-                Verdict::Drop(reason) => self.lose(&piece, reason, &mut answer),
-                Verdict::Split => self.split(piece, "too_large", &mut stack, &mut answer),
-                // Before it is given up: nobody waits any more for the collector to be mended.
-                Verdict::Refused(_) | Verdict::Retry { .. } if closing => return None,
-                Verdict::Refused(reason) if probing => {
-                    self.lose(&piece, reason, &mut answer);
-                    self.refuse();
-                }
-                // Others were taken just now: it is something in this one that the collector does not want.
-                Verdict::Refused(reason) if proven => {
-                    self.split(piece, reason, &mut stack, &mut answer);
-                }
-                Verdict::Refused(_) => {
-                    self.refuse();
-                    stack.push(piece);
-                }
-                Verdict::Uncompressed => {
-                    compress = false;
-                    stack.push(piece);
-                }
-                Verdict::Retry { after } => {
-                    self.put_off(after);
-                    stack.push(piece);
+                work.answer.rejected += rejected;
+                work.proven |= probing;
+                work.suspect = false;
+            }
+            Verdict::Drop(reason) => {
+                if let Some(piece) = work.stack.pop() {
+                    self.lose(&piece, reason, &mut work.answer);
                 }
             }
+            Verdict::Split => {
+                if let Some(piece) = work.stack.pop() {
+                    self.split(piece, "too_large", work);
+                }
+            }
+            Verdict::Refused(reason) if probing => {
+                // It stays, unless it is the only one that the collector does not want: refused before and after a request
+                // without records was taken.
+                if work.suspect
+                    && let Some(piece) = work.stack.pop()
+                {
+                    self.lose(&piece, reason, &mut work.answer);
+                } else if self.is_let_in().await {
+                    work.suspect = true;
+                    return;
+                }
+                work.suspect = false;
+                self.refuse();
+            }
+            // Others were taken just now: it is something in this one that the collector does not want.
+            Verdict::Refused(reason) if work.proven => {
+                if let Some(piece) = work.stack.pop() {
+                    self.split(piece, reason, work);
+                }
+            }
+            Verdict::Refused(_) => self.refuse(),
+            Verdict::Uncompressed => work.compress = false,
+            Verdict::Retry { after } => self.put_off(after),
         }
-        Some(answer)
+    }
+
+    /// Whether the collector takes a request that has no records: the specification asks it to, if it knows us and has such a
+    /// path. Then a record that it has just refused is refused for what it is.
+    async fn is_let_in(&self) -> bool {
+        let transport = self.transport.read().await;
+        let reply = transport
+            .send_records(Bytes::from_static(&NO_RECORDS), false, Duration::MAX)
+            .await;
+        let attempt = Attempt {
+            items: 0,
+            gzip_unproven: false,
+        };
+        let verdict = decide(&reply, attempt);
+        !matches!(verdict, Verdict::Refused(_) | Verdict::Retry { .. })
     }
 
     async fn attempt(&self, batch: &Batch, compress: bool) -> Verdict {
+        if let Some(hook) = self.pace.before_attempt {
+            hook();
+        }
         let (gzip, unproven) = {
             let gate = self.gate();
             (gate.gzip && compress, !gate.gzip_proven)
@@ -257,16 +371,10 @@ impl Lane {
         verdict
     }
 
-    fn split(
-        &self,
-        batch: Batch,
-        reason: &'static str,
-        stack: &mut Vec<Batch>,
-        answer: &mut Answer,
-    ) {
+    fn split(&self, batch: Batch, reason: &'static str, work: &mut Work) {
         match batch.split() {
-            Ok((first, second)) => stack.extend([second, first]),
-            Err(single) => self.lose(&single, reason, answer),
+            Ok((first, second)) => work.stack.extend([second, first]),
+            Err(single) => self.lose(&single, reason, &mut work.answer),
         }
     }
 

@@ -1,27 +1,96 @@
 //! What the reader counts, as points of the containers' resources.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use plumbline_core::finding::Subject;
 use plumbline_core::metric::{
-    LOG_IO, LOG_LAG, LOG_LOST, LOG_LOST_RECORDS, LOG_RECORDS, Metric, attribute,
+    LOG_IO, LOG_LAG, LOG_LOST, LOG_LOST_RECORDS, LOG_OUTAGE_BUDGET, LOG_RECORDS, Metric,
+    REPORT_POINTS_CUT, attribute,
 };
 use plumbline_core::report::{AttributeValue, Number, Point, Report, ResourceReport};
+use plumbline_core::settings::SERIES_PER_NODE_MAX;
+use plumbline_core::snapshot::{LogView, Snapshot};
 use plumbline_core::time::UnixNanos;
 use plumbline_logs::stats::{Counts, Lost, Stats};
 
 use super::Index;
 
-pub(super) fn add(report: &mut Report, stats: &Stats, index: &Index, start: UnixNanos) {
+/// Reasons that are told apart in metrics; all others are a collector's answers. `plumbline status` and findings have those.
+const REASONS: [&str; 10] = [
+    "deleted",
+    "export",
+    "filtered",
+    "gzip",
+    "line_too_long",
+    "rate_limit",
+    "read_error",
+    "rotated",
+    "severity",
+    "truncated",
+];
+
+pub(super) fn add(report: &mut Report, stats: &Stats, index: &Index, snapshot: &Snapshot) {
+    let start = UnixNanos(snapshot.origin.unix_ns);
+    let budgets = budgets(snapshot);
+    let points = report
+        .resources
+        .iter()
+        .map(|resource| resource.points.len());
+    let mut room = SERIES_PER_NODE_MAX.saturating_sub(points.sum());
+    let mut cut = 0;
     for container in &stats.containers {
         let mut points = of_counts(&container.counts, start);
         if container.lag > 0 {
             let lag = count(container.lag);
             points.push(point(&LOG_LAG, None, lag, None));
         }
+        let (pod, name) = (&container.source.pod.uid, &container.source.container);
+        if let Some(budget) = budgets.get(&(pod.as_str(), name.as_str())) {
+            let seconds = count(budget.as_secs());
+            points.push(point(&LOG_OUTAGE_BUDGET, None, seconds, None));
+        }
+        let Some(left) = room.checked_sub(points.len()) else {
+            cut += points.len();
+            continue;
+        };
+        room = left;
         put(report, index.subject(&container.source), points);
     }
+    note_cut(report, cut as u64);
     put(report, Subject::default(), of_lost(&stats.lost, start));
+}
+
+/// Points that found no room are counted with those of the core.
+fn note_cut(report: &mut Report, cut: u64) {
+    if cut == 0 {
+        return;
+    }
+    let points = report
+        .resources
+        .iter_mut()
+        .flat_map(|resource| &mut resource.points);
+    let known = points
+        .filter(|point| point.metric == &REPORT_POINTS_CUT)
+        .map(|point| &mut point.value);
+    for value in known {
+        if let Number::Int(known) = value {
+            *known = known.saturating_add(i64::try_from(cut).unwrap_or(i64::MAX));
+            return;
+        }
+    }
+    let point = point(&REPORT_POINTS_CUT, None, count(cut), None);
+    put(report, Subject::default(), vec![point]);
+}
+
+/// For how long the collector may be away, by pod UID and container.
+fn budgets(snapshot: &Snapshot) -> BTreeMap<(&str, &str), Duration> {
+    let known = snapshot.logs.iter().filter_map(|logs: &LogView| {
+        let subject = &logs.subject;
+        let key = (subject.pod_uid.as_deref()?, subject.container.as_deref()?);
+        Some((key, logs.outage_budget()?))
+    });
+    known.collect()
 }
 
 fn of_counts(counts: &Counts, start: UnixNanos) -> Vec<Point> {
@@ -41,8 +110,18 @@ fn of_counts(counts: &Counts, start: UnixNanos) -> Vec<Point> {
 }
 
 fn of_lost(lost: &BTreeMap<&'static str, Lost>, start: UnixNanos) -> Vec<Point> {
-    let mut points = Vec::new();
+    let mut by_reason: BTreeMap<&'static str, Lost> = BTreeMap::new();
     for (reason, lost) in lost {
+        let reason = REASONS
+            .iter()
+            .find(|known| *known == reason)
+            .unwrap_or(&"export");
+        let sum = by_reason.entry(reason).or_default();
+        sum.records += lost.records;
+        sum.bytes += lost.bytes;
+    }
+    let mut points = Vec::new();
+    for (reason, lost) in by_reason {
         let reason = Some((attribute::REASON, AttributeValue::Word(reason)));
         points.push(point(
             &LOG_LOST,
@@ -106,7 +185,9 @@ mod tests {
     use std::collections::BTreeSet;
 
     use plumbline_core::metric::CATALOGUE;
-    use plumbline_core::settings::NodeIdentity;
+    use plumbline_core::node::NodeState;
+    use plumbline_core::settings::{CoreSettings, NodeIdentity};
+    use plumbline_core::time::Timestamp;
     use plumbline_logs::source::{PodName, Source};
     use plumbline_logs::stats::ContainerStats;
 
@@ -137,6 +218,7 @@ mod tests {
                 source,
                 counts,
                 lag: 7,
+                unread: 3,
                 retained: 100,
             }],
             lost: BTreeMap::from([(
@@ -159,7 +241,19 @@ mod tests {
             resources: Vec::new(),
             findings: Vec::new(),
         };
-        add(&mut report, &stats(), &Index::new(node), UnixNanos(1));
+        let state = NodeState::new(node.clone(), CoreSettings::default());
+        let mut snapshot = state.snapshot(Timestamp(1));
+        snapshot.logs = vec![LogView {
+            subject: Subject {
+                pod_uid: Some("u".into()),
+                container: Some("app".into()),
+                ..Subject::default()
+            },
+            kept_bytes: 600,
+            bytes_per_second: Some(10),
+            ..LogView::default()
+        }];
+        add(&mut report, &stats(), &Index::new(node), &snapshot);
         // The node comes first, as in every report.
         let pods: Vec<_> = report
             .resources
@@ -187,7 +281,7 @@ mod tests {
             .iter()
             .map(|point| point.value.clone())
             .collect();
-        let want = [40, 30, 7, 5, 0, 4, 3].map(Number::Int);
+        let want = [40, 30, 7, 5, 0, 60, 4, 3].map(Number::Int);
         assert_eq!(values, want);
     }
 }

@@ -1,6 +1,7 @@
 //! What `/status` says, and how `plumbline status` prints it.
 
 mod kept;
+mod logs;
 
 use std::collections::BTreeMap;
 
@@ -53,6 +54,9 @@ pub(super) struct Status {
     /// The file in which findings outlive the agent; absent without one.
     #[serde(default)]
     state: serde_json::Value,
+    /// Container logs; absent where they are not read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    logs: Option<logs::LogsStatus>,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -174,6 +178,10 @@ impl Status {
             export: serde_json::to_value(&published.lanes).unwrap_or_default(),
             config: serde_json::to_value(&published.kept.config).unwrap_or_default(),
             state: serde_json::to_value(&published.kept.state).unwrap_or_default(),
+            logs: published
+                .logs
+                .as_ref()
+                .map(|stats| logs::LogsStatus::new(stats, snapshot)),
         }
     }
 }
@@ -288,6 +296,9 @@ pub(super) fn table(status: &Status) -> String {
         lanes.map(lane),
     );
     kept::lines(&mut text, status);
+    if let Some(logs) = &status.logs {
+        logs.show(&mut text);
+    }
     for problem in status
         .declared
         .iter()

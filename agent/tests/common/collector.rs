@@ -77,6 +77,12 @@ struct State {
     metrics: Mutex<Vec<ExportMetricsServiceRequest>>,
     logs: Mutex<Vec<ExportLogsServiceRequest>>,
     connections: Mutex<u32>,
+    /// 403 to requests over HTTP that contain this.
+    unwanted: Mutex<Option<&'static [u8]>>,
+    /// Answers come this late.
+    delay: Mutex<Duration>,
+    /// Requests under way, and the most that were.
+    at_once: Mutex<(u32, u32)>,
 }
 
 pub(crate) struct Collector {
@@ -112,15 +118,23 @@ impl Collector {
 
     /// At an address where one was before.
     pub(crate) async fn again(address: SocketAddr, protocol: Protocol) -> Self {
-        let listener = TcpListener::bind(address).await.unwrap();
-        Self::on(
-            listener,
-            Options {
-                protocol,
-                tls: None,
-                takes_gzip: true,
-            },
-        )
+        let options = Options {
+            protocol,
+            tls: None,
+            takes_gzip: true,
+        };
+        Self::again_with(address, options).await
+    }
+
+    pub(crate) async fn again_with(address: SocketAddr, options: Options) -> Self {
+        // Connections of the one before may still be closing.
+        for _ in 0..500 {
+            if let Ok(listener) = TcpListener::bind(address).await {
+                return Self::on(listener, options);
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        panic!("{address} is not free");
     }
 
     fn on(listener: TcpListener, options: Options) -> Self {
@@ -140,6 +154,21 @@ impl Collector {
     /// What the next requests are answered; after that, [`Answer::Ok`].
     pub(crate) fn script(&self, answers: impl IntoIterator<Item = Answer>) {
         lock(&self.state.script).extend(answers);
+    }
+
+    /// From now on requests over HTTP with these bytes in them are refused, as a filter before a collector would.
+    pub(crate) fn refuse_what_contains(&self, bytes: &'static [u8]) {
+        *lock(&self.state.unwanted) = Some(bytes);
+    }
+
+    /// From now on answers come this late.
+    pub(crate) fn answer_after(&self, delay: Duration) {
+        *lock(&self.state.delay) = delay;
+    }
+
+    /// The most requests that were under way at one time.
+    pub(crate) fn at_once_max(&self) -> u32 {
+        lock(&self.state.at_once).1
     }
 
     /// The variables that lead a sender here.
@@ -231,6 +260,19 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
 type Answered = Result<Response<Body>, Box<dyn std::error::Error + Send + Sync>>;
 
 impl State {
+    /// Counts a request, and makes it wait.
+    async fn count(self: &Arc<Self>) -> Counted {
+        {
+            let mut at_once = lock(&self.at_once);
+            at_once.0 += 1;
+            at_once.1 = at_once.1.max(at_once.0);
+        }
+        let counted = Counted(Arc::clone(self));
+        let delay = *lock(&self.delay);
+        tokio::time::sleep(delay).await;
+        counted
+    }
+
     fn note(&self, request: &Request<Incoming>) -> Answer {
         let seen = Seen {
             path: request.uri().path().to_owned(),
@@ -238,6 +280,15 @@ impl State {
         };
         lock(&self.seen).push(seen);
         lock(&self.script).pop_front().unwrap_or(Answer::Ok)
+    }
+}
+
+/// A request under way.
+struct Counted(Arc<State>);
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        lock(&self.0.at_once).0 -= 1;
     }
 }
 
@@ -264,6 +315,7 @@ async fn by_script(answer: &Answer) -> Option<Answered> {
 }
 
 async fn grpc(mut request: Request<Incoming>, takes_gzip: bool, state: Arc<State>) -> Answered {
+    let _counted = state.count().await;
     let answer = state.note(&request);
     if let Some(answered) = by_script(&answer).await {
         return answered;
@@ -347,6 +399,11 @@ async fn http1(request: Request<Incoming>, takes_gzip: bool, state: Arc<State>) 
     let answer = state.note(&request);
     let (head, body) = request.into_parts();
     let body = body.collect().await?.to_bytes();
+    let _counted = state.count().await;
+    let unwanted = *lock(&state.unwanted);
+    if unwanted.is_some_and(|bytes| body.windows(bytes.len()).any(|window| window == bytes)) {
+        return plain(403, &[], "not this one");
+    }
     if let Some(answered) = by_script(&answer).await {
         return answered;
     }

@@ -4,6 +4,7 @@
 mod canary;
 mod ends;
 mod life;
+mod logs;
 mod same;
 
 use std::collections::BTreeSet;

@@ -167,7 +167,7 @@ impl<'a> Watched<'a> {
 
 /// Whether rules of this category go by what is seen of the network.
 fn is_of_network(category: &str) -> bool {
-    !matches!(category, "cpu" | "images" | "monitoring")
+    !matches!(category, "cpu" | "images" | "logs" | "monitoring")
 }
 
 fn is_covered(container: &ContainerView) -> bool {

@@ -17,8 +17,8 @@ use crate::rules::evaluate;
 use crate::settings::{CoreSettings, NodeIdentity};
 use crate::sketch::Sketch;
 use crate::snapshot::{
-    BindScope, ContainerView, CpuRates, CpuView, Distribution, FlowView, ListenerView, NodeCpuView,
-    Peer, PeerKind, Snapshot, WindowView,
+    BindScope, ContainerView, CpuRates, CpuView, Distribution, FlowView, ListenerView, LogView,
+    NodeCpuView, Peer, PeerKind, Snapshot, WindowView,
 };
 use crate::time::{ClockAnchor, Timestamp, UnixNanos};
 
@@ -245,6 +245,7 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
         "cpu_windows",
         "declared",
         "listeners",
+        "logs",
         "tcp",
     ];
     Snapshot {
@@ -278,6 +279,25 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
         losses: Vec::new(),
         occupancy: Vec::new(),
         transitions: Vec::new(),
+        logs: Vec::new(),
+    }
+}
+
+/// The logs of a container that is well: `shop/web-1/app` of the Deployment `web`.
+pub(crate) fn logs() -> LogView {
+    LogView {
+        subject: Subject {
+            namespace: Some("shop".into()),
+            owner: Some(WorkloadRef {
+                kind: "Deployment".into(),
+                name: "web".into(),
+            }),
+            pod: Some("web-1".into()),
+            container: Some("app".into()),
+            ..Subject::default()
+        },
+        kept_bytes: 50 << 20,
+        ..LogView::default()
     }
 }
 

@@ -7,6 +7,7 @@ use proptest::prelude::*;
 use prost::Message as _;
 
 use super::*;
+use crate::severity::Severity;
 
 fn pair(key: &str, value: Value) -> KeyValue {
     KeyValue {
@@ -40,6 +41,10 @@ fn official(record: &Record<'_>, observed: u64) -> LogRecord {
         attributes.push(pair(IOSTREAM, Value::StringValue(stream.as_str().into())));
     }
     LogRecord {
+        severity_number: record
+            .severity
+            .map_or(0, |severity| severity.number().into()),
+        severity_text: record.severity.map_or("", Severity::as_str).into(),
         time_unix_nano: record.time,
         observed_time_unix_nano: observed,
         body: Some(AnyValue { value: Some(body) }),
@@ -106,13 +111,20 @@ fn records() -> impl Strategy<Value = Vec<Record<'static>>> {
         Just(Some(Stream::Stdout)),
         Just(Some(Stream::Stderr))
     ];
-    let record = (any::<u64>(), stream, content, any::<bool>(), any::<bool>()).prop_map(
-        |(time, stream, content, truncated, unparsed)| Record {
+    let severity = prop_oneof![
+        Just(None),
+        Just(Some(Severity::Warn)),
+        Just(Some(Severity::Fatal))
+    ];
+    let flags = (any::<bool>(), any::<bool>());
+    let record = (any::<u64>(), stream, content, flags, severity).prop_map(
+        |(time, stream, content, (truncated, unparsed), severity)| Record {
             time,
             stream,
             content: content.into(),
             truncated,
             unparsed,
+            severity,
         },
     );
     proptest::collection::vec(record, 0..8)
@@ -149,6 +161,7 @@ fn golden() {
         content: b"hi".as_slice().into(),
         truncated: false,
         unparsed: false,
+        severity: None,
     };
     let want = "\\x122\\t\\x01\\x00\\x00\\x00\\x00\\x00\\x00\\x00*\\x04\\n\\x02hi\
                 2\\x18\\n\\x0clog.iostream\\x12\\x08\\n\\x06stderrY\\x02\\x00\\x00\\x00\\x00\\x00\\x00\\x00";

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use crate::batch::SourceId;
+use crate::checkpoint::Entry;
 use crate::container::{Container, Scan};
 use crate::file::Handle as FileHandle;
 use crate::guard::{self, Refused, Root};
 use crate::source::{PodName, Source};
+use crate::stats::Counts;
 
 use super::Tailer;
 
@@ -94,7 +96,9 @@ impl Tailer {
                 refuse("name");
                 continue;
             };
-            if self.settings.exclude_uids.contains(&pod.uid) {
+            if self.settings.exclude_uids.contains(&pod.uid)
+                || !self.settings.select.namespace(&pod.namespace)
+            {
                 continue;
             }
             let containers = match list(&pod.directory()) {
@@ -110,12 +114,14 @@ impl Tailer {
                 }
             };
             for container in containers {
-                match crate::source::container_name(&container) {
-                    Some(container) => sources.push(Source {
-                        pod: pod.clone(),
-                        container,
-                    }),
-                    None => refuse("name"),
+                let Some(container) = crate::source::container_name(&container) else {
+                    refuse("name");
+                    continue;
+                };
+                let pod = pod.clone();
+                let source = Source { pod, container };
+                if self.settings.select.container(&source) && self.resources.is_wanted(&source) {
+                    sources.push(source);
                 }
             }
         }
@@ -136,8 +142,9 @@ impl Tailer {
         let id = SourceId(self.next_source);
         let pending = self.pending.remove(&source).unwrap_or_default();
         self.by_source.insert(source.clone(), id);
-        self.containers
-            .insert(id, Box::new(Container::new(id, source, pending)));
+        let mut container = Container::new(id, source, pending);
+        container.counts = self.ended.take(&container.source).unwrap_or_default();
+        self.containers.insert(id, Box::new(container));
     }
 
     fn scan_one(&mut self, directory: &str, now: Duration) {
@@ -159,7 +166,7 @@ impl Tailer {
             refused: &mut self.stats.refused,
         };
         container.scan(&mut scan);
-        let due = container.merger.is_open() || container.next_finished(now).is_some();
+        let due = container.is_open() || container.next_finished(now).is_some();
         if due
             || container
                 .files
@@ -175,7 +182,8 @@ impl Tailer {
         let mut held = Vec::new();
         for (id, container) in &self.containers {
             for file in &container.files {
-                if let (Some(since), FileHandle::Plain(_)) = (file.missing, &file.handle) {
+                let since = file.missing.or(file.unlinked);
+                if let (Some(since), FileHandle::Plain(_)) = (since, &file.handle) {
                     held.push((since, *id, file.id, file.stamp.size));
                 }
             }
@@ -191,8 +199,14 @@ impl Tailer {
             let Some(container) = self.containers.get_mut(&id) else {
                 continue;
             };
-            if let Some(file) = container.files.iter_mut().find(|known| known.id == file) {
-                container.counts.lose("deleted", 0, file.unread());
+            let compressed = self
+                .root
+                .as_ref()
+                .is_some_and(|root| container.fall_back(file, root));
+            let reason = container.gone_reason();
+            let file = container.files.iter_mut().find(|known| known.id == file);
+            if let Some(file) = file.filter(|_| !compressed) {
+                container.counts.lose(reason, 0, file.unread());
                 file.handle = FileHandle::Closed;
             }
         }
@@ -202,29 +216,39 @@ impl Tailer {
         let over = now >= self.pending_until;
         for container in self.containers.values_mut() {
             container.forget(now);
+            let reason = container.gone_reason();
             if over {
                 for entry in container.pending.drain(..) {
-                    container
-                        .counts
-                        .lose("deleted", 0, entry.size.saturating_sub(entry.offset));
+                    container.counts.lose_if(reason, entry.unread());
                 }
             }
         }
+        let mut ended = Vec::new();
         // With the root not readable, nothing is known to be gone.
         if over && self.root.is_some() && self.stats.root_error.is_none() {
-            for entry in self.pending.drain().flat_map(|(_, entries)| entries) {
-                let lost = self.stats.lost.entry("deleted").or_default();
-                lost.bytes += entry.size.saturating_sub(entry.offset);
-            }
+            let lost = |(source, entries): (Source, Vec<Entry>)| {
+                let mut counts = Counts::default();
+                counts.lose_if("deleted", entries.iter().map(Entry::unread).sum());
+                (source, counts)
+            };
+            ended.extend(self.pending.drain().map(lost));
+            ended.sort_by(|a, b| a.0.cmp(&b.0));
         }
         let by_source = &mut self.by_source;
         self.containers.retain(|_, container| {
-            let ended =
+            let over =
                 !container.present && container.files.is_empty() && container.pending.is_empty();
-            if ended {
+            if over {
                 by_source.remove(&container.source);
+                let counts = std::mem::take(&mut container.counts);
+                ended.push((container.source.clone(), counts));
             }
-            !ended
+            !over
         });
+        for (source, counts) in ended {
+            let gives_way = self.ended.add(now, source, counts);
+            self.retire(gives_way);
+        }
+        self.ended.expire(now);
     }
 }

@@ -197,6 +197,7 @@ mod tests {
             content: b"x".as_slice().into(),
             truncated: false,
             unparsed: false,
+            severity: None,
         };
         out.push(&Encoder::new(1), &record, true);
         out.note_time(Duration::ZERO);

@@ -7,19 +7,24 @@ use crate::clock;
 use crate::container::Container;
 use crate::file::Handle;
 use crate::line::{self, Line, Stream};
-use crate::offsets::Place;
+use crate::offsets::{FileId, Place};
 use crate::otlp::Encoder;
-use crate::partial::{Record, Room};
+use crate::partial::{Merger, Record, Room};
 
 use super::Settings;
 use super::output::Output;
+use super::ship::{Care, Ship};
 
 /// Bytes read at once: they stay in the processor's cache until they are encoded.
 const CHUNK: usize = 128 << 10;
 /// What a runtime writes before a line's content, at most.
 const LINE_HEAD: usize = 4 << 10;
+/// Bytes of lines beyond the longest record.
+const TOO_LONG: &str = "line_too_long";
 /// A part of a line that nothing follows for so long is shipped by itself.
 const PARTIAL_PATIENCE: Duration = Duration::from_secs(5);
+/// A message of several lines that nothing follows for so long is complete.
+const JOIN_PATIENCE: Duration = Duration::from_secs(1);
 
 /// Reads; one buffer serves all files.
 pub(super) struct Reader {
@@ -28,6 +33,7 @@ pub(super) struct Reader {
     buffer_max: usize,
     line_bytes_max: usize,
     room: Room,
+    care: Care,
 }
 
 /// What lines go through.
@@ -35,6 +41,7 @@ struct Feed<'a> {
     container: &'a mut Container,
     out: &'a mut Output,
     room: &'a mut Room,
+    care: &'a mut Care,
     encoder: Encoder,
     now: Duration,
     line_bytes_max: usize,
@@ -50,6 +57,7 @@ impl Reader {
             buffer_max,
             line_bytes_max: settings.line_bytes_max,
             room: Room::new(settings.partial_bytes_max),
+            care: Care::new(settings),
         }
     }
 
@@ -61,12 +69,13 @@ impl Reader {
         now: Duration,
         out: &mut Output,
     ) -> (u64, bool) {
+        self.care.begin(&container.source.pod.uid, now);
         let mut used = 0;
         let more = loop {
             if used >= bytes || !out.has_room() {
                 break true;
             }
-            let Some(index) = container.next_readable() else {
+            let Some(index) = container.next_readable(now) else {
                 break false;
             };
             used += self.read(container, index, false, now, out);
@@ -82,6 +91,7 @@ impl Reader {
             container.note(&mut out.resume);
         }
         out.note_time(now);
+        self.care.end(&container.source.pod.uid);
         (used, more)
     }
 
@@ -161,7 +171,7 @@ impl Reader {
         }
         if is_final && used == filled {
             if matches!(&file.handle, Handle::Gzip(gzip) if gzip.broken) {
-                container.counts.lose("gzip", 0, 0);
+                container.counts.lose("gzip", 0, file.unread());
             }
             file.handle = Handle::Closed;
         }
@@ -194,7 +204,7 @@ impl Reader {
             let newline = memchr::memchr(b'\n', chunk);
             at = newline.map_or(chunk.len(), |newline| newline + 1);
             file.skip_line = newline.is_none();
-            container.counts.lose("truncated", 0, at as u64);
+            container.counts.lose(TOO_LONG, 0, at as u64);
         }
         let mut feed = Feed {
             encoder: Encoder::new(clock::unix_ns()),
@@ -202,6 +212,7 @@ impl Reader {
             container,
             out,
             room: &mut self.room,
+            care: &mut self.care,
             now,
             line_bytes_max: self.line_bytes_max,
         };
@@ -232,28 +243,54 @@ impl Reader {
         chunk.len()
     }
 
+    /// What is open is shipped as it is: nothing goes on from one run of a container to the next.
     fn end_run(&mut self, container: &mut Container, out: &mut Output) {
-        let encoder = Encoder::new(clock::unix_ns());
-        let counts = &mut container.counts;
-        container.merger.end(&mut self.room, |record| {
-            counts.count(record.stream);
-            out.push(&encoder, &record, false);
-        });
+        self.ship_open(container, Duration::MAX, Duration::MAX, out);
+        container.merger = Merger::default();
     }
 
     fn flush_partials(&mut self, container: &mut Container, now: Duration, out: &mut Output) {
-        let Some(before) = now.checked_sub(PARTIAL_PATIENCE) else {
-            return;
-        };
-        if !container.merger.is_open() {
-            return;
+        let before = |patience| now.checked_sub(patience).unwrap_or_default();
+        if container.is_open() {
+            let (parts, lines) = (before(PARTIAL_PATIENCE), before(JOIN_PATIENCE));
+            self.ship_open(container, parts, lines, out);
         }
+    }
+
+    /// Parts and messages that nothing was added to since then.
+    fn ship_open(
+        &mut self,
+        container: &mut Container,
+        parts: Duration,
+        lines: Duration,
+        out: &mut Output,
+    ) {
+        let Container {
+            id,
+            merger,
+            joiner,
+            counts,
+            ..
+        } = container;
         let encoder = Encoder::new(clock::unix_ns());
-        let counts = &mut container.counts;
-        container.merger.flush(before, &mut self.room, |record| {
-            counts.count(record.stream);
-            out.push(&encoder, &record, false);
+        let (cap, care) = (self.line_bytes_max, &mut self.care);
+        let mut ship = Ship {
+            out,
+            encoder: &encoder,
+            counts,
+        };
+        // It is cut, so it is not held, and where it began does not matter.
+        let nowhere = Place {
+            file: FileId {
+                source: *id,
+                number: 0,
+            },
+            offset: 0,
+        };
+        merger.flush(parts, &mut self.room, |record| {
+            ship.put(record, false, nowhere, joiner, care, cap, Duration::ZERO);
         });
+        ship.flush(lines, joiner, care);
     }
 }
 
@@ -261,7 +298,7 @@ impl Feed<'_> {
     /// A line of the file, without its newline; `bytes` are those it takes in the file.
     fn line(&mut self, raw: &[u8], place: Place, bytes: u64) {
         let Some(line) = line::parse(raw) else {
-            self.unparsed(raw, bytes, false);
+            self.unparsed(raw, place, bytes, false);
             return;
         };
         self.container.counts.take(Some(line.stream), bytes);
@@ -280,54 +317,63 @@ impl Feed<'_> {
                 };
                 self.parsed(&whole, place, true);
             }
-            None => self.unparsed(raw, bytes, true),
+            None => self.unparsed(raw, place, bytes, true),
         }
     }
 
     fn parsed(&mut self, line: &Line<'_>, place: Place, cut: bool) {
-        let (counts, merger) = (&mut self.container.counts, &mut self.container.merger);
-        if !line.partial && line.content.len() <= self.line_bytes_max && merger.is_idle(line.stream)
-        {
-            counts.count(Some(line.stream));
+        let Container {
+            merger,
+            joiner,
+            counts,
+            ..
+        } = &mut *self.container;
+        let (cap, now, valid, care) = (self.line_bytes_max, self.now, self.valid, &mut *self.care);
+        let mut ship = Ship {
+            out: self.out,
+            encoder: &self.encoder,
+            counts,
+        };
+        if !line.partial && line.content.len() <= cap && merger.is_idle(line.stream) {
             let record = Record {
                 time: line.time,
                 stream: Some(line.stream),
                 content: Cow::Borrowed(&line.content),
                 truncated: cut,
                 unparsed: false,
+                severity: None,
             };
-            self.out.push(&self.encoder, &record, self.valid);
+            ship.put(record, valid, place, joiner, care, cap, now);
             return;
         }
-        let (out, encoder, valid) = (&mut *self.out, &self.encoder, self.valid);
+        let start = merger.start_of(line.stream).unwrap_or(place);
         let emit = |mut record: Record<'_>| {
-            counts.count(record.stream);
             record.truncated |= cut;
-            // Parts of a character may be in two lines.
-            out.push(
-                encoder,
-                &record,
-                valid && matches!(record.content, Cow::Borrowed(_)) && !record.truncated,
-            );
+            ship.put(record, valid, start, joiner, care, cap, now);
         };
-        let dropped = merger.push(line, place, self.now, self.line_bytes_max, self.room, emit);
-        self.container.counts.lose_if("truncated", dropped);
+        let dropped = merger.push(line, place, now, cap, self.room, emit);
+        self.container.counts.lose_if(TOO_LONG, dropped);
     }
 
-    fn unparsed(&mut self, raw: &[u8], bytes: u64, cut: bool) {
-        let fits = raw.len().min(self.line_bytes_max);
+    fn unparsed(&mut self, raw: &[u8], place: Place, bytes: u64, cut: bool) {
+        let cap = self.line_bytes_max;
+        let fits = raw.len().min(cap);
         let record = Record {
             time: 0,
             stream: None,
             content: Cow::Borrowed(raw.get(..fits).unwrap_or_default()),
             truncated: cut || fits < raw.len(),
             unparsed: true,
+            severity: None,
         };
-        let counts = &mut self.container.counts;
+        let Container { joiner, counts, .. } = &mut *self.container;
         counts.take(None::<Stream>, bytes);
-        counts.count(None);
-        counts.lose_if("truncated", (raw.len() - fits) as u64);
-        self.out
-            .push(&self.encoder, &record, self.valid && fits == raw.len());
+        counts.lose_if(TOO_LONG, (raw.len() - fits) as u64);
+        let mut ship = Ship {
+            out: self.out,
+            encoder: &self.encoder,
+            counts,
+        };
+        ship.put(record, self.valid, place, joiner, self.care, cap, self.now);
     }
 }

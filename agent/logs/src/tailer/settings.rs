@@ -3,6 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::join::Rule;
+use crate::process::Process;
+use crate::select::Select;
+
 /// What the reader is told.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -32,6 +36,14 @@ pub struct Settings {
     pub drain: Duration,
     /// Pods that are not read, by UID: the agent's own.
     pub exclude_uids: Vec<String>,
+    /// Which containers are read.
+    pub select: Select,
+    /// What is done with each record.
+    pub process: Process,
+    /// Which lines are joined to one record; `None`: none.
+    pub join: Option<Rule>,
+    /// Bytes that a pod may log in a second, in the long run; what is more is dropped and counted.
+    pub pod_bytes_per_second: Option<u64>,
 }
 
 impl Settings {
@@ -52,6 +64,10 @@ impl Settings {
             held_time_max: Duration::from_mins(10),
             drain: Duration::from_secs(3),
             exclude_uids: Vec::new(),
+            select: Select::default(),
+            process: Process::default(),
+            join: None,
+            pod_bytes_per_second: None,
         }
     }
 }

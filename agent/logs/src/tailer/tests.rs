@@ -1,10 +1,14 @@
 //! The reader against a double of the kubelet, with an oracle that numbers every record.
 
+mod faults;
+mod hostile;
 mod identity;
 mod kill;
 mod kubelet;
 mod late;
 mod lines;
+mod load;
+mod options;
 mod oracle;
 mod rotation;
 mod tricks;

@@ -198,6 +198,16 @@ impl Need<'_> {
 /// Why a probe that was planned could not be attached; it measures nothing.
 #[must_use]
 pub fn broken(probe: &str, error: &str) -> ProbeStatus {
+    left_out(probe, Health::Broken, error)
+}
+
+/// The same where it lacks a right that only attaching asked for.
+#[must_use]
+pub fn unsupported(probe: &str, what: &str) -> ProbeStatus {
+    left_out(probe, Health::Unsupported, what)
+}
+
+fn left_out(probe: &str, health: Health, why: &str) -> ProbeStatus {
     let without = match probe {
         TCP => WITHOUT_TCP,
         UDP => WITHOUT_UDP,
@@ -206,8 +216,8 @@ pub fn broken(probe: &str, error: &str) -> ProbeStatus {
     };
     ProbeStatus {
         probe: probe.to_owned(),
-        health: Health::Broken,
-        reason: Some(format!("{error}; {without}")),
+        health,
+        reason: Some(format!("{why}; {without}")),
     }
 }
 

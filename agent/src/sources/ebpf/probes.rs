@@ -1,6 +1,7 @@
 //! From a plan to attached programs: each step that fails takes one probe with it and no other.
 
 use std::collections::BTreeSet;
+use std::io;
 
 use anyhow::{Context as _, anyhow};
 use aya::maps::{MapData, PerCpuArray, RingBuf};
@@ -137,7 +138,20 @@ impl Probes {
         if plan.cpu_windows == Verdict::Attach {
             match attach_cpu(&mut keeper) {
                 Ok(windows) => self.windows = Some(windows),
-                Err(error) => self.cpu_windows = plan::broken(CPU_WINDOWS, &format!("{error:#}")),
+                Err(error) => {
+                    let error_text = format!("{error:#}");
+                    self.cpu_windows = if is_denied(&error) && perf_is_for_admins() {
+                        plan::unsupported(
+                            CPU_WINDOWS,
+                            &format!(
+                                "missing CAP_SYS_ADMIN, which this kernel asks for perf events \
+                                 (kernel.perf_event_paranoid; {error_text})"
+                            ),
+                        )
+                    } else {
+                        plan::broken(CPU_WINDOWS, &error_text)
+                    };
+                }
             }
         }
         let rings = keeper
@@ -174,6 +188,22 @@ fn attach_cpu(keeper: &mut Keeper) -> anyhow::Result<Windows> {
     keeper.trace(names::SWITCH, "sched_switch")?;
     keeper.tick(&online_cpus()?)?;
     Windows::new(keeper, clock::monotonic())
+}
+
+/// Whether the kernel refused for want of rights.
+fn is_denied(error: &anyhow::Error) -> bool {
+    let mut causes = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>());
+    causes.any(|cause| cause.kind() == io::ErrorKind::PermissionDenied)
+}
+
+/// Whether perf events are for nobody but who has CAP_SYS_ADMIN: Debian's kernels know a level of restriction that the
+/// kernel itself does not, and no CAP_PERFMON there.
+fn perf_is_for_admins() -> bool {
+    let level = std::fs::read_to_string("/proc/sys/kernel/perf_event_paranoid").ok();
+    let level = level.and_then(|text| text.trim().parse::<i32>().ok());
+    level.is_some_and(|level| level > 2)
 }
 
 /// CPUs that run.

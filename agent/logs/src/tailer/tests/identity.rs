@@ -129,10 +129,78 @@ fn deleted_files_are_held_within_a_budget() {
         let lost = stats
             .containers
             .first()
-            .and_then(|container| container.counts.lost.get("deleted").copied());
+            .and_then(|container| container.counts.lost.get("rotated").copied());
         lost.is_some_and(|lost| lost.bytes > 500_000) && stats.files_open == 0
     });
     reader.stop();
+}
+
+/// A file that the kubelet has compressed takes room as long as it is held open in its old form: beyond the budget it is read
+/// on from its new one, and nothing is lost.
+#[test]
+fn a_held_file_that_was_compressed_is_read_on_from_its_new_form() {
+    let pod = Pod::new();
+    let mut settings = pod.settings();
+    (settings.batch_bytes, settings.in_flight_max) = (40 << 10, 1);
+    settings.held_bytes_max = 1_000;
+    let gate = Gate {
+        arrived: pod.arrived.clone(),
+        ..Gate::default()
+    };
+    let open = std::sync::Arc::clone(&gate.open);
+    let all = lines(0..20_000);
+    fs::write(pod.path("0.log"), &all).unwrap();
+    let waker = crate::watch::Waker::new().unwrap();
+    let reader = super::spawn(settings, Box::new(gate), Box::new(super::Paths), waker).unwrap();
+    until("reading to stop", || reader.stats().read().in_flight == 1);
+    let rotated = pod.path("0.log.20261125-100000");
+    fs::rename(pod.path("0.log"), &rotated).unwrap();
+    fs::write(pod.path("0.log"), lines(20_000..20_001)).unwrap();
+    let compressed = fs::File::create(pod.path("0.log.20261125-100000.gz")).unwrap();
+    let mut encoder = flate2::write::GzEncoder::new(compressed, flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, all.as_bytes()).unwrap();
+    encoder.finish().unwrap();
+    until("it to be known", || reader.stats().read().files_open == 2);
+    // Twice, so that one look has seen both forms.
+    std::thread::sleep(Duration::from_millis(200));
+    fs::remove_file(&rotated).unwrap();
+    let held = || {
+        let fds = fs::read_dir("/proc/self/fd").unwrap();
+        let targets = fds.filter_map(|fd| fs::read_link(fd.unwrap().path()).ok());
+        let name = format!("{} (deleted)", rotated.display());
+        targets
+            .into_iter()
+            .any(|target| target.to_string_lossy() == name)
+    };
+    until("the old form to be closed", || !held());
+    open.store(true, std::sync::atomic::Ordering::Relaxed);
+    pod.arrives(20_001);
+    let stats = reader.join();
+    assert_eq!(pod.arrived.len(), 20_001);
+    assert!(stats.containers[0].counts.lost.is_empty(), "{stats:?}");
+}
+
+/// Answers nothing until it is opened.
+#[derive(Default)]
+struct Gate {
+    arrived: Arrived,
+    open: std::sync::Arc<std::sync::atomic::AtomicBool>,
+    answers: Vec<crate::sink::Answer>,
+}
+
+impl crate::sink::Sink for Gate {
+    fn send(&mut self, batch: crate::batch::Batch) {
+        self.arrived.take(&batch.request());
+        self.answers.push(crate::sink::Answer::arrived(batch.id));
+    }
+
+    fn answers(&mut self) -> Vec<crate::sink::Answer> {
+        if self.open.load(std::sync::atomic::Ordering::Relaxed) {
+            std::mem::take(&mut self.answers)
+        } else {
+            Vec::new()
+        }
+    }
 }
 
 /// Never answers.
