@@ -64,6 +64,9 @@ fn objects_of_today_give_what_a_dump_of_them_gives() {
             told,
             Declared {
                 source,
+                // Not watched.
+                policies_known: false,
+                policies: Vec::new(),
                 ..load(&path).unwrap()
             }
         );

@@ -180,21 +180,31 @@ impl Policies {
     }
 }
 
-/// Whether a rule matches a flow; `other` is the end that its peers are about.
+/// Whether a rule matches a flow; `other` is the end that its peers are about. Ports first: they are quicker to tell.
 pub(super) fn matches(rule: &Rule, other: &End<'_>, flow: &Flow<'_>) -> Match {
-    let peers = match &rule.peers {
-        None => Match::Yes,
-        Some(peers) => peers
-            .iter()
-            .map(|peer| is_peer(peer, other))
-            .max()
-            .unwrap_or(Match::No),
+    let ports = if rule.ports.is_empty() {
+        Match::Yes
+    } else {
+        best(rule.ports.iter().map(|port| is_port(port, flow)))
     };
-    if peers == Match::No || rule.ports.is_empty() {
-        return peers;
+    match &rule.peers {
+        Some(peers) if ports != Match::No => {
+            ports.and(best(peers.iter().map(|peer| is_peer(peer, other))))
+        }
+        Some(_) | None => ports,
     }
-    let ports = rule.ports.iter().map(|port| is_port(port, flow)).max();
-    peers.and(ports.unwrap_or(Match::No))
+}
+
+/// The best of them; no more are asked once one matches.
+fn best(all: impl Iterator<Item = Match>) -> Match {
+    let mut best = Match::No;
+    for one in all {
+        best = best.max(one);
+        if best == Match::Yes {
+            break;
+        }
+    }
+    best
 }
 
 fn is_peer(peer: &Peer, other: &End<'_>) -> Match {

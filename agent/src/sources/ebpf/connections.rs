@@ -8,6 +8,7 @@ mod books;
 mod landmark;
 mod ledger;
 mod owners;
+mod quiet;
 mod reader;
 
 use std::path::PathBuf;

@@ -189,7 +189,7 @@ fn open(way: &Path, inode: u64) -> io::Result<Option<File>> {
 }
 
 /// The network namespace of the calling thread.
-fn own() -> Option<u64> {
+pub(crate) fn own() -> Option<u64> {
     inode(Path::new("/proc/thread-self/ns/net")).ok()
 }
 

@@ -241,6 +241,28 @@ impl Ledger {
         outside.map(|followed| followed.owner).collect()
     }
 
+    /// How many connections are followed in each namespace.
+    pub(super) fn by_namespace(&self) -> BTreeMap<u64, usize> {
+        let mut counts = BTreeMap::new();
+        for followed in self.followed.values() {
+            *counts.entry(followed.netns).or_default() += 1;
+        }
+        counts
+    }
+
+    /// The connections of a namespace that are followed, to be asked for by name.
+    pub(super) fn named(&self, netns: u64) -> Vec<(u8, SocketId)> {
+        let all = self.followed.values();
+        all.filter(|followed| followed.netns == netns)
+            .map(|followed| (followed.family, followed.id))
+            .collect()
+    }
+
+    /// Connections of this reading that found no entry; `None` when not all of them are remembered.
+    pub(super) fn turned_away(&self) -> Option<usize> {
+        Some(self.refused[0].len()).filter(|many| *many < REFUSED_MAX)
+    }
+
     /// Connections of a namespace that a reading before this one missed already, and this one too: to be asked for by name.
     pub(super) fn doubtful(&self, netns: u64) -> Vec<(u8, SocketId)> {
         let doubtful = self

@@ -1,6 +1,6 @@
 //! The thread that reads every network namespace.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,12 +13,13 @@ use rustix::io::Errno;
 use super::books::{Books, Entries};
 use super::landmark::Landmark;
 use super::ledger::Covered;
+use super::quiet::{self, Counters, NAMED_MAX, Quiet, Way};
 use super::{CONNECTIONS, Settings, broken, unsupported};
 use crate::clock;
 use crate::sources::Sink;
 use crate::sources::ebpf::report::Reporter;
 use crate::sources::sock_diag::message::{Entry, IPV4, IPV6, OPEN, Query, TCP};
-use crate::sources::sock_diag::netns::{self, Closed, NAMESPACES_MAX};
+use crate::sources::sock_diag::netns::{self, Closed, NAMESPACES_MAX, Namespace};
 use crate::sources::sock_diag::socket::{DiagError, DiagSocket};
 
 /// The first reading of a namespace looks at so many times more connections than a later one: it alone tells those that are
@@ -33,10 +34,25 @@ pub(super) struct Reader {
     /// Namespaces that were there at start and were not looked into yet: what is found in them is older than the agent.
     unread: Option<BTreeSet<u64>>,
     landmark: Option<Landmark>,
+    quiet: Quiet,
     /// Readings of a namespace that did not come to its end.
     cut: u64,
     /// Namespaces beyond the limit, of all readings.
     beyond: u64,
+}
+
+/// How a namespace is read, and its counters from before that.
+#[derive(Clone, Copy, Debug)]
+struct Plan {
+    way: Way,
+    counters: Option<Counters>,
+}
+
+impl Plan {
+    const DUMP: Self = Self {
+        way: Way::Dump,
+        counters: None,
+    };
 }
 
 /// What a reading could not look at.
@@ -58,6 +74,7 @@ impl Reader {
             books,
             unread: None,
             landmark: None,
+            quiet: Quiet::default(),
             cut: 0,
             beyond: 0,
         }
@@ -151,11 +168,15 @@ impl Reader {
             unreadable: listing.unreadable,
         };
         self.beyond += listing.beyond as u64;
+        let (namespaces, plans) = self.plan(namespaces, books, covered);
         let mut looked_into = BTreeSet::new();
         for (inode, opened) in netns::visit(namespaces, false)? {
             let older = unread.contains(&inode);
             let read = match opened {
-                Ok(mut opened) => self.ask(&mut opened.socket, books, (inode, older)),
+                Ok(mut opened) => {
+                    let plan = plans.get(&inode).copied().unwrap_or(Plan::DUMP);
+                    self.ask(&mut opened.socket, books, (inode, older), plan)
+                }
                 Err(Closed::Gone) => continue,
                 Err(Closed::Refused(errno)) => Err(errno.into()),
             };
@@ -181,8 +202,61 @@ impl Reader {
         Ok(left)
     }
 
+    /// The namespaces that have to be looked into, and how. The others have no connection that could have moved bytes.
+    fn plan(
+        &mut self,
+        mut namespaces: Vec<Namespace>,
+        books: &Books<Entries>,
+        covered: &mut Covered,
+    ) -> (Vec<Namespace>, BTreeMap<u64, Plan>) {
+        let followed = books.ledger.by_namespace();
+        self.quiet.retain(|inode| covered.listed.contains(&inode));
+        let mut plans = BTreeMap::new();
+        namespaces.retain(|namespace| {
+            let inode = namespace.inode;
+            let counters = quiet::counters(namespace);
+            let mut way = self.quiet.way(inode, counters);
+            let followed = followed.get(&inode).copied().unwrap_or(0);
+            // The agent's own connection must be found by a dump.
+            if followed > NAMED_MAX || netns::own() == Some(inode) {
+                way = Way::Dump;
+            }
+            if way == Way::Named && followed == 0 {
+                covered.read.insert(inode);
+                return false;
+            }
+            plans.insert(inode, Plan { way, counters });
+            true
+        });
+        (namespaces, plans)
+    }
+
     /// Reads one namespace. `false` when it has too many connections.
     fn ask(
+        &mut self,
+        socket: &mut DiagSocket,
+        books: &mut Books<Entries>,
+        (netns, older): (u64, bool),
+        plan: Plan,
+    ) -> Result<bool, DiagError> {
+        if plan.way == Way::Named {
+            for (family, id) in books.ledger.named(netns) {
+                if let Some(entry) = socket.find(open(family), &id)? {
+                    self.found(&entry, books, (netns, older));
+                }
+            }
+            return Ok(true);
+        }
+        let before = books.ledger.turned_away();
+        let whole = self.dump(socket, books, (netns, older))?;
+        let all_followed = before.is_some() && books.ledger.turned_away() == before;
+        self.quiet
+            .dumped(netns, plan.counters, whole && all_followed);
+        Ok(whole)
+    }
+
+    /// Reads everything in one namespace. `false` when it has too many connections.
+    fn dump(
         &mut self,
         socket: &mut DiagSocket,
         books: &mut Books<Entries>,
