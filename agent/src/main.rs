@@ -159,7 +159,9 @@ fn check_node(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         let by = hidden.suppression.as_ref();
         let until = by.map(|by| by.until.to_string()).unwrap_or_default();
         let (rule, fingerprint) = (hidden.rule_id, &hidden.fingerprint);
-        say(&format!("plumbline: hidden until {until}: {rule} {fingerprint}"));
+        say(&format!(
+            "plumbline: hidden until {until}: {rule} {fingerprint}"
+        ));
     }
     for line in checked.unused.iter().chain(&checked.missing) {
         say(&format!("plumbline: {}", present::plain(line)));
