@@ -323,10 +323,10 @@ fn a_suppression_hides_until_it_is_over_and_what_is_hidden_is_explained() {
     assert_eq!(code, Some(0), "{error}");
     for part in [
         "Declared",
-        "tcp/6060",
+        &format!("tcp/{UNDECLARED}"),
         "Evidence",
         "INC-42",
-        "containerPort: 6060",
+        &format!("containerPort: {UNDECLARED}"),
     ] {
         assert!(text.contains(part), "{part}:\n{text}");
     }
