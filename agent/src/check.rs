@@ -25,6 +25,8 @@ const SCANS: u32 = 2;
 pub struct Checked {
     /// Open findings, worst first.
     pub findings: Vec<Finding>,
+    /// Findings that the configuration hides.
+    pub suppressed: Vec<Finding>,
     /// What was not measured or compared: with it, no findings does not mean none.
     pub missing: Vec<String>,
     /// Declared objects that could not be used, and why.
@@ -104,6 +106,7 @@ pub async fn check(
         missing: missing(config, &last.snapshot),
         unused: unused(&last.snapshot),
         findings: last.open,
+        suppressed: last.suppressed,
     })
 }
 

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use plumbline_core::finding::Severity;
+use serde::{Deserialize, Serialize};
 
 use crate::config::Span;
 use crate::logs::options::LogArgs;
@@ -40,6 +41,12 @@ Examples:
   kubectl get pods,services -A -o json > pods.json && sudo plumbline check --declared pods.json
   sudo plumbline check --declared pods.json --duration 60s --output json --fail-on medium";
 
+const EXPLAIN_EXAMPLES: &str = "\
+Examples:
+  plumbline explain P001
+  plumbline explain 3f9a0c1d22e4
+  plumbline explain 3f9a0c1d22e4 --patch > patch.yaml";
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -53,6 +60,42 @@ pub enum Command {
     Replay(ReplayArgs),
     /// Ask the running agent how it is
     Status(StatusArgs),
+    /// Say what a finding of the running agent rests on and what to do, or what a rule looks for
+    #[command(after_help = EXPLAIN_EXAMPLES)]
+    Explain(ExplainArgs),
+    /// Check or print the configuration
+    Config(ConfigArgs),
+}
+
+/// `plumbline explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// Id of a rule, or the fingerprint of a finding (its first digits are enough); without it, the list of rules
+    #[arg(value_name = "RULE|FINGERPRINT")]
+    pub what: Option<String>,
+    /// The agent's socket
+    #[arg(long, value_name = "PATH", env = "PLUMBLINE_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+    /// Print only the patch
+    #[arg(long)]
+    pub patch: bool,
+}
+
+/// `plumbline config`.
+#[derive(Debug, Args)]
+pub struct ConfigArgs {
+    /// What to do with it.
+    #[command(subcommand)]
+    pub command: ConfigCommand,
+}
+
+/// What to do with the configuration.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say everything that is wrong with flags, environment and file; exit with 2 if anything is
+    Check(Box<NodeArgs>),
+    /// Print the configuration in force as a configuration file, defaults included
+    Print(Box<NodeArgs>),
 }
 
 /// `plumbline run`.
@@ -138,7 +181,8 @@ pub struct NodeArgs {
     /// Environment, such as production
     #[arg(long, value_name = "NAME", env = "PLUMBLINE_ENVIRONMENT")]
     pub environment: Option<String>,
-    /// YAML file with these settings
+    /// YAML file with these settings, suppressions and what is set about rules; agent/CONFIG.md has every key. Rules,
+    /// windows and suppressions are taken over while the agent runs
     #[arg(long, value_name = "FILE", env = "PLUMBLINE_CONFIG")]
     pub config: Option<PathBuf>,
     /// The cgroup v2 directory below which kubepods is [default: found in mountinfo]
@@ -165,11 +209,21 @@ pub struct NodeArgs {
     /// Between two rounds of the canary, which tries out whether probes see [default: 60s]
     #[arg(long, value_name = "SPAN", env = "PLUMBLINE_CANARY_INTERVAL")]
     pub canary_interval: Option<Span>,
+    /// Directory in which findings outlive the agent: what is open stays open, and is not told of anew (run only) [default:
+    /// none, a restart tells anew]
+    #[arg(long, value_name = "DIR", env = "PLUMBLINE_STATE_DIR")]
+    pub state_dir: Option<PathBuf>,
     /// Container logs.
     #[command(flatten)]
     pub logs: LogArgs,
     /// Probes not to attach
-    #[arg(long, value_name = "PROBE", value_enum, value_delimiter = ',')]
+    #[arg(
+        long,
+        value_name = "PROBE",
+        env = "PLUMBLINE_DISABLE",
+        value_enum,
+        value_delimiter = ','
+    )]
     pub disable: Vec<Probe>,
     /// What is seen of UDP [default: peers]
     #[arg(long, value_name = "WHAT", env = "PLUMBLINE_UDP", value_enum)]
@@ -177,9 +231,9 @@ pub struct NodeArgs {
     /// Unix socket for `plumbline status` (run only) [default: /run/plumbline/plumbline.sock]
     #[arg(long, value_name = "PATH", env = "PLUMBLINE_SOCKET")]
     pub socket: Option<PathBuf>,
-    /// How log lines look
-    #[arg(long, value_name = "FORMAT", env = "PLUMBLINE_LOG_FORMAT", value_enum, default_value_t = LogFormat::Auto)]
-    pub log_format: LogFormat,
+    /// How log lines look [default: auto]
+    #[arg(long, value_name = "FORMAT", env = "PLUMBLINE_LOG_FORMAT", value_enum)]
+    pub log_format: Option<LogFormat>,
 }
 
 /// A probe that can be left out.
@@ -207,7 +261,8 @@ pub enum Output {
 }
 
 /// How log lines look.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum LogFormat {
     /// Text on a terminal, else JSON.
     #[default]

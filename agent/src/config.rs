@@ -1,13 +1,23 @@
 //! Settings: flags > environment > file > defaults. All problems are reported at once.
 
+mod check;
+pub mod file;
 mod host;
+pub mod keys;
+pub mod print;
+pub mod reload;
+mod rulebook;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use plumbline_core::settings::{CPU_MEAN_WINDOW_MAX, CoreSettings, Grace, NodeIdentity};
 use serde::Deserialize;
+
+pub use file::{File, read_file};
+pub use rulebook::warnings;
 
 use crate::cli::{LogFormat, NodeArgs, Probe};
 use crate::export::settings::ExportSettings;
@@ -48,6 +58,10 @@ pub struct Config {
     pub socket: Option<PathBuf>,
     /// OTLP.
     pub export: ExportSettings,
+    /// What was set of the keys `otlp.*`, by file or variable, as it was written.
+    pub otlp: Vec<(&'static str, String)>,
+    /// Directory in which findings outlive the agent; `None`: they do not.
+    pub state_dir: Option<PathBuf>,
     /// Container logs; `None`: they are not read.
     pub logs: Option<LogConfig>,
     /// How log lines look.
@@ -103,93 +117,6 @@ impl TryFrom<String> for Span {
     }
 }
 
-/// The configuration file (YAML). Keys are those of the flags; unknown ones are refused.
-#[derive(Clone, Debug, Default, PartialEq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct File {
-    /// `k8s.cluster.name`.
-    pub cluster_name: Option<String>,
-    /// `k8s.node.name`.
-    pub node_name: Option<String>,
-    /// `deployment.environment.name`.
-    pub environment: Option<String>,
-    /// File or directory of manifests or dumps.
-    pub declared: Option<PathBuf>,
-    /// Watch the API server.
-    pub kube: Option<bool>,
-    /// For the watch; in-cluster configuration when absent.
-    pub kubeconfig: Option<PathBuf>,
-    /// What is watched of the rest of the cluster: `cluster`, `node` or `off`.
-    pub peers: Option<Peers>,
-    /// The first request to the API server comes within this, at random.
-    pub start_jitter: Option<Span>,
-    /// The cgroup directory to watch.
-    pub cgroup_root: Option<PathBuf>,
-    /// Where procfs of the node is mounted.
-    pub proc_root: Option<PathBuf>,
-    /// Before a finding opens.
-    pub grace: Option<Span>,
-    /// Windows of the CPU rules.
-    pub cpu: CpuFile,
-    /// Which probes run.
-    pub probes: ProbesFile,
-    /// Between two scans.
-    pub scan_interval: Option<Span>,
-    /// Between two readings of open connections.
-    pub connection_interval: Option<Span>,
-    /// Between two rounds of the canary.
-    pub canary_interval: Option<Span>,
-    /// The Unix socket.
-    pub socket: Option<PathBuf>,
-    /// Directory of the container logs to ship.
-    pub log_root: Option<PathBuf>,
-    /// Where their checkpoint lives.
-    pub log_state: Option<PathBuf>,
-}
-
-/// `cpu` in the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct CpuFile {
-    /// Windows this soon after a start are not judged.
-    pub startup_exclusion: Option<Span>,
-    /// The span over which C007 takes its mean.
-    pub mean_window: Option<Span>,
-}
-
-/// `probes` in the file.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub struct ProbesFile {
-    /// TCP.
-    pub tcp: Option<bool>,
-    /// UDP: `peers`, `flows` or `off`.
-    pub udp: Option<UdpMode>,
-    /// 100 ms windows.
-    pub cpu_windows: Option<bool>,
-    /// Bytes of connections while they are open.
-    pub connections: Option<bool>,
-    /// The canary.
-    pub canary: Option<bool>,
-}
-
-/// Reads a configuration file.
-///
-/// # Errors
-///
-/// The file cannot be read, is no YAML, or has a key or value that is not allowed: with line and column.
-pub fn read_file(path: &Path) -> Result<File, Problem> {
-    let problem = |message| Problem {
-        at: format!("--config {}", path.display()),
-        message,
-    };
-    let text = std::fs::read_to_string(path).map_err(|error| problem(error.to_string()))?;
-    if text.trim().is_empty() {
-        return Ok(File::default());
-    }
-    serde_saphyr::from_str(&text).map_err(|error| problem(error.to_string()))
-}
-
 /// Fills defaults in, and says everything that is wrong.
 ///
 /// # Errors
@@ -202,20 +129,12 @@ pub fn resolve(
 ) -> Result<Config, Vec<Problem>> {
     let mut problems = Vec::new();
     let core = core_settings(args, &file, &mut problems);
-    let scan_interval = args
-        .scan_interval
-        .or(file.scan_interval)
-        .map_or(SCAN_INTERVAL, |span| span.0);
-    if scan_interval < Duration::from_secs(1) || scan_interval > SCAN_INTERVAL_MAX {
-        let message = format!("must be between 1s and {}s", SCAN_INTERVAL_MAX.as_secs());
-        problems.push(Problem {
-            at: "--scan-interval".into(),
-            message,
-        });
-    }
+    let scan_interval = scan_interval(args, &file, &mut problems);
     let connection_interval = connection_interval(args, &file, &mut problems);
     let canary = canary(args, &file, &mut problems);
     let declared = declared_source(args, &file, &mut problems);
+    let get = |name: &str| get(name).or_else(|| file.otlp.variable(name));
+    let otlp = keys::otlp(get);
     let export = ExportSettings::from_env(get).unwrap_or_else(|found| {
         let problem = |from: crate::export::settings::Problem| Problem {
             at: from.variable,
@@ -267,9 +186,27 @@ pub fn resolve(
         scan_interval,
         socket: args.socket.clone().or(file.socket),
         export,
+        otlp,
         logs,
-        log_format: args.log_format,
+        state_dir: args.state_dir.clone().or(file.state.dir),
+        log_format: args.log_format.or(file.log_format).unwrap_or_default(),
     })
+}
+
+/// Time between two scans.
+fn scan_interval(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> Duration {
+    let interval = args
+        .scan_interval
+        .or(file.scan_interval)
+        .map_or(SCAN_INTERVAL, |span| span.0);
+    if interval < Duration::from_secs(1) || interval > SCAN_INTERVAL_MAX {
+        let message = format!("must be between 1s and {}s", SCAN_INTERVAL_MAX.as_secs());
+        problems.push(Problem {
+            at: "--scan-interval".into(),
+            message,
+        });
+    }
+    interval
 }
 
 /// How often bytes of open connections are read, if at all.
@@ -315,6 +252,22 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
             message,
         });
     }
+    if let Some(Span(span)) = file.findings.heartbeat {
+        core.heartbeat = span;
+    }
+    if core.heartbeat < HEARTBEAT_MIN {
+        problems.push(Problem {
+            at: "findings.heartbeat".into(),
+            message: format!("must be at least {}s", HEARTBEAT_MIN.as_secs()),
+        });
+    }
+    core.rules
+        .trusted_registries
+        .clone_from(&file.trusted_registries);
+    core.rules
+        .metadata_namespaces
+        .clone_from(&file.metadata_namespaces);
+    core.rulebook = Arc::new(rulebook::of(file, problems));
     args.logs.tell(&mut core);
     if let Some(range) = crate::sources::sock_diag::netns::dynamic_ports() {
         core.ephemeral_ports = range;
@@ -362,6 +315,8 @@ fn declared_source(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) ->
     }
 }
 
+/// More often would be noise.
+const HEARTBEAT_MIN: Duration = Duration::from_secs(60);
 /// Default of `--canary-interval`, and its end: a probe that sees nothing must be told of within 90 s.
 const CANARY_INTERVAL: Duration = Duration::from_secs(60);
 /// Default of `--scan-interval`.
@@ -375,103 +330,4 @@ const CONNECTION_INTERVAL: Duration = Duration::from_secs(10);
 const CONNECTION_INTERVAL_MAX: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-    use std::time::Duration;
-
-    use clap::Parser as _;
-    use plumbline_core::settings::Grace;
-
-    use super::{DeclaredSource, File, resolve};
-    use crate::cli::{Cli, Command, NodeArgs};
-    use crate::sources::ebpf::UdpMode;
-
-    fn args(line: &str) -> NodeArgs {
-        let words = ["plumbline", "run"]
-            .into_iter()
-            .chain(line.split_whitespace());
-        match Cli::try_parse_from(words).unwrap().command {
-            Command::Run(run) => run.node,
-            Command::Check(_) | Command::Replay(_) | Command::Status(_) => {
-                unreachable!("`run` was given")
-            }
-        }
-    }
-
-    fn file(yaml: &str) -> File {
-        serde_saphyr::from_str(yaml).unwrap()
-    }
-
-    #[test]
-    fn a_flag_wins_over_the_file_and_the_file_over_the_default() {
-        let yaml = "grace: 7s\ncpu: {mean_window: 10s}\nenvironment: test\n";
-        let config = resolve(&args("--grace 3s"), file(yaml), |_| None).unwrap();
-        assert_eq!(config.core.grace, Grace::Time(Duration::from_secs(3)));
-        assert_eq!(config.core.cpu_mean_window, Duration::from_secs(10));
-        assert_eq!(config.core.cpu_startup_exclusion, Duration::from_secs(300));
-        assert_eq!(config.node.environment.as_deref(), Some("test"));
-    }
-
-    #[test]
-    fn unknown_keys_and_bad_spans_are_refused_with_their_line() {
-        for (yaml, words) in [
-            ("grace: 3s\ngrase: 4s\n", "grase"),
-            ("grace: soon\n", "soon"),
-            ("cpu: {mean: 3s}\n", "mean"),
-        ] {
-            let error = serde_saphyr::from_str::<File>(yaml)
-                .unwrap_err()
-                .to_string();
-            assert!(error.contains(words), "{error}");
-            assert!(error.contains("line"), "{error}");
-        }
-    }
-
-    #[test]
-    fn all_problems_are_told_at_once() {
-        let problems = resolve(
-            &args("--cpu-mean-window 1h --scan-interval 5m --declared /x --kube"),
-            File::default(),
-            |_| None,
-        )
-        .unwrap_err();
-        assert_eq!(problems.len(), 3, "{problems:?}");
-    }
-
-    #[test]
-    fn logs_are_read_where_they_were_asked_for_and_can_be_sent() {
-        let collector = |name: &str| {
-            (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| "http://localhost:4318".to_owned())
-        };
-        let config = resolve(&args(""), File::default(), collector).unwrap();
-        assert!(config.logs.is_none());
-        let config = resolve(&args("--log-root /l"), file("log_state: /s"), collector).unwrap();
-        let logs = config.logs.unwrap();
-        assert_eq!(
-            (logs.root, logs.state),
-            (PathBuf::from("/l"), PathBuf::from("/s"))
-        );
-        let problems = resolve(&args("--log-root /l"), File::default(), |_| None).unwrap_err();
-        assert_eq!(problems.len(), 1, "{problems:?}");
-    }
-
-    #[test]
-    fn udp_is_peers_unless_told_otherwise() {
-        for (flags, yaml, expected) in [
-            ("", "", UdpMode::Peers),
-            ("", "probes: {udp: flows}", UdpMode::Flows),
-            ("--udp off", "probes: {udp: flows}", UdpMode::Off),
-            ("--udp flows --disable udp", "", UdpMode::Off),
-        ] {
-            let config = resolve(&args(flags), file(yaml), |_| None).unwrap();
-            assert_eq!(config.udp, expected, "{flags} {yaml}");
-        }
-        assert!(serde_saphyr::from_str::<File>("probes: {udp: all}").is_err());
-    }
-
-    #[test]
-    fn a_declared_flag_wins_over_kube_in_the_file() {
-        let config = resolve(&args("--declared /x"), file("kube: true"), |_| None).unwrap();
-        assert_eq!(config.declared, DeclaredSource::Files(PathBuf::from("/x")));
-    }
-}
+mod tests;

@@ -6,13 +6,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use plumbline_core::finding::Finding;
-use plumbline_core::findings::Findings;
+use plumbline_core::findings::{Findings, Remembered};
 use plumbline_core::id::CgroupId;
 use plumbline_core::node::NodeState;
 use plumbline_core::observation::{CgroupRow, Fact, Observation};
 use plumbline_core::report::{self, Report};
 use plumbline_core::rules;
-use plumbline_core::snapshot::{Dropped, Snapshot};
+use plumbline_core::settings::{FINDINGS_MAX, FINDINGS_PAST_MAX};
+use plumbline_core::snapshot::{Dropped, Occupancy, Snapshot};
 use plumbline_core::time::Timestamp;
 
 use crate::record::{Header, Recorder};
@@ -26,6 +27,8 @@ pub struct Evaluation {
     pub transitions: Vec<Finding>,
     /// Every open finding.
     pub open: Vec<Finding>,
+    /// Every hidden finding.
+    pub suppressed: Vec<Finding>,
     /// The report, when one is due.
     pub report: Option<Report>,
 }
@@ -66,27 +69,68 @@ impl Engine {
     fn evaluate(&mut self, now: Timestamp) -> Evaluation {
         let mut snapshot = self.state.snapshot(now);
         let transitions = self.findings.update(rules::evaluate(&snapshot), &snapshot);
-        if self.findings.dropped() > 0 {
-            let count = self.findings.dropped();
-            snapshot.dropped.push(Dropped {
-                place: "findings".into(),
-                reason: "full".into(),
-                count,
-            });
-        }
+        self.tell_of_findings(&mut snapshot);
         let open = self.findings.open();
+        let suppressed = self.findings.suppressed();
         let due = now.since(*self.reported.get_or_insert(now)) >= self.export_interval;
         let report = due.then(|| {
             self.reported = Some(now);
             self.state.exported(now);
-            report::build(&snapshot, &open)
+            report::build(&snapshot, &self.all_findings())
         });
         Evaluation {
             snapshot: Arc::new(snapshot),
             transitions,
             open,
+            suppressed,
             report,
         }
+    }
+
+    fn all_findings(&self) -> Vec<Finding> {
+        let mut all = self.findings.open();
+        all.extend(self.findings.suppressed());
+        all
+    }
+
+    /// What the life of findings adds to a snapshot: the rules have judged the rest of it.
+    fn tell_of_findings(&self, snapshot: &mut Snapshot) {
+        snapshot.transitions = self.findings.transitions();
+        let (open, past) = self.findings.held();
+        for (place, entries, capacity, lost) in [
+            ("findings", open, FINDINGS_MAX, self.findings.dropped()),
+            (
+                "findings_past",
+                past,
+                FINDINGS_PAST_MAX,
+                self.findings.forgotten(),
+            ),
+        ] {
+            snapshot.occupancy.push(Occupancy {
+                place: place.into(),
+                entries: entries as u64,
+                capacity: capacity as u64,
+            });
+            if lost > 0 {
+                snapshot.dropped.push(Dropped {
+                    place: place.into(),
+                    reason: "full".into(),
+                    count: lost,
+                });
+            }
+        }
+    }
+
+    /// Takes in what an earlier run of the agent remembered. A replay does not: it begins with what was recorded. Returns
+    /// how many findings found no place or have no rule in this version.
+    pub fn restore(&mut self, remembered: Remembered) -> u64 {
+        self.findings.restore(remembered)
+    }
+
+    /// What the next run is to remember; see [`Findings::remember`].
+    #[must_use]
+    pub fn remember(&self, snapshot: &Snapshot, unsure: &BTreeMap<String, Finding>) -> Remembered {
+        self.findings.remember(snapshot.now, snapshot.wall, unsure)
     }
 
     /// A report as of `now`, due or not: the last one before the agent ends, and the one that ends a replay. Flows that still
@@ -94,7 +138,9 @@ impl Engine {
     #[must_use]
     pub fn last_report(&mut self, now: Timestamp) -> Report {
         self.state.settle();
-        report::build(&self.state.snapshot(now), &self.findings.open())
+        let mut snapshot = self.state.snapshot(now);
+        self.tell_of_findings(&mut snapshot);
+        report::build(&snapshot, &self.all_findings())
     }
 
     /// Where a container's cgroup is; `None` if it is not known or gone.

@@ -7,6 +7,8 @@
 //! - [`run`]: THE loop of a live node.
 //! - [`check`]: the same for a limited time.
 //! - [`export`]: what leaves, by OTLP.
+//! - [`findings_state`]: the file in which findings outlive the agent.
+//! - [`explain`]: what a finding rests on, and what a rule looks for.
 //! - [`logs`]: container logs, read by `plumbline-logs`.
 //! - [`telemetry`]: the agent's own metrics.
 //! - [`record`]: observations to and from JSON lines.
@@ -19,7 +21,9 @@ pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod engine;
+pub mod explain;
 pub mod export;
+pub mod findings_state;
 pub mod logging;
 pub mod logs;
 pub mod present;

@@ -4,13 +4,17 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::Parser as _;
-use plumbline::cli::{CheckArgs, Cli, Command, NodeArgs, Output, ReplayArgs, RunArgs};
+use plumbline::cli::{
+    CheckArgs, Cli, Command, ConfigArgs, ConfigCommand, ExplainArgs, NodeArgs, Output, ReplayArgs,
+    RunArgs,
+};
 use plumbline::config::{self, Config, File, Problem};
 use plumbline::record::BadRecording;
 use plumbline::sources::cgroups::RootError;
 use plumbline::sources::manifests::LoadError;
-use plumbline::{check, cli, logging, present, record, run, status};
+use plumbline::{check, cli, clock, explain, logging, present, record, run, status};
 use plumbline_core::finding::Severity;
+use plumbline_core::time::UnixNanos;
 
 /// Bad usage or input.
 const USAGE: u8 = 2;
@@ -25,6 +29,8 @@ fn main() -> ExitCode {
         Command::Status(args) => {
             status::print(&args.socket, args.output == Output::Json, args.ready)
         }
+        Command::Explain(args) => explain_one(&args),
+        Command::Config(args) => config_command(&args),
     };
     result.unwrap_or_else(|error| {
         say(&format!("plumbline: {error:#}"));
@@ -35,17 +41,71 @@ fn main() -> ExitCode {
 /// The configuration of a node, or all that is wrong with it, already printed.
 fn configure(args: &NodeArgs) -> Result<(Config, File), ExitCode> {
     let file = args.config.as_deref().map(config::read_file).transpose();
-    let found = file.map_err(|problem| vec![problem]).and_then(|file| {
-        let file = file.unwrap_or_default();
-        let config = config::resolve(args, file.clone(), |name| std::env::var(name).ok())?;
-        Ok((config, file))
-    });
-    found.map_err(|problems| refuse(&problems))
+    let (file, mut problems) = match file {
+        Ok(file) => (file.unwrap_or_default(), Vec::new()),
+        // What flags and variables have wrong is told all the same.
+        Err(problems) => (File::default(), problems),
+    };
+    match config::resolve(args, file.clone(), |name| std::env::var(name).ok()) {
+        Ok(config) if problems.is_empty() => Ok((config, file)),
+        Ok(_) => Err(refuse(&problems)),
+        Err(more) => {
+            problems.extend(more);
+            Err(refuse(&problems))
+        }
+    }
+}
+
+/// What of the configuration has no effect.
+fn warnings(config: &Config) -> Vec<Problem> {
+    config::warnings(&config.core.rulebook, UnixNanos(clock::unix_ns()))
+}
+
+fn config_command(args: &ConfigArgs) -> anyhow::Result<ExitCode> {
+    let (ConfigCommand::Check(node) | ConfigCommand::Print(node)) = &args.command;
+    let config = match configure(node) {
+        Ok((config, _)) => config,
+        Err(code) => return Ok(code),
+    };
+    let warnings = warnings(&config);
+    match &args.command {
+        ConfigCommand::Check(_) if warnings.is_empty() => Ok(ExitCode::SUCCESS),
+        ConfigCommand::Check(_) => Ok(refuse(&warnings)),
+        ConfigCommand::Print(_) => {
+            for warning in &warnings {
+                say(&format!(
+                    "plumbline: {}",
+                    present::plain(&warning.to_string())
+                ));
+            }
+            print(&config::print::print(&config))?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn explain_one(args: &ExplainArgs) -> anyhow::Result<ExitCode> {
+    match explain::explain(args)? {
+        Some(text) => {
+            print(&text)?;
+            Ok(ExitCode::SUCCESS)
+        }
+        None => {
+            let what = present::plain(args.what.as_deref().unwrap_or_default());
+            say(&format!(
+                "plumbline: {what} is neither the id of a rule nor the fingerprint of an open or hidden finding"
+            ));
+            Ok(ExitCode::from(USAGE))
+        }
+    }
 }
 
 fn refuse(problems: &[Problem]) -> ExitCode {
     for problem in problems {
-        say(&format!("plumbline: {problem}"));
+        say(&format!(
+            "plumbline: {}",
+            present::plain(&problem.to_string())
+        ));
     }
     ExitCode::from(USAGE)
 }
@@ -62,11 +122,14 @@ fn run_node(args: &RunArgs) -> anyhow::Result<ExitCode> {
         Err(code) => return Ok(code),
     };
     logging::start(config.log_format);
+    for problem in warnings(&config) {
+        tracing::warn!(%problem, "no effect");
+    }
     config
         .socket
         .get_or_insert_with(|| cli::DEFAULT_SOCKET.into());
     let runtime = runtime()?;
-    let ran = runtime.block_on(run::run(config, args.record.as_deref()));
+    let ran = runtime.block_on(run::run(config, &args.node, args.record.as_deref()));
     // A resolver or connection that hangs must not keep the process.
     runtime.shutdown_background();
     ran.map_or_else(bad_input, |()| Ok(ExitCode::SUCCESS))
@@ -92,6 +155,14 @@ fn check_node(args: &CheckArgs) -> anyhow::Result<ExitCode> {
         Output::Table => present::findings(&checked.findings),
         Output::Json => serde_json::to_string_pretty(&checked.findings)? + "\n",
     })?;
+    for hidden in &checked.suppressed {
+        let by = hidden.suppression.as_ref();
+        let until = by.map(|by| by.until.to_string()).unwrap_or_default();
+        let (rule, fingerprint) = (hidden.rule_id, &hidden.fingerprint);
+        say(&format!(
+            "plumbline: hidden until {until}: {rule} {fingerprint}"
+        ));
+    }
     for line in checked.unused.iter().chain(&checked.missing) {
         say(&format!("plumbline: {}", present::plain(line)));
     }

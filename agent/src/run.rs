@@ -1,7 +1,8 @@
 //! THE loop of a live node: starts the sources, feeds the engine, hands what it says to export and status, and ends in order.
 
 mod declared;
-mod resend;
+mod delivery;
+mod life;
 mod signals;
 
 use std::path::Path;
@@ -9,13 +10,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use plumbline_core::finding::Finding;
+use plumbline_core::finding::{Finding, Transition};
 use plumbline_core::observation::{Fact, Health, Observation, ProbeStatus};
 use plumbline_core::observed::listeners::is_dynamic_udp;
 use plumbline_core::snapshot::Dropped;
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 
+use crate::cli::NodeArgs;
 use crate::clock;
 use crate::config::Config;
 use crate::engine::{Engine, Evaluation};
@@ -26,9 +28,9 @@ use crate::sources::cgroups::CgroupRoot;
 use crate::sources::memory::MemoryEvents;
 use crate::sources::sockets::Scanner;
 use crate::sources::{Sink, cpu, ebpf, sockets};
-use crate::status::{self, Published};
+use crate::status::{self, Kept, Published};
 use crate::telemetry::{SelfStats, SelfValues, Telemetry};
-use resend::Resend;
+use life::Life;
 use signals::Signals;
 
 /// Rules are evaluated this often: a listener is in a finding's way within 2 s.
@@ -319,13 +321,14 @@ fn ticks() -> tokio::time::Interval {
 /// # Errors
 ///
 /// What [`Node::start`] says; the status socket is taken; a certificate cannot be used.
-pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
+pub async fn run(config: Config, args: &NodeArgs, record: Option<&Path>) -> anyhow::Result<()> {
     let mut signals = Signals::new()?;
     let socket = status::Listener::bind(config.socket.as_deref())?;
     let mut export = Exporter::start(config.export.clone(), config.node.clone())?;
     let own = Arc::new(SelfStats::default());
     let telemetry = Telemetry::start(&config.export, &config.node, Arc::clone(&own))?;
     let mut node = Node::start(&config, config.export.metric_interval, record)?;
+    let mut life = Life::start(&config, args, &mut node)?;
     let mut logs = Logs::if_asked(config.logs.as_ref(), &config.node, &mut export)?;
     if logs.is_none() {
         node.tell([logs::off()]);
@@ -335,19 +338,21 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
     tracing::info!(version = env!("CARGO_PKG_VERSION"), cgroup_root = %node.cgroup_root.directory.display(), "observing");
 
     let mut ticks = ticks();
-    let mut resend = Resend::default();
     loop {
         tokio::select! {
             biased;
             () = signals.any() => break,
             _ = ticks.tick() => {
+                life.before(&mut node);
                 node.tell(logs.iter_mut().flat_map(Logs::facts));
                 let evaluation = node.tick(Some(&export));
-                resend.after_losses(&evaluation, &export);
+                life.evaluated(&evaluation, &export);
                 if let Some(logs) = &logs {
                     logs.learn(&evaluation.snapshot);
                 }
-                handle(evaluation, &export, logs.as_ref(), &own, &publish);
+                let snapshot = Arc::clone(&evaluation.snapshot);
+                handle(evaluation, life.kept(), &export, logs.as_ref(), &own, &publish);
+                life.keep(&node.engine, &snapshot);
             }
             () = node.receive() => {}
         }
@@ -356,31 +361,7 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
         logs.stop();
     }
     tracing::info!("ending: the last export takes at most 3 s; a second signal ends at once");
-    let ended = async {
-        let (mut engine, evaluation) = node.finish().await;
-        let mut report = engine.last_report(evaluation.snapshot.now);
-        let snapshot = Arc::clone(&evaluation.snapshot);
-        handle(evaluation, &export, logs.as_ref(), &own, &publish);
-        let mut last_logs = logs.take().map(Logs::end);
-        if let Some(logs) = &mut last_logs {
-            // With a collector that answers these are the last counts.
-            logs.wait(LAST_ANSWERS).await;
-            logs.add_points(&mut report, &snapshot);
-        }
-        export.offer_report(Arc::new(report));
-        let own_lane = async {
-            if let Some(telemetry) = telemetry {
-                telemetry.shutdown(LAST_EXPORT).await;
-            }
-        };
-        let last_logs = async {
-            if let Some(mut logs) = last_logs {
-                logs.wait(LAST_EXPORT).await;
-            }
-        };
-        let (lanes, (), ()) = tokio::join!(export.shutdown(LAST_EXPORT), own_lane, last_logs);
-        tracing::info!(?lanes, "ended");
-    };
+    let ended = end(node, life, export, logs, telemetry, &own, &publish);
     tokio::select! {
         () = ended => {}
         () = signals.any() => tracing::warn!("ended by a second signal, without a last export"),
@@ -391,9 +372,54 @@ pub async fn run(config: Config, record: Option<&Path>) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Ends in order: the last evaluation, the last logs, the last export, the last state.
+async fn end(
+    node: Node,
+    mut life: Life,
+    export: Exporter,
+    mut logs: Option<Logs>,
+    telemetry: Option<Telemetry>,
+    own: &SelfStats,
+    publish: &watch::Sender<Option<Arc<Published>>>,
+) {
+    let (mut engine, evaluation) = node.finish().await;
+    let snapshot = Arc::clone(&evaluation.snapshot);
+    let mut report = engine.last_report(snapshot.now);
+    life.evaluated(&evaluation, &export);
+    handle(
+        evaluation,
+        life.kept(),
+        &export,
+        logs.as_ref(),
+        own,
+        publish,
+    );
+    let mut last_logs = logs.take().map(Logs::end);
+    if let Some(logs) = &mut last_logs {
+        // With a collector that answers these are the last counts.
+        logs.wait(LAST_ANSWERS).await;
+        logs.add_points(&mut report, &snapshot);
+    }
+    export.offer_report(Arc::new(report));
+    let own_lane = async {
+        if let Some(telemetry) = telemetry {
+            telemetry.shutdown(LAST_EXPORT).await;
+        }
+    };
+    let last_logs = async {
+        if let Some(mut logs) = last_logs {
+            logs.wait(LAST_EXPORT).await;
+        }
+    };
+    let (lanes, (), ()) = tokio::join!(export.shutdown(LAST_EXPORT), own_lane, last_logs);
+    life.end(engine, snapshot, &lanes).await;
+    tracing::info!(?lanes, "ended");
+}
+
 /// Hands one evaluation to everyone who waits for it.
 fn handle(
     evaluation: Evaluation,
+    kept: Kept,
     export: &Exporter,
     logs: Option<&Logs>,
     own: &SelfStats,
@@ -403,6 +429,7 @@ fn handle(
         snapshot,
         transitions,
         open,
+        suppressed,
         report,
     } = evaluation;
     for finding in &transitions {
@@ -424,8 +451,10 @@ fn handle(
     publish.send_replace(Some(Arc::new(Published {
         snapshot,
         open,
+        suppressed,
         lanes: export.stats(),
         logs: logs.map(Logs::stats),
+        kept,
     })));
 }
 
@@ -433,6 +462,7 @@ fn log_finding(finding: &Finding) {
     tracing::info!(
         rule = finding.rule_id,
         state = finding.state.as_str(),
+        transition = finding.transition.map(Transition::as_str),
         severity = finding.severity.as_str(),
         namespace = finding.resource.namespace,
         pod = finding.resource.pod,

@@ -1,5 +1,5 @@
-//! Health and status over a Unix socket, by HTTP: `GET /status`, `/findings`, `/readyz`, `/livez`. And the client of
-//! `plumbline status`.
+//! Health and status over a Unix socket, by HTTP: `GET /status`, `/findings`, `/suppressed`, `/readyz`, `/livez`. And the
+//! client of `plumbline status`.
 
 mod view;
 
@@ -24,7 +24,9 @@ use plumbline_core::snapshot::Snapshot;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
+use crate::config::reload::ConfigStats;
 use crate::export::stats::LaneStats;
+use crate::findings_state::keeper::StateStats;
 
 /// Connections served at once; further ones wait in the kernel's backlog.
 const CONNECTIONS_MAX: usize = 16;
@@ -42,10 +44,23 @@ pub struct Published {
     pub snapshot: Arc<Snapshot>,
     /// Open findings.
     pub open: Vec<Finding>,
+    /// Hidden findings.
+    pub suppressed: Vec<Finding>,
     /// The export lanes.
     pub lanes: Vec<LaneStats>,
     /// The reader of container logs, if there is one.
     pub logs: Option<plumbline_logs::stats::Stats>,
+    /// What outlives an evaluation.
+    pub kept: Kept,
+}
+
+/// How configuration and state file fare.
+#[derive(Clone, Debug, Default, serde::Serialize)]
+pub struct Kept {
+    /// The configuration.
+    pub config: ConfigStats,
+    /// The state file; absent without one.
+    pub state: Option<StateStats>,
 }
 
 /// What is published, once something is.
@@ -145,15 +160,16 @@ fn answer(request: &Request<Incoming>, latest: Option<&Published>) -> Response<F
                 "nothing has been observed yet\n",
             ),
         },
-        ("/status" | "/findings", None) => text(
+        ("/status" | "/findings" | "/suppressed", None) => text(
             StatusCode::SERVICE_UNAVAILABLE,
             "nothing has been observed yet\n",
         ),
         ("/status", Some(published)) => json(&view::Status::new(published)),
         ("/findings", Some(published)) => json(&published.open),
+        ("/suppressed", Some(published)) => json(&published.suppressed),
         _ => text(
             StatusCode::NOT_FOUND,
-            "GET /status, /findings, /readyz or /livez\n",
+            "GET /status, /findings, /suppressed, /readyz or /livez\n",
         ),
     }
 }
@@ -200,20 +216,8 @@ fn json(value: &impl serde::Serialize) -> Response<Full<Bytes>> {
 ///
 /// No agent answers on the socket.
 pub fn print(socket: &Path, as_json: bool, ready: bool) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()?;
     let path = if ready { "/readyz" } else { "/status" };
-    let (status, body) = runtime.block_on(async {
-        let limited = tokio::time::timeout(CONNECTION_TIME, get(socket, path)).await;
-        limited.with_context(|| {
-            format!(
-                "no answer on {} in {} s",
-                socket.display(),
-                CONNECTION_TIME.as_secs()
-            )
-        })?
-    })?;
+    let (status, body) = ask(socket, path)?;
     if ready {
         return Ok(if status == StatusCode::OK {
             ExitCode::SUCCESS
@@ -233,6 +237,23 @@ pub fn print(socket: &Path, as_json: bool, ready: bool) -> anyhow::Result<ExitCo
     };
     io::Write::write_all(&mut io::stdout().lock(), shown.as_bytes()).context("write to stdout")?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The running agent's answer to `GET path`.
+pub(crate) fn ask(socket: &Path, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    runtime.block_on(async {
+        let limited = tokio::time::timeout(CONNECTION_TIME, get(socket, path)).await;
+        limited.with_context(|| {
+            format!(
+                "no answer on {} in {} s",
+                socket.display(),
+                CONNECTION_TIME.as_secs()
+            )
+        })?
+    })
 }
 
 async fn get(socket: &Path, path: &str) -> anyhow::Result<(StatusCode, Bytes)> {

@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use plumbline::config;
 use plumbline::sources::manifests::load;
 use serde_json::{Value, json};
 
@@ -124,6 +125,33 @@ fn the_role_reads_what_is_watched_and_nothing_else() {
             .collect::<Vec<_>>(),
         [json!(rules)]
     );
+}
+
+#[test]
+fn the_shipped_configuration_is_read_from_where_it_is_mounted() {
+    let file = config::read_file(&base().join("plumbline.conf")).unwrap();
+    let [daemon_set] = <[Value; 1]>::try_from(documents("daemonset.yaml")).unwrap();
+    let pod = &daemon_set["spec"]["template"]["spec"];
+    let container = &pod["containers"][0];
+    let named = |list: &Value, name: &str| {
+        let all = list.as_array().unwrap().iter();
+        let found = all.filter(|one| one["name"] == name).cloned();
+        found.collect::<Vec<_>>().pop().unwrap()
+    };
+    let path = named(&container["env"], "PLUMBLINE_CONFIG")["value"].clone();
+    assert_eq!(path, "/etc/plumbline/plumbline.yaml");
+    let mounts = &container["volumeMounts"];
+    assert_eq!(named(mounts, "config")["mountPath"], "/etc/plumbline");
+    assert_eq!(named(mounts, "config").get("subPath"), None);
+    let state = named(mounts, "state")["mountPath"].clone();
+    assert_eq!(file.state.dir, state.as_str().map(PathBuf::from));
+    let volume = named(&pod["volumes"], "config");
+    assert_eq!(volume["configMap"]["name"], "plumbline-config");
+    let [kustomization] = <[Value; 1]>::try_from(documents("kustomization.yaml")).unwrap();
+    let generated = named(&kustomization["configMapGenerator"], "plumbline-config");
+    assert_eq!(generated["files"], json!(["plumbline.yaml=plumbline.conf"]));
+    // A hash would roll the DaemonSet instead of letting agents take the change over.
+    assert_eq!(generated["options"]["disableNameSuffixHash"], true);
 }
 
 #[test]

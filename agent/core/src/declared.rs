@@ -104,6 +104,10 @@ pub struct DeclaredPod {
     pub config_hash: Option<PodUid>,
     /// `metadata.labels`.
     pub labels: BTreeMap<String, String>,
+    /// Annotations that ask to hide findings ([`crate::suppression::ANNOTATION_PREFIX`]), by id of the rule. They are
+    /// heard only where the operator says so.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub suppress: BTreeMap<String, String>,
     /// The workload that owns the pod, as far as the pod itself tells.
     pub owner: WorkloadRef,
     /// `spec.nodeName`.

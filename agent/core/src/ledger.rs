@@ -1,7 +1,7 @@
 //! Bounded things that the agent has, and what becomes of what finds no room: the words of the ledger in `status`.
 
 /// Every place that tells what it lost, and what then happens. Places of export lanes begin with `export.`.
-const PLACES: [(&str, &str); 31] = [
+const PLACES: &[(&str, &str)] = &[
     ("cgroups", "left out until there is room"),
     ("containers", "left out until there is room"),
     ("cpu_windows", "the oldest windows are overwritten"),
@@ -54,6 +54,10 @@ const PLACES: [(&str, &str); 31] = [
         "dropped; findings are sent again, counts are cumulative",
     ),
     ("findings", "opened when there is room"),
+    (
+        "findings_past",
+        "the one resolved first is forgotten; it would come back as new",
+    ),
     (
         "flow_series",
         "counted in the overflow series of the container",

@@ -16,6 +16,7 @@
 //! - [`node`]: [`node::NodeState`], the one writer, and the [`snapshot::Snapshot`] it gives.
 //! - [`exposure`]: how far a listening port can be reached.
 //! - [`rules`]: pure functions from a snapshot to conditions.
+//! - [`suppression`]: which rules judge, and what the operator hides.
 //! - [`findings`]: the life of a finding over time.
 //! - [`report`]: what leaves: points and findings, sorted.
 
@@ -37,4 +38,5 @@ pub mod rules;
 pub mod settings;
 pub mod sketch;
 pub mod snapshot;
+pub mod suppression;
 pub mod time;

@@ -143,6 +143,29 @@ pub static FINDINGS_OPEN: Metric = Metric {
     ],
 };
 
+/// `plumbline.findings.suppressed`.
+pub static FINDINGS_SUPPRESSED: Metric = Metric {
+    name: "plumbline.findings.suppressed",
+    unit: "{finding}",
+    instrument: Instrument::Gauge,
+    description: "Findings of this node whose condition holds and that are hidden for a time.",
+    attributes: &[
+        attribute::K8S_NAMESPACE_NAME,
+        attribute::OVERFLOW,
+        attribute::SEVERITY,
+        attribute::SECURITY_RULE_NAME,
+    ],
+};
+
+/// `plumbline.findings.transitions`.
+pub static FINDINGS_TRANSITIONS: Metric = Metric {
+    name: "plumbline.findings.transitions",
+    unit: "{transition}",
+    instrument: Instrument::Counter,
+    description: "Findings that came into a state, or changed in it, since the agent began.",
+    attributes: &[attribute::FINDING_STATE, attribute::SECURITY_RULE_NAME],
+};
+
 /// `plumbline.network.connect.failures`.
 pub static NETWORK_CONNECT_FAILURES: Metric = Metric {
     name: "plumbline.network.connect.failures",
@@ -352,6 +375,8 @@ pub const CATALOGUE: &[&Metric] = &[
     &EBPF_MAP_CAPACITY,
     &EBPF_MAP_ENTRIES,
     &FINDINGS_OPEN,
+    &FINDINGS_SUPPRESSED,
+    &FINDINGS_TRANSITIONS,
     &LOG_IO,
     &LOG_LAG,
     &LOG_LOST,

@@ -183,6 +183,7 @@ impl NodeState {
             } => {
                 self.occupancy.insert(place, (entries, capacity));
             }
+            Fact::Settings(settings) => self.settings = settings,
             Fact::Logs { rows, lost } => self.logs.read(rows, lost, &self.settings, at),
             Fact::SelfCgroup { cgroup } => self.self_cgroup = Some(cgroup),
         }
@@ -264,6 +265,7 @@ impl NodeState {
             delivered: self.ledger.deliveries(),
             losses: self.ledger.losses(now),
             occupancy: self.occupancy_views(),
+            transitions: Vec::new(),
         }
     }
 

@@ -4,6 +4,7 @@
 //! heals with the next one.
 
 mod logs;
+mod probe;
 
 use std::net::IpAddr;
 
@@ -11,8 +12,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::declared::{Declared, DeclaredPolicy, Transport};
 use crate::id::CgroupId;
+use crate::settings::CoreSettings;
 use crate::time::Timestamp;
 pub use logs::{LogLossRow, LogRow};
+pub use probe::{Health, OPTIONAL_PROBES, ProbeStatus};
 
 /// One fact and when it was seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -27,11 +30,9 @@ pub struct Observation {
 /// What was seen.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
-#[expect(
-    clippy::large_enum_variant,
-    reason = "a box for the few facts that are large would be one more for every reader of them"
-)]
 pub enum Fact {
+    /// The operator has changed windows or rules while the agent runs.
+    Settings(CoreSettings),
     /// Both clocks, read together. The first fact of every stream, and at least once a minute.
     Clock {
         /// The wall clock in nanoseconds since 1970.
@@ -477,33 +478,3 @@ pub struct CpuWindowRow {
 /// Length of a CPU window: the kernel's own default period of CPU bandwidth control
 /// (`sysctl_sched_cfs_bandwidth`, 100 ms in `cpu.max`).
 pub const CPU_WINDOW_NS: u64 = 100_000_000;
-
-/// Health of one probe.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProbeStatus {
-    /// `tcp`, `udp`, `cpu_windows`, `cgroups`, `listeners`, `connections`, `cpu_stat`, `declared`; `peers.*` for tables that
-    /// only names of peers come from.
-    pub probe: String,
-    /// How it is.
-    pub health: Health,
-    /// Why, when it is not `ok`, and what still works. When it is: by what means, where there are several.
-    pub reason: Option<String>,
-}
-
-/// Probes that no rule needs, and that ask for rights beyond those of the shipped manifests: without them figures come later
-/// or are coarser, and nothing is blind.
-pub const OPTIONAL_PROBES: [&str; 2] = ["connections", "logs"];
-
-/// The four words for a probe.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Health {
-    /// It measures.
-    Ok,
-    /// This kernel, or these rights, do not allow it.
-    Unsupported,
-    /// It should work and does not.
-    Broken,
-    /// The operator turned it off, or gave it nothing to read.
-    Off,
-}

@@ -17,7 +17,7 @@ pub mod f002;
 pub mod f006;
 pub mod f007;
 mod flows;
-mod grace;
+pub(crate) mod grace;
 pub mod i001;
 pub mod i003;
 pub mod i004;
@@ -35,6 +35,7 @@ pub mod p007;
 pub mod p009;
 mod patch;
 pub mod ports;
+pub mod reference;
 pub mod s001;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -42,12 +43,12 @@ mod undeclared;
 mod waiting;
 mod weight;
 
-use crate::finding::{Condition, Rule};
+use crate::finding::{Condition, Judge, Need, Rule};
 use crate::observation::{Health, ProbeStatus};
 use crate::snapshot::{ContainerView, Snapshot};
 
-/// Every rule there is, by id.
-pub const ALL: &[&Rule] = &[
+/// Every rule there is, by id. A new one is a file, its `mod` line, and its line here.
+pub static ALL: &[&Rule] = &[
     &c001::RULE,
     &c002::RULE,
     &c003::RULE,
@@ -76,42 +77,47 @@ pub const ALL: &[&Rule] = &[
     &s001::RULE,
 ];
 
+/// The rule of an id, in either case.
+#[must_use]
+pub fn find(id: &str) -> Option<&'static Rule> {
+    ALL.iter()
+        .copied()
+        .find(|rule| rule.id.eq_ignore_ascii_case(id))
+}
+
 /// What is wrong at this moment, sorted by rule, subject and key. The order of the snapshot's lists does not matter.
 #[must_use]
 pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
-    let mut conditions = m001::conditions(snapshot);
-    conditions.extend(l001::all(snapshot));
-    conditions.extend(l002::all(snapshot));
-    conditions.extend(l003::all(snapshot));
-    conditions.extend(m002::conditions(snapshot));
-    conditions.extend(s001::conditions(snapshot));
-    conditions.extend(f002::conditions(snapshot));
-    for (index, container) in snapshot.containers.iter().enumerate() {
-        if !is_judged(container) {
-            continue;
+    let judged: Vec<(usize, &ContainerView)> = snapshot
+        .containers
+        .iter()
+        .enumerate()
+        .filter(|(_, container)| is_judged(container))
+        .collect();
+    let mut conditions = Vec::new();
+    let rulebook = &snapshot.settings.rulebook;
+    for rule in ALL.iter().filter(|rule| rulebook.is_enabled(rule.id)) {
+        let judged = judged.iter();
+        match rule.judge {
+            Judge::Node(judge) => conditions.extend(judge(snapshot)),
+            Judge::Container(judge) => {
+                conditions.extend(judged.filter_map(|(_, one)| judge(snapshot, one)));
+            }
+            Judge::ContainerMany(judge) => {
+                conditions.extend(judged.flat_map(|(_, one)| judge(snapshot, one)));
+            }
+            Judge::ContainerFlows(judge) => {
+                conditions.extend(judged.flat_map(|(place, one)| judge(snapshot, *place, one)));
+            }
         }
-        conditions.extend(c001::condition(snapshot, container));
-        conditions.extend(c002::condition(snapshot, container));
-        conditions.extend(c003::condition(snapshot, container));
-        conditions.extend(c004::condition(snapshot, container));
-        conditions.extend(c005::condition(snapshot, container));
-        conditions.extend(c006::condition(snapshot, container));
-        conditions.extend(c007::condition(snapshot, container));
-        conditions.extend(f001::conditions(snapshot, index, container));
-        conditions.extend(f006::conditions(snapshot, index, container));
-        conditions.extend(f007::condition(snapshot, index, container));
-        conditions.extend(i001::condition(snapshot, container));
-        conditions.extend(i003::condition(snapshot, container));
-        conditions.extend(i004::condition(snapshot, container));
-        conditions.extend(p001::conditions(snapshot, container));
-        conditions.extend(p004::conditions(snapshot, container));
-        conditions.extend(p005::conditions(snapshot, index, container));
-        conditions.extend(p007::conditions(snapshot, container));
-        conditions.extend(p009::conditions(snapshot, container));
+    }
+    for condition in &mut conditions {
+        if let Some(severity) = rulebook.severity(condition.rule.id) {
+            condition.severity = severity;
+        }
     }
     let suspended = m003::suspended(snapshot);
     conditions.retain(|condition| !suspended.contains(condition.rule.id));
-    conditions.extend(m003::condition(snapshot, &suspended));
     conditions
         .sort_by(|a, b| (a.rule.id, &a.subject, &a.key).cmp(&(b.rule.id, &b.subject, &b.key)));
     conditions
@@ -122,56 +128,28 @@ pub fn evaluate(snapshot: &Snapshot) -> Vec<Condition> {
 /// A rule that is not among them may still know nothing about a single container: M001 says so.
 #[must_use]
 pub fn unknown_rules(snapshot: &Snapshot) -> Vec<(&'static str, String)> {
-    let declared = declared_for(snapshot, &["files", "pods"]);
-    let ports = declared_for(snapshot, &["files", "pods", "services"]);
-    let policies = declared_for(
-        snapshot,
-        &[
-            "files",
-            "pods",
-            "services",
-            "endpointslices",
-            "namespaces",
-            "networkpolicies",
-            "peers",
-        ],
-    );
-    let listeners = none_works(snapshot, &["listeners", "tcp"]);
-    let connections = none_works(snapshot, &["tcp"]);
-    let windows = none_works(snapshot, &["cpu_windows"]);
-    let pressure = none_works(snapshot, &["cpu_stat"]).or_else(|| no_pressure(snapshot));
-    let quotas = none_works(snapshot, &["cpu_stat"]).or_else(|| no_controller(snapshot));
-    let logs = none_works(snapshot, &["logs"]);
-    let first = |reasons: &[&Option<String>]| reasons.iter().find_map(|reason| (*reason).clone());
-    let unknown = [
-        (c001::RULE.id, declared.clone()),
-        (c002::RULE.id, first(&[&declared, &windows, &pressure])),
-        (c003::RULE.id, first(&[&declared, &windows])),
-        (c004::RULE.id, quotas.clone()),
-        (c005::RULE.id, first(&[&declared, &pressure])),
-        (c006::RULE.id, first(&[&declared, &quotas])),
-        (c007::RULE.id, windows),
-        (f001::RULE.id, first(&[&policies, &connections])),
-        (f002::RULE.id, first(&[&policies, &connections])),
-        (f006::RULE.id, first(&[&policies, &connections])),
-        (f007::RULE.id, first(&[&declared, &connections])),
-        (i001::RULE.id, declared.clone()),
-        (i003::RULE.id, declared.clone()),
-        (i004::RULE.id, declared.clone()),
-        (l001::RULE.id, logs.clone()),
-        (l002::RULE.id, logs.clone()),
-        (l003::RULE.id, logs),
-        (p001::RULE.id, first(&[&ports, &listeners])),
-        (p004::RULE.id, first(&[&ports, &listeners])),
-        (p005::RULE.id, first(&[&ports, &listeners, &connections])),
-        (p007::RULE.id, first(&[&ports, &listeners])),
-        (p009::RULE.id, first(&[&ports, &policies, &listeners])),
-        (s001::RULE.id, s001::unknown(snapshot)),
-    ];
-    unknown
-        .into_iter()
-        .filter_map(|(rule, reason)| Some((rule, reason?)))
-        .collect()
+    let unknown = ALL.iter().filter_map(|rule| {
+        if !snapshot.settings.rulebook.is_enabled(rule.id) {
+            return Some((rule.id, "turned off in the configuration".to_owned()));
+        }
+        let lacks = rule.needs.iter().find_map(|need| lacks(snapshot, *need));
+        Some((rule.id, lacks?))
+    });
+    unknown.collect()
+}
+
+/// Why what a rule needs is not there, unless it is.
+fn lacks(snapshot: &Snapshot, need: Need) -> Option<String> {
+    match need {
+        Need::Declared(sources) => declared_for(snapshot, sources),
+        Need::Listeners => none_works(snapshot, &["listeners", "tcp"]),
+        Need::Connections => none_works(snapshot, &["tcp"]),
+        Need::CpuWindows => none_works(snapshot, &["cpu_windows"]),
+        Need::Pressure => none_works(snapshot, &["cpu_stat"]).or_else(|| no_pressure(snapshot)),
+        Need::Quotas => none_works(snapshot, &["cpu_stat"]).or_else(|| no_controller(snapshot)),
+        Need::Logs => none_works(snapshot, &["logs"]),
+        Need::Own(lacks) => lacks(snapshot),
+    }
 }
 
 /// Neither the agent (it would report its own making) nor what has ended.

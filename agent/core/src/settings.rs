@@ -1,8 +1,11 @@
 //! What the core may be told by its operator. A recording carries them, so that a replay decides alike.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::suppression::Rulebook;
 
 /// Who this node is: attributes of every resource that leaves.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +32,7 @@ pub enum Grace {
 
 /// Windows and limits of the rules.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct CoreSettings {
     /// Before a finding opens.
     pub grace: Grace,
@@ -38,15 +42,19 @@ pub struct CoreSettings {
     pub cpu_mean_window: Duration,
     /// Ports that `bind(0)` may give on this node (`net.ipv4.ip_local_port_range`), first and last.
     pub ephemeral_ports: (u16, u16),
+    /// An open finding is told of again this often, so that a receiver that lost it learns of it.
+    pub heartbeat: Duration,
+    /// Which rules judge, how severe they are, and what is hidden.
+    pub rulebook: Arc<Rulebook>,
+    /// What single rules are told.
+    #[serde(default)]
+    pub rules: RuleSettings,
     /// Bytes of logs that the kubelet keeps of a container: `containerLogMaxSize` times `containerLogMaxFiles`.
     #[serde(default = "log_kept_bytes")]
     pub log_kept_bytes: u64,
     /// More bytes of logs than this in each of ten minutes are a flood (L002).
     #[serde(default = "log_flood_bytes")]
     pub log_flood_bytes: u64,
-    /// What single rules are told.
-    #[serde(default)]
-    pub rules: RuleSettings,
 }
 
 /// What single rules are told by the operator. Empty lists tell nothing.
@@ -79,6 +87,8 @@ impl Default for CoreSettings {
             cpu_startup_exclusion: Duration::from_secs(300),
             cpu_mean_window: Duration::from_secs(60),
             ephemeral_ports: (32_768, 60_999),
+            heartbeat: Duration::from_secs(6 * 3_600),
+            rulebook: Arc::default(),
             rules: RuleSettings::default(),
             log_kept_bytes: log_kept_bytes(),
             log_flood_bytes: log_flood_bytes(),
@@ -108,6 +118,13 @@ pub const CONTAINERS_MAX: usize = 1_024;
 pub const CGROUPS_MAX: usize = 16_384;
 /// Findings that are open at once.
 pub const FINDINGS_MAX: usize = 4_096;
+/// Findings that were resolved and are remembered, so that one that comes back has its history. The one that was resolved
+/// first is forgotten first.
+pub const FINDINGS_PAST_MAX: usize = 4_096;
+/// A hidden finding is told of this often.
+pub const SUPPRESSED_HEARTBEAT: Duration = Duration::from_secs(86_400);
+/// Suppressions of the configuration, and annotations of one pod that ask for one.
+pub const SUPPRESSIONS_MAX: usize = 256;
 /// Addresses whose holders are known at once: pods, Services, nodes. Those of further ones stay without a name.
 pub const PEER_HOLDERS_MAX: usize = 65_536;
 /// Former holders of addresses that are remembered at once. The oldest are forgotten first, and what was seen before they

@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::declared::{Declared, DeclaredContainer, DeclaredPod, Transport};
-use crate::finding::{Coverage, Subject};
+use crate::finding::{Coverage, FindingState, Subject};
 use crate::id::{CgroupId, ContainerId, PodUid};
 use crate::observation::{
     CPU_WINDOW_NS, CpuMax, CpuPressure, FlowCounts, Holder, ProbeStatus, Role, SourceRow,
@@ -68,6 +68,19 @@ pub struct Snapshot {
     pub occupancy: Vec<Occupancy>,
     /// Container logs, sorted by subject; empty while they are not read.
     pub logs: Vec<LogView>,
+    /// How often findings came into each state since the agent began, sorted; filled in once the rules have judged.
+    pub transitions: Vec<TransitionCount>,
+}
+
+/// How often findings of a rule came into a state since the agent began.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TransitionCount {
+    /// Id of the rule.
+    pub rule: &'static str,
+    /// The state.
+    pub state: FindingState,
+    /// How often.
+    pub count: u64,
 }
 
 /// Whether a pod talks to the API server, as far as its flows tell.

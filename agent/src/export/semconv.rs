@@ -38,6 +38,14 @@ pub(crate) const FINDING_EVENT: &str = "plumbline.finding";
 /// Not in the conventions any more (the event name is a field now), but the only way into stores that drop the field.
 pub(crate) const EVENT_NAME: &str = "event.name";
 pub(crate) const FINDING_FINGERPRINT: &str = "plumbline.finding.fingerprint";
+pub(crate) const FINDING_TRANSITION: &str = "plumbline.finding.transition";
+pub(crate) const FINDING_REOPENED: &str = "plumbline.finding.reopened";
+pub(crate) const FINDING_RESOLUTION: &str = "plumbline.finding.resolution";
+pub(crate) const FINDING_SUPPRESSED_BY: &str = "plumbline.finding.suppressed.by";
+pub(crate) const FINDING_SUPPRESSED_UNTIL: &str = "plumbline.finding.suppressed.until";
+pub(crate) const FINDING_SUPPRESSED_REASON: &str = "plumbline.finding.suppressed.reason";
+/// What was to hide the finding and does not, with the reasons.
+pub(crate) const FINDING_SUPPRESSION_IGNORED: &str = "plumbline.finding.suppression.ignored";
 pub(crate) const FINDING_STATE: &str = "plumbline.finding.state";
 pub(crate) const FINDING_SEVERITY: &str = "plumbline.finding.severity";
 pub(crate) const FINDING_FIRST_SEEN: &str = "plumbline.finding.first_seen";

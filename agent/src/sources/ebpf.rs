@@ -43,7 +43,17 @@ use crate::sources::Sink;
 use crate::sources::cgroups::CgroupRoot;
 
 /// What is seen of UDP.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    clap::ValueEnum,
+    serde::Deserialize,
+    serde::Serialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum UdpMode {
     /// Servers and peers, from `bind`, `connect`, `sendmsg` and `recvmsg`.

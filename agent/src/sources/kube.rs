@@ -54,7 +54,17 @@ pub struct KubeSettings {
 }
 
 /// What is watched of the rest of the cluster. Each step costs the API server more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
+#[derive(
+    Clone,
+    Copy,
+    Debug,
+    Default,
+    PartialEq,
+    Eq,
+    clap::ValueEnum,
+    serde::Deserialize,
+    serde::Serialize,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Peers {
     /// All pods, so that those of other nodes have names too.

@@ -1,5 +1,6 @@
 //! What `/status` says, and how `plumbline status` prints it.
 
+mod kept;
 mod logs;
 
 use std::collections::BTreeMap;
@@ -35,6 +36,9 @@ pub(super) struct Status {
     scans: u32,
     /// Open findings by severity.
     findings: BTreeMap<String, u64>,
+    /// Hidden findings.
+    #[serde(default)]
+    suppressed: u64,
     /// Rules that say nothing, and why.
     unknown_rules: BTreeMap<String, String>,
     probes: Vec<ProbeStatus>,
@@ -44,6 +48,12 @@ pub(super) struct Status {
     #[serde(default)]
     ledger: Vec<LedgerRow>,
     export: serde_json::Value,
+    /// The configuration and its file.
+    #[serde(default)]
+    config: serde_json::Value,
+    /// The file in which findings outlive the agent; absent without one.
+    #[serde(default)]
+    state: serde_json::Value,
     /// Container logs; absent where they are not read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     logs: Option<logs::LogsStatus>,
@@ -156,6 +166,7 @@ impl Status {
             ended: ended(snapshot),
             scans: snapshot.scans,
             findings,
+            suppressed: published.suppressed.len() as u64,
             unknown_rules: rules::unknown_rules(snapshot)
                 .into_iter()
                 .map(|(rule, why)| (rule.to_owned(), why))
@@ -165,6 +176,8 @@ impl Status {
             dropped: snapshot.dropped.iter().map(loss).collect(),
             ledger: ledger(snapshot),
             export: serde_json::to_value(&published.lanes).unwrap_or_default(),
+            config: serde_json::to_value(&published.kept.config).unwrap_or_default(),
+            state: serde_json::to_value(&published.kept.state).unwrap_or_default(),
             logs: published
                 .logs
                 .as_ref()
@@ -282,6 +295,7 @@ pub(super) fn table(status: &Status) -> String {
         ["EXPORT", "STATE", "LAST ERROR"],
         lanes.map(lane),
     );
+    kept::lines(&mut text, status);
     if let Some(logs) = &status.logs {
         logs.show(&mut text);
     }
@@ -348,6 +362,7 @@ fn head(status: &Status) -> Vec<Vec<String>> {
         vec!["containers".into(), status.containers.to_string()],
         vec!["socket scans".into(), status.scans.to_string()],
         vec!["findings".into(), counts(&status.findings)],
+        vec!["hidden".into(), status.suppressed.to_string()],
     ];
     for row in &status.coverage {
         let reason = row

@@ -13,7 +13,9 @@ use plumbline::export::encode::{
     Batch, FindingOptions, Payload, REQUEST_BYTES_MAX, encode_findings, encode_metrics,
     ended_series,
 };
-use plumbline_core::finding::{FindingState, Severity, Subject};
+use plumbline_core::finding::{
+    FindingState, Resolution, Severity, Subject, Suppressed, Transition,
+};
 use plumbline_core::time::UnixNanos;
 
 fn value(value: Option<&AnyValue>) -> String {
@@ -421,4 +423,50 @@ fn halves_are_the_whole() {
     let (first, second) = batch.split().unwrap();
     assert_eq!((first.items, second.items), (1, 2));
     assert!(first.clone().split().is_err_and(|whole| whole == first));
+}
+
+#[test]
+fn transitions_tell_why() {
+    let mut hidden = finding("web-1", 1);
+    hidden.state = FindingState::Suppressed;
+    hidden.transition = Some(Transition::Suppressed);
+    hidden.suppression = Some(Suppressed {
+        by: "suppressions[0]".into(),
+        until: UnixNanos(AT.0 + 86_400_000_000_000),
+        reason: "INC-42".into(),
+    });
+    let mut ended = finding("web-1", 2);
+    ended.state = FindingState::Resolved;
+    ended.transition = Some(Transition::Resolved);
+    ended.resolution = Some(Resolution::OwnerGone);
+    ended.reopened = 3;
+    ended.suppression_ignored = vec!["suppressions[1]: it has no reason".into()];
+    let options = FindingOptions::default();
+    let batches = encode_findings(&[hidden, ended], &node(), AT, options, REQUEST_BYTES_MAX);
+    let shown = show(&batches);
+    let wanted = [
+        "finding.state",
+        "transition",
+        "suppress",
+        "resolution",
+        "reopened",
+        " in ",
+    ];
+    let lines = shown.lines().map(str::trim);
+    let lines: Vec<&str> = lines
+        .filter(|line| wanted.iter().any(|one| line.contains(one)))
+        .collect();
+    expect![[r#"
+        "Undeclared listening port in shop/web-1/app is hidden until 2026-11-23T09:34:18.000Z (INC-42): observed tcp/1 on 0.0.0.0, declared tcp/8080."
+        plumbline.finding.state = "suppressed"
+        plumbline.finding.transition = "suppressed"
+        plumbline.finding.suppressed.by = "suppressions[0]"
+        plumbline.finding.suppressed.until = "2026-11-23T09:34:18.000Z"
+        plumbline.finding.suppressed.reason = "INC-42"
+        "Undeclared listening port in shop/web-1/app is resolved: it was tcp/2 on 0.0.0.0."
+        plumbline.finding.state = "resolved"
+        plumbline.finding.transition = "resolved"
+        plumbline.finding.reopened = 3
+        plumbline.finding.resolution = "owner_gone"
+        plumbline.finding.suppression.ignored = ["suppressions[1]: it has no reason"]"#]].assert_eq(&lines.join("\n"));
 }

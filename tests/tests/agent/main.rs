@@ -3,7 +3,9 @@
 
 mod canary;
 mod ends;
+mod life;
 mod logs;
+mod same;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -20,6 +20,8 @@ pub const CPU_THROTTLED: &str = "plumbline.cpu.throttled";
 pub const DECLARED_BY: &str = "plumbline.declared.by";
 /// How far a port can be reached: the words of [`crate::exposure::Reach`].
 pub const EXPOSURE: &str = "plumbline.exposure";
+/// `open`, `suppressed` or `resolved`.
+pub const FINDING_STATE: &str = "plumbline.finding.state";
 /// `sent` or `received`.
 pub const FLOW_IO: &str = "plumbline.flow.io";
 /// `client` or `server`.

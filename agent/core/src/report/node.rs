@@ -7,9 +7,10 @@ use crate::finding::{Coverage, Finding, FindingState, Severity};
 use crate::id::PodUid;
 use crate::metric::{
     COVERAGE_CONTAINERS, DECLARED_AGE, EBPF_EVENTS, EBPF_EVENTS_LOST, EBPF_MAP_CAPACITY,
-    EBPF_MAP_ENTRIES, FINDINGS_OPEN, K8S_NODE_CPU_ALLOCATABLE, K8S_NODE_CPU_TIME,
-    K8S_NODE_CPU_USAGE, NODE_CPU_COUNT, NODE_CPU_PRESSURE, NODE_CPU_REQUESTS, NODE_CPU_STEAL_TIME,
-    POLICY_RULE_HITS, PROBE_HEALTH, attribute,
+    EBPF_MAP_ENTRIES, FINDINGS_OPEN, FINDINGS_SUPPRESSED, FINDINGS_TRANSITIONS,
+    K8S_NODE_CPU_ALLOCATABLE, K8S_NODE_CPU_TIME, K8S_NODE_CPU_USAGE, Metric, NODE_CPU_COUNT,
+    NODE_CPU_PRESSURE, NODE_CPU_REQUESTS, NODE_CPU_STEAL_TIME, POLICY_RULE_HITS, PROBE_HEALTH,
+    attribute,
 };
 use crate::observation::{Health, ProbeStatus, SourceRow};
 use crate::report::{Attribute, AttributeValue, Number, Point};
@@ -30,7 +31,13 @@ const REASONS_MAX: usize = 16;
 
 /// What there is to say about the node.
 pub(super) fn points(snapshot: &Snapshot, findings: &[Finding]) -> Vec<Point> {
-    let mut points = findings_of(findings);
+    let mut points = findings_of(&FINDINGS_OPEN, FindingState::Open, findings);
+    points.extend(findings_of(
+        &FINDINGS_SUPPRESSED,
+        FindingState::Suppressed,
+        findings,
+    ));
+    points.extend(transitions_of(snapshot));
     points.extend(coverage_of(snapshot));
     points.extend(probes_of(snapshot));
     points.extend(tables_of(snapshot));
@@ -121,12 +128,24 @@ fn requested_millis(snapshot: &Snapshot) -> Option<u64> {
     Some(pods.into_values().fold(0, u64::saturating_add))
 }
 
-fn findings_of(findings: &[Finding]) -> Vec<Point> {
+/// How often findings came into each state, counted since the agent began.
+fn transitions_of(snapshot: &Snapshot) -> impl Iterator<Item = Point> {
+    let begun = super::unix(snapshot, snapshot.origin.monotonic);
+    snapshot.transitions.iter().map(move |of| {
+        let attributes = vec![
+            (attribute::SECURITY_RULE_NAME, AttributeValue::Word(of.rule)),
+            (
+                attribute::FINDING_STATE,
+                AttributeValue::Word(of.state.as_str()),
+            ),
+        ];
+        Point::new(&FINDINGS_TRANSITIONS, Number::int(of.count), attributes).since(begun)
+    })
+}
+
+fn findings_of(metric: &'static Metric, state: FindingState, findings: &[Finding]) -> Vec<Point> {
     let mut counts: BTreeMap<(&str, Severity, Option<&str>), u64> = BTreeMap::new();
-    for finding in findings
-        .iter()
-        .filter(|finding| finding.state == FindingState::Open)
-    {
+    for finding in findings.iter().filter(|finding| finding.state == state) {
         let namespace = finding.resource.namespace.as_deref();
         *counts
             .entry((finding.rule_id, finding.severity, namespace))
@@ -145,15 +164,11 @@ fn findings_of(findings: &[Finding]) -> Vec<Point> {
         ];
         attributes
             .extend(namespace.map(|namespace| (attribute::K8S_NAMESPACE_NAME, text(namespace))));
-        points.push(Point::new(&FINDINGS_OPEN, Number::int(count), attributes));
+        points.push(Point::new(metric, Number::int(count), attributes));
     }
     if overflow > 0 {
         let attributes = vec![(attribute::OVERFLOW, AttributeValue::Bool(true))];
-        points.push(Point::new(
-            &FINDINGS_OPEN,
-            Number::int(overflow),
-            attributes,
-        ));
+        points.push(Point::new(metric, Number::int(overflow), attributes));
     }
     points
 }

@@ -1,6 +1,6 @@
 mod bounds;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use expect_test::expect;
@@ -15,7 +15,7 @@ use crate::metric::CATALOGUE;
 use crate::observation::{CpuMax, Role};
 use crate::rules::evaluate;
 use crate::rules::testing::{NOW, container, declared, pod, snapshot, view, windows};
-use crate::snapshot::{Dropped, FlowView, Occupancy, Snapshot};
+use crate::snapshot::{Dropped, FlowView, Occupancy, Snapshot, TransitionCount};
 
 mod fixture;
 
@@ -34,7 +34,12 @@ fn finding(condition: &Condition, snapshot: &Snapshot) -> Finding {
         resource: condition.subject.clone(),
         declared: condition.declared.clone(),
         observed: condition.observed.clone(),
-        evidence: condition.evidence.clone(),
+        evidence: BTreeMap::new(),
+        reopened: 0,
+        transition: None,
+        suppression: None,
+        suppression_ignored: Vec::new(),
+        resolution: None,
         coverage: condition.coverage.clone(),
         remediation: condition.remediation.clone(),
         patch: None,
@@ -161,6 +166,23 @@ fn points_of_the_node() {
     "#]].assert_eq(&lines(&node, &build(&node, &findings(&node)).resources[0]));
 }
 
+/// The node with a hidden finding besides, and with what became of findings so far.
+fn with_history() -> (Snapshot, Vec<Finding>) {
+    let mut node = node();
+    let mut findings = findings(&node);
+    let of_pod = findings.iter().find(|one| one.resource.namespace.is_some());
+    findings.push(Finding {
+        state: FindingState::Suppressed,
+        ..of_pod.unwrap().clone()
+    });
+    node.transitions = vec![TransitionCount {
+        rule: "P001",
+        state: FindingState::Suppressed,
+        count: 1,
+    }];
+    (node, findings)
+}
+
 #[test]
 fn what_leaves_is_in_the_catalogue_and_the_catalogue_leaves() {
     let points = points();
@@ -178,7 +200,8 @@ fn points() -> Vec<Point> {
         container.coverage = Coverage::Full;
         container.listeners_overflow.clear();
     }
-    let reports = [node(), seen].map(|node| build(&node, &findings(&node)));
+    let (node, findings) = with_history();
+    let reports = [node, seen].map(|node| build(&node, &findings));
     let resources = reports.into_iter().flat_map(|report| report.resources);
     resources.flat_map(|resource| resource.points).collect()
 }
@@ -204,7 +227,9 @@ fn attributes_that_leave_are_those_of_the_catalogue() {
         .flat_map(|metric| metric.attributes.iter().map(|key| (metric.name, *key)))
         .collect();
     // Only with a thousand series of findings: see `many_reasons_and_findings_are_bounded`.
-    expected.remove(&("plumbline.findings.open", "otel.metric.overflow"));
+    for metric in ["plumbline.findings.open", "plumbline.findings.suppressed"] {
+        expected.remove(&(metric, "otel.metric.overflow"));
+    }
     // Likewise, with a thousand rules of policies.
     expected.remove(&("plumbline.policy.rule.hits", "otel.metric.overflow"));
     expected.retain(|(name, _)| !of_logs(name));

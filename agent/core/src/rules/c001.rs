@@ -1,16 +1,10 @@
-//! C001, no CPU request: the scheduler places the container as if it used nothing, and under contention the kernel
-//! gives it next to nothing.
+//! C001, no CPU request. What, why and traps are in [`RULE`].
 //!
-//! **What.** Running containers whose declaration is known and has no `resources.requests.cpu`, or 0, which Kubernetes
-//! treats alike. Severity low. A request is proposed only from what was measured: the 95th percentile of the last day's
-//! windows of 100 ms, at least 100.
-//!
-//! **Traps.** A limit without a request is the request. Pod-level resources stand for all containers of the pod; there
-//! too a limit is the request. Ephemeral containers cannot have resources. Init containers count while they run and are
-//! past the grace, so that short ones are not reported. The agent does not report itself.
+//! A limit without a request is the request. Pod-level resources stand for all containers of the pod; there too a limit
+//! is the request.
 
 use crate::declared::{ContainerKind, DeclaredContainer, DeclaredPod};
-use crate::finding::{Condition, Coverage, Rule, Severity};
+use crate::finding::{Condition, Coverage, Judge, Memory, Need, Rule, Severity};
 use crate::rules::advice::Usual;
 use crate::rules::{grace, patch};
 use crate::snapshot::{ContainerView, Snapshot};
@@ -20,6 +14,23 @@ pub static RULE: Rule = Rule {
     id: "C001",
     title: "No CPU request",
     category: "cpu",
+    what: "A running container whose declaration is known and has no `resources.requests.cpu`, or 0, which Kubernetes \
+           treats alike.",
+    why: "The scheduler places the container as if it used nothing, and under contention the kernel gives it next to \
+          nothing.",
+    severity: "low",
+    traps: &[
+        "A limit without a request is the request, for a container and for its pod (23).",
+        "Pod-level resources stand for all containers of the pod (23).",
+        "Ephemeral containers cannot have resources (5).",
+        "Init containers count while they run and are past the grace: short ones are not reported (5).",
+        "The agent does not report itself (22).",
+    ],
+    remediation: "Set requests.cpu. A value is proposed only from what was measured: the 95th percentile of the last \
+                  day's windows of 100 ms, at least 100 of them.",
+    needs: &[Need::PODS],
+    memory: Memory::Moment,
+    judge: Judge::Container(condition),
 };
 
 /// Whether a container has no CPU request.

@@ -1,19 +1,9 @@
-//! C002, request too low under contention: the container usually uses more than it requests, and waits for CPUs that it
-//! has no claim on.
+//! C002, request too low under contention. What, why and traps are in [`RULE`].
 //!
-//! **Why.** Under contention the kernel shares CPUs by `cpu.weight`, which comes from the request. What is used beyond it
-//! is lent by the neighbours and taken back just when it is needed.
-//!
-//! **What.** The 95th percentile of the last day's windows exceeds the request, and over the mean window (60 s) a task
-//! of the container waited for at least a tenth of the time, throttling taken off, and so did tasks of the node.
-//! Severity medium.
-//!
-//! **Traps (23).** Waiting that the container's own limit causes is C004's. Threads that queue behind each other on an
-//! idle node do not make the node wait. A pod-level request is shared: a container without its own is not judged. A
-//! container without any is C001's. One whose limit equals its request gets no more by a request: C004 and C007 speak of it. The percentile is taken at the lower bound of its bucket. Start-up is left out. Use
-//! under contention is less than what is wanted, so the proposed request is the least that would do.
+//! The percentile is taken at the lower bound of its bucket. Use under contention is less than what is wanted, so the
+//! proposed request is the least that would do.
 
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::rules::advice::Usual;
 use crate::rules::c007::ratio;
 use crate::rules::{patch, waiting};
@@ -24,6 +14,25 @@ pub static RULE: Rule = Rule {
     id: "C002",
     title: "CPU request too low under contention",
     category: "cpu",
+    what: "The 95th percentile of the last day's windows of 100 ms exceeds the request, and over the mean window (60 s) \
+           a task of the container waited for at least a tenth of the time, throttling taken off, and so did tasks of \
+           the node.",
+    why: "Under contention the kernel shares CPUs by `cpu.weight`, which comes from the request. What is used beyond it \
+          is lent by the neighbours and taken back just when it is needed.",
+    severity: "medium",
+    traps: &[
+        "Waiting that the container's own limit causes is C004's (23).",
+        "Threads that queue behind each other on an idle node do not make the node wait (23).",
+        "A pod-level request is shared: a container without its own is not judged (23).",
+        "A container without any request is C001's.",
+        "One whose limit equals its request gets no more by a request: C004 and C007 speak of it.",
+        "Start-up is left out (23).",
+    ],
+    remediation: "Raise requests.cpu to what 95 % of the windows needed; that is the least, since use under contention \
+                  is less than what is wanted.",
+    needs: &[Need::PODS, Need::CpuWindows, Need::Pressure],
+    memory: Memory::CpuWindow,
+    judge: Judge::Container(condition),
 };
 
 /// Whether a container needs more than it requests while others want it too.

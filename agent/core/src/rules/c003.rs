@@ -1,19 +1,12 @@
-//! C003, request far too high: CPUs that nobody else can request, and that the container never uses.
+//! C003, request far too high. What, why and traps are in [`RULE`].
 //!
-//! **What.** Over a full week, the 99th percentile of the windows is below [`USED`] of the request, and the difference is
-//! at least [`WASTE_MILLIS`]. Severity info. The week is kept in days: it is full with [`WINDOW_MIN`], of which nine tenths
-//! must have been measured. The evidence says of what span it is. History lives in memory, so an agent or a container
-//! that restarts begins anew.
-//!
-//! **Traps (23).** Whether an autoscaler sizes replicas by use over request cannot be seen from a node: never more than
-//! info, and the remedy says so. Whole CPUs of the static CPU manager (request equal to the limit, no quota in force) are
-//! exclusive because they are requested: silent. A pod-level request is shared: a container without its own is not judged.
-//! Lowering only the request of a container whose limit equals it changes its class of service: no patch.
+//! The week is kept in days: it is full with [`WINDOW_MIN`], of which nine tenths must have been measured. The evidence
+//! says of what span it is. History lives in memory, so an agent or a container that restarts begins anew.
 
 use std::time::Duration;
 
 use crate::declared::DeclaredContainer;
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::rules::advice::Usual;
 use crate::rules::c007::ratio;
 use crate::rules::patch;
@@ -24,6 +17,22 @@ pub static RULE: Rule = Rule {
     id: "C003",
     title: "CPU request far too high",
     category: "cpu",
+    what: "Over a full week, the 99th percentile of the windows of 100 ms is below 30 % of the request, and the \
+           difference is at least a tenth of a CPU.",
+    why: "CPUs that nobody else can request, and that the container never uses.",
+    severity: "info",
+    traps: &[
+        "Whether an autoscaler sizes replicas by use over request cannot be seen from a node: never more than info, and \
+         the remedy says so (23).",
+        "Whole CPUs of the static CPU manager are exclusive because they are requested: silent (23).",
+        "A pod-level request is shared: a container without its own is not judged (23).",
+        "Lowering only the request of a container whose limit equals it changes its class of service: no patch.",
+        "A week that was not measured in full says nothing.",
+    ],
+    remediation: "Lower requests.cpu to what 99 % of the windows needed.",
+    needs: &[Need::PODS, Need::CpuWindows],
+    memory: Memory::For(WINDOW_MIN),
+    judge: Judge::Container(condition),
 };
 
 /// Share of the request that is used at most.

@@ -1,22 +1,9 @@
-//! C004, throttled by the limit: the kernel stops the container so often or so long that its work waits.
-//!
-//! **What.** Over the mean window (60 s), the container was stopped for more than [`STOPPED`] of the time, or in at least
-//! [`OFTEN`] of its periods for more than [`LONG_US`] each, and a task of it waited for at least [`WAITED`] of the time.
-//! Severity medium; low if the use is background work (a Job, or a container that is seen in full and listens on
-//! nothing), or if the kernel keeps no pressure, so that the effect is not known. Works without a declared side: the
-//! limit is `cpu.max`.
-//!
-//! **Why not the share of throttled periods.** A period in which the last millisecond was cut off counts like one that
-//! was stopped for its whole length; the share alone does not tell harm from harmless bursts
-//! (kubernetes-monitoring/kubernetes-mixin#108). Time does, and waiting says whether anybody noticed.
-//!
-//! **Traps (23).** Throttled time is summed over CPUs, so that eight threads stopped for 1 % each look like 8 %: what
-//! waited is wall time and decides. What `cpu.max.burst` lends is not throttled. A limit that was changed begins a new
-//! window. Start-up is left out. No limit in force (static CPU manager): nothing.
+//! C004, throttled by the limit. What, why and traps are in [`RULE`]. Works without a declared side: the limit is
+//! `cpu.max`.
 
 use std::collections::BTreeMap;
 
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::rules::c007::{key, quota_cores, ratio};
 use crate::rules::waiting;
 use crate::snapshot::{ContainerView, CpuRates, Snapshot};
@@ -26,6 +13,25 @@ pub static RULE: Rule = Rule {
     id: "C004",
     title: "Throttled by the CPU limit",
     category: "cpu",
+    what: "Over the mean window (60 s) the container was stopped by `cpu.max` for more than 5 % of the time, or in at \
+           least a tenth of its periods for more than 50 ms each, and a task of it waited for at least 5 % of the time.",
+    why: "The kernel stops the container so often or so long that its work waits. The share of throttled periods alone \
+          does not tell that: a period in which the last millisecond was cut off counts like one that was stopped for \
+          its whole length (kubernetes-monitoring/kubernetes-mixin#108).",
+    severity: "medium; low if the use is background work (a Job, or a container that is seen in full and listens on \
+               nothing), or if the kernel keeps no pressure, so that the effect is not known",
+    traps: &[
+        "Throttled time is summed over CPUs, so that eight threads stopped for 1 % each look like 8 %: what waited is \
+         wall time and decides (23).",
+        "What `cpu.max.burst` lends is not throttled (23).",
+        "A limit that was changed begins a new window (23).",
+        "Start-up is left out (23).",
+        "No limit in force, as with the static CPU manager: nothing (23).",
+    ],
+    remediation: "Raise or remove the limit, or cut threads (GOMAXPROCS and the like).",
+    needs: &[Need::Quotas],
+    memory: Memory::CpuWindow,
+    judge: Judge::Container(condition),
 };
 
 /// Share of the time for which a container is stopped.

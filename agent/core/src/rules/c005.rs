@@ -1,18 +1,8 @@
-//! C005, no limit and a noisy neighbour: a container without a limit uses far more than it requests, while others wait
-//! for what they requested.
-//!
-//! **What.** No CPU limit, neither declared (for the container or its pod) nor in force; over the mean window (60 s) it
-//! used at least twice its request and [`EXCESS_CORES`] more; tasks of the node waited for at least a tenth of the time;
-//! and so did at least one other container that used less than it requested, throttling taken off. Severity low: not to
-//! set a limit is a sound choice while nobody suffers.
-//!
-//! **Traps (23).** A container that waits because of its own limit, or beyond its request, is no victim: it has no claim.
-//! Containers of the same pod are no neighbours. Where `cpu.max` was read and sets a limit, there is one, whatever is
-//! declared. A pod-level limit is one. The agent is neither judged nor a victim.
+//! C005, no limit and a noisy neighbour. What, why and traps are in [`RULE`].
 
 use std::collections::BTreeSet;
 
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::rules::advice::Usual;
 use crate::rules::c007::ratio;
 use crate::rules::{is_judged, patch, waiting};
@@ -23,6 +13,22 @@ pub static RULE: Rule = Rule {
     id: "C005",
     title: "No CPU limit, and neighbours wait",
     category: "cpu",
+    what: "A container without a CPU limit, neither declared nor in force, that over the mean window (60 s) used at \
+           least twice its request and a tenth of a CPU more, while tasks of the node waited for at least a tenth of \
+           the time, and so did at least one other container that used less than it requested.",
+    why: "It takes what others have requested.",
+    severity: "low: not to set a limit is a sound choice while nobody suffers",
+    traps: &[
+        "A container that waits because of its own limit, or beyond its request, is no victim: it has no claim (23).",
+        "Containers of the same pod are no neighbours.",
+        "Where `cpu.max` was read and sets a limit, there is one, whatever is declared (23).",
+        "A pod-level limit is one (23).",
+        "The agent is neither judged nor a victim (22).",
+    ],
+    remediation: "Set a limit, or raise the request to what is used.",
+    needs: &[Need::PODS, Need::Pressure],
+    memory: Memory::CpuWindow,
+    judge: Judge::Container(condition),
 };
 
 /// Use beyond the request, in CPUs, from which on it counts.

@@ -1,21 +1,13 @@
-//! C006, the cgroup differs from the spec: what the kernel enforces is not what the pod declares.
+//! C006, the cgroup differs from the spec. What, why and traps are in [`RULE`].
 //!
-//! **What.** `cpu.max` against `limits.cpu`, and `cpu.weight` against `requests.cpu`, once both have been as they are for
-//! [`SETTLE`]. Severity medium; low where the pod's status names what is in force: then a resize of the running pod waits
-//! (deferred, infeasible, or not yet done). Otherwise the runtime or somebody else wrote the cgroup.
-//!
-//! **Traps (23).** A quota is rounded: the kubelet gives at least 1 ms a period, systemd rounds up to a hundredth of a CPU.
-//! Any length of period is right (`--cpu-cfs-quota-period`). There are two curves from requests to weights: either fits
-//! ([`super::weight`]). Whole CPUs of the static CPU manager have no quota. A node may run without quotas
-//! (`--cpu-cfs-quota=false`): a missing quota counts only where another container of the node has one. With pod-level
-//! resources, a container without its own limit may have none or its pod's, and its weight is not judged. Settings are
-//! read every 30 s, and the kubelet needs a while. `plumbline check` sees only a moment: it judges what it sees.
+//! Settings are read every 30 s, and the kubelet needs a while. `plumbline check` sees only a moment: it judges what it
+//! sees. There are two curves from requests to weights: either fits ([`super::weight`]).
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::declared::{ContainerKind, DeclaredContainer, DeclaredPod};
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::observation::CpuMax;
 use crate::rules::c003::may_be_exclusive;
 use crate::rules::c007::{quota_cores, ratio};
@@ -28,6 +20,24 @@ pub static RULE: Rule = Rule {
     id: "C006",
     title: "CPU settings of the cgroup differ from the spec",
     category: "cpu",
+    what: "`cpu.max` against `limits.cpu`, and `cpu.weight` against `requests.cpu`, once both have been as they are for \
+           90 s.",
+    why: "What the kernel enforces is not what the pod declares.",
+    severity: "medium; low where the pod's status names what is in force: then a resize of the running pod waits",
+    traps: &[
+        "A quota is rounded: the kubelet gives at least 1 ms a period, systemd rounds up to a hundredth of a CPU (23).",
+        "Any length of period is right (`--cpu-cfs-quota-period`).",
+        "There are two curves from requests to weights: either fits.",
+        "Whole CPUs of the static CPU manager have no quota (23).",
+        "A node may run without quotas: a missing quota counts only where another container of the node has one.",
+        "With pod-level resources a container without its own limit may have none or its pod's, and its weight is not \
+         judged (23).",
+    ],
+    remediation: "Where a resize waits, make room on the node or create the pod anew. Otherwise check the kubelet's CPU \
+                  manager and the runtime, and who else writes to the cgroup.",
+    needs: &[Need::PODS, Need::Quotas],
+    memory: Memory::For(SETTLE),
+    judge: Judge::Container(condition),
 };
 
 /// How long spec and cgroup must have been as they are: three readings of the settings.

@@ -1,26 +1,17 @@
-//! C007, bursts hidden by the average: windows of 100 ms reach the CPU limit while the mean stays below half of it.
-//!
-//! **Why.** The kernel throttles by periods of 100 ms. A dashboard that shows 30 s means says that there is room, and
-//! requests stall all the same.
-//!
-//! **What.** The highest window of the mean window (60 s) reaches [`REACHED`] of the limit, and the mean is below
-//! [`HIDDEN`] of it. The limit is the one in force (`cpu.max`); the declared one only where `cpu.max` was not read.
-//! Severity info. Works without a declared side.
+//! C007, bursts hidden by the average. What, why and traps are in [`RULE`]. Works without a declared side.
 //!
 //! **Why 0.95 of the limit.** A group under a quota cannot use more than quota and burst in a period, but our windows do
 //! not begin with the kernel's periods, its accounting includes a few microseconds of switching that ours leaves out,
 //! and time stolen by the hypervisor is in ours only. So a container that the limit stops may show slightly less than
 //! the limit in each window. One that uses 95 % of its limit in a window is stopped by it, or about to be.
 //!
-//! **Traps (23).** `cpu.max` without a quota although a limit is declared (static CPU manager): no limit, nothing. What
-//! may be saved up (`cpu.max.burst`) is added to the limit for the peak: to spend it is what it is for. Start-up windows
-//! are left out before this rule. Nothing is said unless the windows span the mean window, but for [`SLACK_MAX`]: they
-//! are read once a second, so the last may be missing yet. Nor if less than half of that time was measured.
+//! Nothing is said unless the windows span the mean window, but for [`SLACK_MAX`]: they are read once a second, so the
+//! last may be missing yet. Nor if less than half of that time was measured.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::observation::{CPU_WINDOW_NS, CpuMax};
 use crate::rules::patch;
 use crate::snapshot::{ContainerView, Snapshot, WindowView};
@@ -30,6 +21,21 @@ pub static RULE: Rule = Rule {
     id: "C007",
     title: "Bursts over the CPU limit, hidden by the average",
     category: "cpu",
+    what: "The highest window of 100 ms within the mean window (60 s) reaches 95 % of the limit, and the mean is below \
+           half of it. The limit is the one in force (`cpu.max`); the declared one only where `cpu.max` was not read.",
+    why: "The kernel throttles by periods of 100 ms. A dashboard that shows 30 s means says that there is room, and \
+          requests stall all the same.",
+    severity: "info",
+    traps: &[
+        "`cpu.max` without a quota although a limit is declared (static CPU manager): no limit, nothing (23).",
+        "What may be saved up (`cpu.max.burst`) is added to the limit for the peak: to spend it is what it is for (23).",
+        "Start-up windows are left out (23).",
+        "Nothing is said if less than half of the mean window was measured.",
+    ],
+    remediation: "Size the limit for the peak, or smooth the work.",
+    needs: &[Need::CpuWindows],
+    memory: Memory::CpuWindow,
+    judge: Judge::Container(condition),
 };
 
 /// Share of the limit at which a window counts as having reached it.

@@ -1,19 +1,10 @@
-//! F002, workload not isolated: a pod has flows, and no NetworkPolicy selects it for their direction.
-//!
-//! **Why.** Without a policy whoever gets into one pod reaches all others, and everything outside.
-//!
-//! **What.** Per pod and direction: connections with others than the pod itself, and no NetworkPolicy that selects it. Severity
-//! low; medium where the namespace is labelled `environment`, `env` or `app.kubernetes.io/environment` = `production` or
-//! `prod`. A policy made of what was seen is attached: it is a beginning, and what was not seen would be blocked by it.
-//!
-//! **Traps.** Policies that are not known, of kinds that are not evaluated, and admin policies that may be about the pod: nothing
-//! is said (18). Pods in the node's network cannot be isolated (1). A kubelet's probes are no use (8), `port-forward` and other
-//! loopback neither (7). Replicas share one finding (20).
+//! F002, workload not isolated. What, why and traps are in [`RULE`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use crate::declared::DeclaredPod;
-use crate::finding::{Condition, Evidence, Rule, Severity, Subject};
+use crate::finding::{Condition, Evidence, Judge, Memory, Need, Rule, Severity, Subject};
 use crate::policy::Direction;
 use crate::rules::{flows, grace, patch};
 use crate::snapshot::{ContainerView, FlowView, PeerKind, Snapshot};
@@ -23,6 +14,22 @@ pub static RULE: Rule = Rule {
     id: "F002",
     title: "Workload not isolated",
     category: "flows",
+    what: "Per pod and direction: connections with others than the pod itself, and no NetworkPolicy that selects \
+           it.kubernetes.io/environment` = `production` or `prod`. A policy made of what was seen is attached: it \
+           is a beginning, and what was not seen would be blocked by it.",
+    why: "Without a policy whoever gets into one pod reaches all others, and everything outside.",
+    severity: "low; medium in namespaces that are labelled as production",
+    traps: &[
+        "Policies that are not known, of kinds that are not evaluated, and admin policies that may be about the \
+         pod: nothing is said (18).",
+        "Pods in the node's network cannot be isolated (1).",
+        "A kubelet's probes are no use (8), `port-forward` and other loopback neither (7).",
+        "Replicas share one finding (20).",
+    ],
+    remediation: "Apply the policy that is attached, after a look at what was not seen.",
+    needs: &[Need::POLICIES, Need::Connections],
+    memory: Memory::For(Duration::from_secs(3_600)),
+    judge: Judge::Node(conditions),
 };
 
 /// Labels of a namespace that say what it is for.

@@ -1,19 +1,9 @@
-//! F006, policy blocks real traffic: a container tries again and again to connect, fails, and the policies deny what it tries.
-//! With candidate policies also: what passes now and would not with them.
-//!
-//! **Why.** A policy that is too tight looks like a network that is down. Who is on call should read which policy it is; who is
-//! about to apply one should know before.
-//!
-//! **What.** Real: at least three failed attempts to one peer and port, the last within ten minutes, with the verdict `deny` of
-//! either end. Severity medium. Candidate: connections that passed within ten minutes and that `--candidate-policies` would
-//! deny at the container's own end. Severity info.
-//!
-//! **Traps.** A failure alone is no proof: only together with a verdict. Verdicts are believed as by F001 (17, 18, 19). A
-//! client that was refused by a server that is not there, and whose policies allow, is no case of this rule.
+//! F006, policy blocks real traffic. What, why and traps are in [`RULE`].
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::finding::{Condition, Evidence, Rule, Severity};
+use crate::finding::{Condition, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::observation::Role;
 use crate::rules::flows;
 use crate::snapshot::{ContainerView, FlowView, Snapshot};
@@ -23,6 +13,22 @@ pub static RULE: Rule = Rule {
     id: "F006",
     title: "Policy blocks real traffic",
     category: "flows",
+    what: "Real: at least three failed attempts to one peer and port, the last within ten minutes, with the \
+           verdict `deny` of either end. Candidate: connections that passed within ten minutes and that \
+           `--candidate-policies` would deny at the container's own end.",
+    why: "A policy that is too tight looks like a network that is down. Who is on call should read which policy \
+          it is; who is about to apply one should know before.",
+    severity: "medium; info for candidate policies",
+    traps: &[
+        "A failure alone is no proof: only together with a verdict.",
+        "Verdicts are believed as by F001 (17, 18, 19).",
+        "A client that was refused by a server that is not there, and whose policies allow, is no case of this \
+         rule.",
+    ],
+    remediation: "Add a rule that allows the connection, if it is meant to be.",
+    needs: &[Need::POLICIES, Need::Connections],
+    memory: Memory::For(Duration::from_secs(600)),
+    judge: Judge::ContainerFlows(conditions),
 };
 
 /// Failed attempts from which on they are no chance.

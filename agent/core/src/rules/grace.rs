@@ -14,7 +14,7 @@ pub(super) fn listener_is_over(snapshot: &Snapshot, listener: &ListenerView) -> 
 
 /// Whether a container has been known for the grace. With [`Grace::Scans`] the node's scans count: a container that
 /// was there for one of several is judged early, which only `plumbline check` does.
-pub(super) fn container_is_over(snapshot: &Snapshot, container: &ContainerView) -> bool {
+pub(crate) fn container_is_over(snapshot: &Snapshot, container: &ContainerView) -> bool {
     match snapshot.settings.grace {
         Grace::Time(grace) => snapshot.now.since(container.first_seen) >= grace,
         Grace::Scans(scans) => snapshot.scans >= scans,

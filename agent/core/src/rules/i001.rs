@@ -1,19 +1,9 @@
-//! I001, image not pinned: a container's image is named by a tag, or by nothing, and not by its digest.
-//!
-//! **Why.** A tag is a name that its registry's owner can move. Two pods of one template may run different programs, and what
-//! was tested is not what runs.
-//!
-//! **What.** The image reference of the spec has no `@sha256:`. Severity low. Where the runtime tells which digest runs now, the
-//! patch pins that.
-//!
-//! **Traps.** A digest beside a tag is enough. Ephemeral containers are added by hand and are not judged (5). A pod that is
-//! not declared has no reference to judge. The digest is proposed only where the status names the same repository: an image
-//! that was imported has only the digest of its configuration.
+//! I001, image not pinned. What, why and traps are in [`RULE`].
 
 use std::collections::BTreeMap;
 
 use crate::declared::{ContainerKind, DeclaredContainer};
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::rules::images::Image;
 use crate::rules::{grace, patch};
 use crate::snapshot::{ContainerView, Snapshot};
@@ -23,6 +13,22 @@ pub static RULE: Rule = Rule {
     id: "I001",
     title: "Image not pinned",
     category: "images",
+    what: "The image reference of the spec has no `@sha256:`. Where the runtime tells which digest runs now, the \
+           patch pins that.",
+    why: "A tag is a name that its registry's owner can move. Two pods of one template may run different \
+          programs, and what was tested is not what runs.",
+    severity: "low",
+    traps: &[
+        "A digest beside a tag is enough.",
+        "Ephemeral containers are added by hand and are not judged (5).",
+        "A pod that is not declared has no reference to judge.",
+        "The digest is proposed only where the status names the same repository: an image that was imported has \
+         only the digest of its configuration.",
+    ],
+    remediation: "Pin the digest of the image that was tested.",
+    needs: &[Need::PODS],
+    memory: Memory::Moment,
+    judge: Judge::Container(condition),
 };
 
 /// Whether a container's image is named by a tag only.

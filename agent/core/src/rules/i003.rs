@@ -1,17 +1,8 @@
-//! I003, registry not trusted: a container's image comes from a registry that the operator does not list.
-//!
-//! **Why.** Whoever owns a registry decides what runs in the pods that pull from it.
-//!
-//! **What.** The registry and path of the image against the operator's list of trusted ones; an entry is a registry, or a registry
-//! with the beginning of a path. Severity medium. Without a list the rule is silent.
-//!
-//! **Traps.** `nginx` is `docker.io/library/nginx`. An entry ends at a slash: `r.io/tea` trusts nothing of `r.io/team`. The base
-//! of an image (`org.opencontainers.image.base.name`) is known to its registry only, so it is not judged. Ephemeral containers
-//! are judged too: what runs, runs.
+//! I003, registry not trusted. What, why and traps are in [`RULE`].
 
 use std::collections::BTreeMap;
 
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::rules::grace;
 use crate::rules::images::Image;
 use crate::snapshot::{ContainerView, Snapshot};
@@ -21,6 +12,21 @@ pub static RULE: Rule = Rule {
     id: "I003",
     title: "Registry not trusted",
     category: "images",
+    what: "The registry and path of the image against the operator's list of trusted ones; an entry is a \
+           registry, or a registry with the beginning of a path. Without a list the rule is silent.",
+    why: "Whoever owns a registry decides what runs in the pods that pull from it.",
+    severity: "medium",
+    traps: &[
+        "`nginx` is `docker.io/library/nginx`.",
+        "An entry ends at a slash: `r.io/tea` trusts nothing of `r.io/team`.",
+        "The base of an image (`org.opencontainers.image.base.name`) is known to its registry only, so it is not \
+         judged.",
+        "Ephemeral containers are judged too: what runs, runs.",
+    ],
+    remediation: "Use an image of a trusted registry, or add the registry to the list.",
+    needs: &[Need::PODS],
+    memory: Memory::Moment,
+    judge: Judge::Container(condition),
 };
 
 /// Whether a container's image comes from elsewhere.

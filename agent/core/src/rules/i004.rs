@@ -1,18 +1,8 @@
-//! I004, running digest differs from the declared one: the spec pins a digest, and the runtime says that another runs.
-//!
-//! **Why.** The container runs something else than what its manifest names.
-//!
-//! **What.** `@sha256:` of the spec against `imageID` of the container's status. Severity medium.
-//!
-//! **Traps.** Only containerd and Docker give back the digest that was asked for; CRI-O may give that of the platform's own
-//! manifest, so there nothing is said. An image id without a repository is the digest of a configuration, which is another
-//! thing. Tags are not compared: the kubelet may show any tag of an image. A status of another container than the one that runs
-//! says nothing: it must name the id of this one. While a pod's image is being changed the old container runs on: after the grace
-//! it still does only if something is wrong (20).
+//! I004, running digest differs from the declared one. What, why and traps are in [`RULE`].
 
 use std::collections::BTreeMap;
 
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::rules::grace;
 use crate::rules::images::Image;
 use crate::snapshot::{ContainerView, Snapshot};
@@ -22,6 +12,22 @@ pub static RULE: Rule = Rule {
     id: "I004",
     title: "Running digest differs from the declared one",
     category: "images",
+    what: "`@sha256:` of the spec against `imageID` of the container's status.",
+    why: "The container runs something else than what its manifest names.",
+    severity: "medium",
+    traps: &[
+        "Only containerd and Docker give back the digest that was asked for; CRI-O may give that of the \
+         platform's own manifest, so there nothing is said.",
+        "An image id without a repository is the digest of a configuration, which is another thing.",
+        "Tags are not compared: the kubelet may show any tag of an image.",
+        "A status of another container than the one that runs says nothing: it must name the id of this one.",
+        "While a pod's image is being changed the old container runs on: after the grace it still does only if \
+         something is wrong (20).",
+    ],
+    remediation: "Create the pod anew, and find out where its image came from.",
+    needs: &[Need::PODS],
+    memory: Memory::Moment,
+    judge: Judge::Container(condition),
 };
 
 /// Runtimes that report the digest by which an image was pulled.

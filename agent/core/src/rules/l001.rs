@@ -1,16 +1,8 @@
-//! L001, log loss: container logs that will never arrive.
-//!
-//! **What.** One condition for each container and reason for which something was lost within the last five minutes, and
-//! one about the node for losses of which it is not known whose they were. Severity medium. What the operator asked for
-//! (filters, rate limits, the longest record) is counted and is no finding.
-//!
-//! **Traps.** Bytes are those that are known: of a file that was truncated in place only what was seen of it, of a
-//! compressed one what its end says. A loss is an event, so there is no grace; the finding resolves when nothing more was
-//! lost for five minutes.
+//! L001, log loss. What, why and traps are in [`RULE`].
 
 use std::collections::BTreeMap;
 
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::settings::LOSS_WINDOW;
 use crate::snapshot::{LogLost, LogView, Snapshot};
 
@@ -19,7 +11,27 @@ pub static RULE: Rule = Rule {
     id: "L001",
     title: "Log loss",
     category: "logs",
+    what: "One condition for each container and reason for which something was lost within the last five minutes, \
+           and one about the node for losses of which it is not known whose they were. What the operator asked \
+           for (filters, rate limits, the longest record) is counted and is no finding.",
+    why: "What was lost may be what the next incident is about, and nobody else says that it is missing.",
+    severity: "medium",
+    traps: &[
+        "Bytes are those that are known: of a file that was truncated in place only what was seen of it, of a \
+         compressed one what its end says.",
+        "A loss is an event, so there is no grace; the finding resolves when nothing more was lost for five \
+         minutes.",
+    ],
+    remediation: "Raise what the kubelet keeps, mend the export, or see what turned the records away; a finding \
+                  says which.",
+    needs: &[Need::Logs],
+    memory: Memory::For(LOSS_WINDOW),
+    judge: Judge::Node(judge),
 };
+
+fn judge(snapshot: &Snapshot) -> Vec<Condition> {
+    all(snapshot).collect()
+}
 
 /// What the operator asked to be left out.
 const ASKED_FOR: [&str; 4] = ["line_too_long", "rate_limit", "severity", "filtered"];

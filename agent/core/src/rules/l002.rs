@@ -1,14 +1,9 @@
-//! L002, log flood: a container that writes so much that its own logs, and those who read them, suffer.
-//!
-//! **What.** A container that wrote more than the bound (30 MiB a minute unless `--log-flood` says otherwise) in each of
-//! the last ten minutes. At that rate the kubelet's default keeps less than two minutes. Severity low.
-//!
-//! **Traps.** A burst is no flood, however high: a start, a batch job, a stack trace of many. What was on disk when the
-//! agent began counts for no minute.
+//! L002, log flood. What, why and traps are in [`RULE`].
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::snapshot::{LogView, Snapshot};
 
 /// L002.
@@ -16,7 +11,23 @@ pub static RULE: Rule = Rule {
     id: "L002",
     title: "Log flood",
     category: "logs",
+    what: "A container that wrote more than the bound (30 MiB a minute unless `--log-flood` says otherwise) in \
+           each of the last ten minutes. At that rate the kubelet's default keeps less than two minutes.",
+    why: "Its own logs, and those who read them, suffer: the kubelet keeps less than two minutes of it.",
+    severity: "low",
+    traps: &[
+        "A burst is no flood, however high: a start, a batch job, a stack trace of many.",
+        "What was on disk when the agent began counts for no minute.",
+    ],
+    remediation: "Lower the log level, or ship less of the container.",
+    needs: &[Need::Logs],
+    memory: Memory::For(Duration::from_secs(600)),
+    judge: Judge::Node(judge),
 };
+
+fn judge(snapshot: &Snapshot) -> Vec<Condition> {
+    all(snapshot).collect()
+}
 
 const MIB: u64 = 1 << 20;
 

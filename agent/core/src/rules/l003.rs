@@ -1,17 +1,8 @@
-//! L003, log loss is near: so much waits for the collector that the kubelet will soon delete what was not delivered.
-//!
-//! **Why.** The kubelet's files are the only buffer. What they hold divided by what the container writes is how long the
-//! collector may be away; `plumbline.log.outage.budget` tells it for each container, this rule when it is nearly spent.
-//!
-//! **What.** 80 % or more of what the kubelet keeps of a container waits, and it does not become less. What it keeps is
-//! `containerLogMaxSize` times `containerLogMaxFiles`, 50 MiB unless `--log-kept` says otherwise, or more where more was
-//! seen on disk. Severity medium.
-//!
-//! **Traps.** After a start, or an outage that is over, much waits and becomes less: nothing is said then.
+//! L003, log loss is near. What, why and traps are in [`RULE`].
 
 use std::collections::BTreeMap;
 
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::snapshot::{BACKLOG_PERCENT_MAX, LogView, Snapshot};
 
 /// L003.
@@ -19,7 +10,26 @@ pub static RULE: Rule = Rule {
     id: "L003",
     title: "Log loss is near",
     category: "logs",
+    what: "80 % or more of what the kubelet keeps of a container waits, and it does not become less. What it \
+           keeps is `containerLogMaxSize` times `containerLogMaxFiles`, 50 MiB unless `--log-kept` says \
+           otherwise, or more where more was seen on disk.",
+    why: "The kubelet's files are the only buffer. What they hold divided by what the container writes is how \
+          long the collector may be away; `plumbline.log.outage.budget` tells it for each container, this rule \
+          when it is nearly spent.",
+    severity: "medium",
+    traps: &[
+        "After a start, or an outage that is over, much waits and becomes less: nothing is said then.",
+    ],
+    remediation: "See whether the collector takes what it is sent; raise containerLogMaxSize or \
+                  containerLogMaxFiles, or log less.",
+    needs: &[Need::Logs],
+    memory: Memory::Moment,
+    judge: Judge::Node(judge),
 };
+
+fn judge(snapshot: &Snapshot) -> Vec<Condition> {
+    all(snapshot).collect()
+}
 
 /// Containers whose logs wait for too long.
 pub(super) fn all(snapshot: &Snapshot) -> impl Iterator<Item = Condition> {

@@ -1,18 +1,11 @@
-//! M001, blind spot: what the agent does not see, so that "no findings" is never taken for "nothing wrong".
-//!
-//! **What.** Conditions about the node: one when there is no declared side to compare with, one for each probe that
-//! does not measure, and one for each reason for which containers are seen in part or not at all. Severity low; info for
-//! what the operator chose (`off`) and for pods that the declared side does not have.
-//!
-//! **Traps.** The agent's own start is no blind spot: nothing is said about probes that have not reported, about
-//! containers younger than the grace, or about the declared side before the second complete scan, unless its source
-//! itself says that it does not work. A probe that is off for all is said once, not once more for each container.
+//! M001, blind spot. What, why and traps are in [`RULE`].
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity, Subject};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity, Subject};
 use crate::observation::{Health, OPTIONAL_PROBES, ProbeStatus};
-use crate::rules::{grace, label, no_declared, ports, probe, status_text, unknown_rules};
+use crate::rules::{ALL, grace, label, no_declared, ports, probe, status_text, unknown_rules};
 use crate::snapshot::{ContainerView, Snapshot};
 
 /// M001.
@@ -20,25 +13,49 @@ pub static RULE: Rule = Rule {
     id: "M001",
     title: "Blind spot",
     category: "monitoring",
+    what: "Conditions about the node: one when there is no declared side to compare with, one for each probe that does \
+           not measure, and one for each reason for which containers are seen in part or not at all.",
+    why: "\"No findings\" must never be taken for \"nothing wrong\".",
+    severity: "low; info for what the operator chose (`off`) and for pods that the declared side does not have",
+    traps: &[
+        "The agent's own start is no blind spot: nothing is said about probes that have not reported, about containers \
+         younger than the grace, or about the declared side before the second complete scan, unless its source itself \
+         says that it does not work.",
+        "A probe that is off for all is said once, not once more for each container.",
+        "Sandboxes whose sockets cannot be seen (gVisor, Kata) are told, never taken for clean (21).",
+    ],
+    remediation: "Remove the cause that the reason names; `plumbline status` shows the probes.",
+    needs: &[],
+    memory: Memory::For(Duration::from_secs(180)),
+    judge: Judge::Node(conditions),
 };
 
 /// Containers named in the evidence of one condition.
 const NAMED_MAX: usize = 10;
 
 /// Which rules need a probe. What a probe gives besides (metrics) is its own reason's to say.
-const NEEDED_BY: [(&str, &[&str]); 6] = [
-    (
-        "cgroups",
-        &[
-            "C001", "C002", "C003", "C004", "C005", "C006", "C007", "P001", "P007",
-        ],
-    ),
-    ("cpu_stat", &["C002", "C004", "C005", "C006"]),
-    ("cpu_windows", &["C002", "C003", "C007"]),
-    ("listeners", &["P001", "P007"]),
-    ("tcp", &["P001", "P007"]),
-    ("udp", &["P001", "P007"]),
-];
+fn needing(probe: &str) -> Vec<String> {
+    let needs = |rule: &&&Rule| match probe {
+        // Without cgroups there are no containers to judge.
+        "cgroups" => rule.category != "monitoring",
+        "cpu_stat" => any(rule, |need| matches!(need, Need::Pressure | Need::Quotas)),
+        "cpu_windows" => any(rule, |need| matches!(need, Need::CpuWindows)),
+        "tcp" => any(rule, |need| {
+            matches!(need, Need::Listeners | Need::Connections)
+        }),
+        "listeners" | "udp" => any(rule, |need| matches!(need, Need::Listeners)),
+        _ => false,
+    };
+    ids(ALL.iter().filter(needs))
+}
+
+fn any(rule: &Rule, is: fn(&Need) -> bool) -> bool {
+    rule.needs.iter().any(is)
+}
+
+fn ids<'a>(rules: impl Iterator<Item = &'a &'static Rule>) -> Vec<String> {
+    rules.map(|rule| rule.id.to_owned()).collect()
+}
 
 /// What the node's agent does not see.
 pub(super) fn conditions(snapshot: &Snapshot) -> Vec<Condition> {
@@ -103,14 +120,9 @@ fn unmeasured(status: &ProbeStatus) -> Option<Condition> {
         }
     }
     .into();
-    let needed_by = NEEDED_BY
-        .iter()
-        .find(|(probe, _)| *probe == status.probe)
-        .map_or(&[][..], |(_, rules)| rules);
-    condition.evidence.insert(
-        "rules",
-        Evidence::List(needed_by.iter().map(|rule| (*rule).to_owned()).collect()),
-    );
+    condition
+        .evidence
+        .insert("rules", Evidence::List(needing(&status.probe)));
     if let Some(reason) = &status.reason {
         condition
             .evidence
@@ -150,9 +162,16 @@ fn uncovered(snapshot: &Snapshot) -> Vec<Condition> {
         let coverage = Coverage::Blind("not in the declared side".into());
         let mut condition = blind("coverage/undeclared-pod".into(), Severity::Info, coverage);
         condition.declared = "every pod of the node".into();
+        let silent = ALL.iter().filter(|rule| {
+            !matches!(rule.category, "monitoring")
+                && any(rule, |need| {
+                    matches!(need, Need::Declared(_) | Need::Own(_))
+                })
+        });
         condition.observed = format!(
-            "{} running whose pod is not declared: C001 to C003, C005, C006, P001 and P007 say nothing about them",
-            count(strangers.len())
+            "{} running whose pod is not declared: {} say nothing about them",
+            count(strangers.len()),
+            ids(silent).join(", ")
         );
         condition.remediation =
             "Renew the declared side, so that it has every pod of the node.".into();

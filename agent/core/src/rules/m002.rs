@@ -1,17 +1,9 @@
-//! M002, events lost: a bounded map, ring or queue lost more than one event of a thousand over five minutes.
-//!
-//! **What.** One condition about the node for each place that lost events, with how many there were, what became of them
-//! and, where one container had used up its share, which. Severity medium; low when only containers that used up their
-//! own share were refused more, which leaves the others unharmed.
-//!
-//! **Traps.** A share of little says little: nothing is said before the counters were watched for a minute, and about
-//! places of which nobody knows how much came through. What is left to the scans by design (sockets of a cgroup whose
-//! attachment is not filled in yet) is no loss.
+//! M002, events lost. What, why and traps are in [`RULE`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity, Subject};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Rule, Severity, Subject};
 use crate::settings::LOSS_WINDOW;
 use crate::snapshot::{ContainerView, Loss, Snapshot};
 
@@ -20,6 +12,21 @@ pub static RULE: Rule = Rule {
     id: "M002",
     title: "Events lost",
     category: "monitoring",
+    what: "A bounded map, ring or queue lost more than one event of a thousand over five minutes. One condition for \
+           each place, with how many there were, what became of them and, where one container had used up its share, \
+           which.",
+    why: "What was lost may be what another rule would have spoken of.",
+    severity: "medium; low when only containers that used up their own share were refused more, which leaves the others \
+               unharmed",
+    traps: &[
+        "A share of little says little: nothing is said before the counters were watched for a minute, and about places \
+         of which nobody knows how much came through.",
+        "What is left to the scans by design is no loss.",
+    ],
+    remediation: "Find out what floods the place that is named, or give the agent more CPU.",
+    needs: &[],
+    memory: Memory::For(LOSS_WINDOW),
+    judge: Judge::Node(conditions),
 };
 
 /// One event of so many may be lost.

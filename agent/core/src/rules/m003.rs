@@ -1,16 +1,11 @@
-//! M003, declared state stale: what the agent holds of the declared side is older than two minutes.
+//! M003, declared state stale. What, why and traps are in [`RULE`].
 //!
-//! **What.** One condition about the node, with the oldest source, its age and its error. Meanwhile rules that compare with
-//! a stale source say nothing: a port that was declared since would be a false finding. Findings that are open stay open.
-//!
-//! **Traps.** A watch on which nothing happens is current as long as it is open; a source grows old from the moment at
-//! which it broke. A source that never delivered has no age: M001 names it. Which rule needs which source is said where
-//! all rules say what they need, in [`super::unknown_rules`].
+//! Which rule needs which source is said where each says what it needs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity, Subject};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Rule, Severity, Subject};
 use crate::observation::SourceRow;
 use crate::rules::unknown_rules;
 use crate::settings::DECLARED_AGE_MAX;
@@ -21,6 +16,21 @@ pub static RULE: Rule = Rule {
     id: "M003",
     title: "Declared state stale",
     category: "monitoring",
+    what: "What the agent holds of the declared side is older than two minutes. One condition about the node, with the \
+           oldest source, its age and its error. Meanwhile rules that compare with a stale source say nothing, and \
+           findings that are open stay open.",
+    why: "A port that was declared since would be a false finding.",
+    severity: "medium",
+    traps: &[
+        "A watch on which nothing happens is current as long as it is open; a source grows old from the moment at which \
+         it broke (19).",
+        "A source that never delivered has no age: M001 names it.",
+    ],
+    remediation: "Check that the API server answers and that the agent's role lets it list and watch what the error \
+                  names; for files, that they can be read.",
+    needs: &[],
+    memory: Memory::Moment,
+    judge: Judge::Node(conditions),
 };
 
 /// How the reason of a rule that waits for a fresh declared side begins.
@@ -50,10 +60,13 @@ pub(super) fn suspended(snapshot: &Snapshot) -> BTreeSet<&'static str> {
 }
 
 /// That it is so.
-pub(super) fn condition(
-    snapshot: &Snapshot,
-    suspended: &BTreeSet<&'static str>,
-) -> Option<Condition> {
+fn conditions(snapshot: &Snapshot) -> Vec<Condition> {
+    condition(snapshot, &suspended(snapshot))
+        .into_iter()
+        .collect()
+}
+
+fn condition(snapshot: &Snapshot, suspended: &BTreeSet<&'static str>) -> Option<Condition> {
     let oldest = stale(snapshot).min_by_key(|row| row.as_of)?;
     let seconds = age(snapshot, oldest).as_secs();
     let names: Vec<String> = stale(snapshot).map(|row| row.source.clone()).collect();

@@ -1,23 +1,10 @@
-//! P001, undeclared listening port: a container listens on a TCP port, or serves a UDP port, that others can reach and
-//! nothing declares.
+//! P001, undeclared listening port. What, why and traps are in [`RULE`].
 //!
-//! **Why.** A port that is not in the manifest is in no review, no Service, no NetworkPolicy and no inventory: debug
-//! endpoints, metrics and admin consoles get into production this way.
-//!
-//! **What.** Every listening TCP port and UDP server of a pod with a network namespace of its own, but for those that listen on
-//! loopback only, against [`crate::rules::ports::declared_by`]. After the grace, so that ports held for a moment and
-//! those of init containers that end in time are not reported. Severity medium; info for ephemeral containers.
-//!
-//! **Traps.** hostNetwork pods are P007's (1). Ports of the kernel's dynamic range are one condition, `dynamic` (2).
-//! Loopback is no exposure (3). Native sidecars declare ports, init containers end, ephemeral containers cannot declare
-//! any (5). Any container of the pod declares for all; that another one listens is no condition (6). Port-forward and
-//! exec dial from a host cgroup and never own a listener here (7). Probe ports are declared (8). All sockets and
-//! addresses of a port are one condition, whatever their number or family (10, 11). A socket passed on is not blamed on
-//! its creator (11). Static pods are found by their config hash, before this rule (13). A pod that declares nothing is
-//! one condition a container, `none-declared` (14). The agent does not report itself (22). No declared side, or a pod
-//! that is not in it: unknown, so nothing.
+//! Every listening TCP port and UDP server of a pod with a network namespace of its own, but for those that listen on
+//! loopback only, against [`crate::rules::ports::declared_by`]. No declared side, or a pod that is not in it: unknown, so
+//! nothing.
 
-use crate::finding::{Condition, Rule};
+use crate::finding::{Condition, Judge, Memory, Need, Rule};
 use crate::rules::undeclared::{self, Wording};
 use crate::snapshot::{ContainerView, Snapshot};
 
@@ -26,6 +13,29 @@ pub static RULE: Rule = Rule {
     id: "P001",
     title: "Undeclared listening port",
     category: "ports",
+    what: "A container listens on a TCP port, or serves a UDP port, that others can reach and nothing declares: no \
+           container of the pod, no probe, no host port, no Service.",
+    why: "A port that is not in the manifest is in no review, no Service, no NetworkPolicy and no inventory: debug \
+          endpoints, metrics and admin consoles get into production this way.",
+    severity: "medium; info for ephemeral containers",
+    traps: &[
+        "hostNetwork pods are P007's (1).",
+        "Ports of the kernel's dynamic range are one condition, `dynamic` (2).",
+        "Loopback is no exposure (3).",
+        "Native sidecars declare ports, init containers end, ephemeral containers cannot declare any (5).",
+        "Any container of the pod declares for all; that another one listens is no condition (6).",
+        "Port-forward and exec dial from a host cgroup and never own a listener here (7).",
+        "Probe ports are declared (8).",
+        "All sockets and addresses of a port are one condition, whatever their number or family (10, 11).",
+        "A socket passed on is not blamed on its creator (11).",
+        "Static pods are found by their config hash (13).",
+        "A pod that declares nothing is one condition a container, `none-declared` (14).",
+        "The agent does not report itself (22).",
+    ],
+    remediation: "Declare the containerPort, or bind to 127.0.0.1, or disable the endpoint.",
+    needs: &[Need::SERVICES, Need::Listeners],
+    memory: Memory::Moment,
+    judge: Judge::ContainerMany(conditions),
 };
 
 const WORDING: Wording = Wording {

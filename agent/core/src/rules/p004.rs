@@ -1,22 +1,10 @@
-//! P004, debug or admin endpoint reachable: a listener that by its port and program is a debugger, a profiler or an
-//! administration port without a password, which others can reach and nothing declares.
-//!
-//! **Why.** Who reaches a debugger runs code in the container; who reaches a profiler reads its memory. Such ports are opened
-//! for a test and forgotten.
-//!
-//! **What.** The table [`KNOWN`] against every listener that is not on loopback, is not declared, and that NetworkPolicies do not
-//! keep everybody from. Severity high. P001 or P007 names the same port as undeclared.
-//!
-//! **Traps.** A number alone is no proof: where the program is what makes the port dangerous it must be that program, and a
-//! program that is not known is no match; Tomcat's old debug port 8000 is not in the table, since Java servers use it for
-//! HTTP. Loopback is no exposure (3): `kubectl port-forward` is how such ports are meant to be reached (7). A declared port
-//! was meant (6, 8, 15). A socket passed on is not blamed on its creator (11). The rest as P001.
+//! P004, debug or admin endpoint reachable. What, why and traps are in [`RULE`].
 
 use std::collections::BTreeMap;
 
 use crate::declared::Transport;
 use crate::exposure::{Exposure, Reach, exposure};
-use crate::finding::{Condition, Evidence, Rule, Severity};
+use crate::finding::{Condition, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::rules::grace;
 use crate::rules::ports::{DeclaredBy, coverage, declared_by};
 use crate::snapshot::{ContainerView, ListenerView, Snapshot};
@@ -26,6 +14,24 @@ pub static RULE: Rule = Rule {
     id: "P004",
     title: "Debug or admin endpoint reachable",
     category: "ports",
+    what: "The table of known endpoints against every listener that is not on loopback, is not declared, and that \
+           NetworkPolicies do not keep everybody from. P001 or P007 names the same port as undeclared.",
+    why: "Who reaches a debugger runs code in the container; who reaches a profiler reads its memory. Such ports \
+          are opened for a test and forgotten.",
+    severity: "high",
+    traps: &[
+        "A number alone is no proof: where the program is what makes the port dangerous it must be that program, \
+         and a program that is not known is no match; Tomcat's old debug port 8000 is not in the table, since \
+         Java servers use it for HTTP.",
+        "Loopback is no exposure (3): `kubectl port-forward` is how such ports are meant to be reached (7).",
+        "A declared port was meant (6, 8, 15).",
+        "A socket passed on is not blamed on its creator (11).",
+        "The rest as P001.",
+    ],
+    remediation: "Disable the endpoint in production, or bind it to 127.0.0.1.",
+    needs: &[Need::SERVICES, Need::Listeners],
+    memory: Memory::Moment,
+    judge: Judge::ContainerMany(conditions),
 };
 
 /// An endpoint that is dangerous to leave open.

@@ -1,22 +1,9 @@
-//! P005, wildcard bind that only the pod itself uses: a port is open on every address, and for a week only loopback
-//! connections came.
-//!
-//! **Why.** What is only used from inside the pod need not be reachable from outside: `127.0.0.1` costs nothing and takes the
-//! port out of everybody's reach.
-//!
-//! **What.** Listeners on a wildcard address that were watched for seven days without a gap, were used, and each of whose
-//! connections came from the same network namespace. Severity low. The connections of a port are its flow series with the
-//! role `server`.
-//!
-//! **Traps.** A port that nobody used says nothing (that is P006's). A kubelet's probe comes from the node and is another peer
-//! (8). A port that a Service, a host port or a probe leads to is meant for others. Where the container's series ran over,
-//! or it is not seen in full, not all peers are known: nothing is said. `kubectl port-forward` dials loopback and counts as
-//! that (7), which is why seven days are needed. A restarted agent begins anew (24).
+//! P005, wildcard bind that only the pod itself uses. What, why and traps are in [`RULE`].
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::observation::Role;
 use crate::rules::ports::{DeclaredBy, coverage, declared_by};
 use crate::snapshot::{BindScope, ContainerView, FlowView, ListenerView, PeerKind, Snapshot};
@@ -26,6 +13,25 @@ pub static RULE: Rule = Rule {
     id: "P005",
     title: "Wildcard bind, only local use",
     category: "ports",
+    what: "Listeners on a wildcard address that were watched for seven days without a gap, were used, and each of \
+           whose connections came from the same network namespace. The connections of a port are its flow series \
+           with the role `server`.",
+    why: "What is only used from inside the pod need not be reachable from outside: `127.0.0.1` costs nothing and \
+          takes the port out of everybody's reach.",
+    severity: "low",
+    traps: &[
+        "A port that nobody used says nothing (that is P006's).",
+        "A kubelet's probe comes from the node and is another peer (8).",
+        "A port that a Service, a host port or a probe leads to is meant for others.",
+        "Where the container's series ran over, or it is not seen in full, not all peers are known: nothing is \
+         said.",
+        "`kubectl port-forward` dials loopback and counts as that (7), which is why seven days are needed.",
+        "A restarted agent begins anew (24).",
+    ],
+    remediation: "Bind to 127.0.0.1 or ::1.",
+    needs: &[Need::SERVICES, Need::Listeners, Need::Connections],
+    memory: Memory::For(Duration::from_secs(7 * 86_400)),
+    judge: Judge::ContainerFlows(conditions),
 };
 
 /// How long only local connections must have come.

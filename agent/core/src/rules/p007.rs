@@ -1,17 +1,10 @@
-//! P007, undeclared hostNetwork listener: a pod in the node's network namespace listens on a TCP or UDP port of the
-//! node that nothing declares.
+//! P007, undeclared hostNetwork listener. What, why and traps are in [`RULE`].
 //!
-//! **Why.** Such a port is open on the node's own addresses, past every NetworkPolicy, and two pods cannot share it.
-//!
-//! **What.** As P001, for pods with `hostNetwork: true`, by the container that owns the socket, never by address or
-//! network namespace, which all such pods and the node share (trap 1). With hostNetwork the API server sets
-//! `hostPort` to `containerPort`, so either declares. Severity medium.
-//!
-//! **Traps.** kube-proxy and CNIs listen on node ports only to reserve them: the `nodePort` of any Service counts as
-//! declared (1). A hostNetwork pod that listens in another namespace than the node's, as node agents of a mesh do inside
-//! pods, is reported too, with `host_netns` = `false` in the evidence (12). The rest as P001.
+//! As P001, for pods with `hostNetwork: true`, by the container that owns the socket, never by address or network
+//! namespace, which all such pods and the node share. With hostNetwork the API server sets `hostPort` to
+//! `containerPort`, so either declares.
 
-use crate::finding::{Condition, Rule};
+use crate::finding::{Condition, Judge, Memory, Need, Rule};
 use crate::rules::undeclared::{self, Wording};
 use crate::snapshot::{ContainerView, Snapshot};
 
@@ -20,6 +13,21 @@ pub static RULE: Rule = Rule {
     id: "P007",
     title: "Undeclared hostNetwork listener",
     category: "ports",
+    what: "A pod in the node's network namespace listens on a TCP or UDP port of the node that nothing declares.",
+    why: "Such a port is open on the node's own addresses, past every NetworkPolicy, and two pods cannot share it.",
+    severity: "medium; info for ephemeral containers",
+    traps: &[
+        "The owner is the container that made the socket, never an address or network namespace, which all hostNetwork \
+         pods share (1).",
+        "kube-proxy and CNIs listen on node ports only to reserve them: the `nodePort` of any Service is declared (1).",
+        "A hostNetwork pod that listens in another namespace than the node's, as node agents of a mesh do inside pods, \
+         is reported with `host_netns` = `false` in the evidence (12).",
+        "The rest as P001.",
+    ],
+    remediation: "Declare the port, bind to 127.0.0.1 or a node-internal address, or do without hostNetwork.",
+    needs: &[Need::SERVICES, Need::Listeners],
+    memory: Memory::Moment,
+    judge: Judge::ContainerMany(conditions),
 };
 
 const WORDING: Wording = Wording {

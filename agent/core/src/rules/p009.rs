@@ -1,20 +1,9 @@
-//! P009, externally exposed without ingress policy: something leads from outside of the cluster to a listening port of a pod
-//! that no NetworkPolicy isolates.
-//!
-//! **Why.** What is open to the world is attacked first. Without a policy every other port of the same pod is as open to
-//! whoever gets into its neighbour.
-//!
-//! **What.** Listeners to which a node port, a load balancer, an external address of a Service, an Ingress or a route of the
-//! Gateway API leads, in pods that no NetworkPolicy selects for ingress. Severity medium.
-//!
-//! **Traps.** A named `targetPort` is each pod's own (15). Services without a selector lead by their endpoints (16); an
-//! ExternalName leads nowhere. Where policies are not known, or others than NetworkPolicies may isolate the pod, nothing is
-//! said (18). Pods in the node's network are P007's: no policy can isolate them (1). Loopback is no exposure (3).
+//! P009, externally exposed without ingress policy. What, why and traps are in [`RULE`].
 
 use std::collections::BTreeMap;
 
 use crate::exposure::{Reach, exposure};
-use crate::finding::{Condition, Evidence, Rule, Severity};
+use crate::finding::{Condition, Evidence, Judge, Memory, Need, Rule, Severity};
 use crate::policy::Admission;
 use crate::rules::ports::coverage;
 use crate::rules::{grace, patch};
@@ -25,6 +14,22 @@ pub static RULE: Rule = Rule {
     id: "P009",
     title: "Externally exposed without ingress policy",
     category: "ports",
+    what: "Listeners to which a node port, a load balancer, an external address of a Service, an Ingress or a \
+           route of the Gateway API leads, in pods that no NetworkPolicy selects for ingress.",
+    why: "What is open to the world is attacked first. Without a policy every other port of the same pod is as \
+          open to whoever gets into its neighbour.",
+    severity: "medium",
+    traps: &[
+        "A named `targetPort` is each pod's own (15).",
+        "Services without a selector lead by their endpoints (16); an ExternalName leads nowhere.",
+        "Where policies are not known, or others than NetworkPolicies may isolate the pod, nothing is said (18).",
+        "Pods in the node's network are P007's: no policy can isolate them (1).",
+        "Loopback is no exposure (3).",
+    ],
+    remediation: "Add an ingress NetworkPolicy for the port.",
+    needs: &[Need::SERVICES, Need::POLICIES, Need::Listeners],
+    memory: Memory::Moment,
+    judge: Judge::ContainerMany(conditions),
 };
 
 /// Ports of a container that are open to the world.

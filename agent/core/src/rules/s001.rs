@@ -1,21 +1,9 @@
-//! S001, unused service account token: a pod holds a credential for the API server and never talks to it. Whoever breaks into
-//! the pod has the credential all the same.
-//!
-//! **What.** Pods that mount a token of their service account which the API server takes, and of which no container has
-//! dialed the API server for 24 hours, seen in full. Severity low.
-//!
-//! **Traps.** The token is mounted into all containers of a pod, and one user is enough: a sidecar, or an init container that
-//! ended long ago. Projected tokens with an audience of their own (Istio, Vault, cloud identities) are no credentials for the
-//! API server. A peer that may be the API server and has no name (an agent without peers, a load balancer, a proxy on the
-//! node) makes the pod unknown; so does anything that was not seen: a container that was there before the agent, unless open
-//! connections are read, and flows that found no place. Pods in the host's network reach the API server by loopback and are
-//! not judged. A short window proves nothing, and a container that starts anew begins a new one. Some show the token to
-//! others, which no flow tells: the remedy says so.
+//! S001, unused service account token. What, why and traps are in [`RULE`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::declared::{ContainerKind, Declared, DeclaredPod};
-use crate::finding::{Condition, Coverage, Evidence, Rule, Severity, Subject};
+use crate::finding::{Condition, Coverage, Evidence, Judge, Memory, Need, Rule, Severity, Subject};
 use crate::id::PodUid;
 use crate::observation::Health;
 use crate::rules::{declared_for, is_judged, none_works, patch, probe, status_text};
@@ -27,6 +15,25 @@ pub static RULE: Rule = Rule {
     id: "S001",
     title: "Unused service account token",
     category: "identity",
+    what: "A pod mounts a token of its service account which the API server takes, and no container of it has dialed the \
+           API server for 24 hours, seen in full.",
+    why: "Whoever breaks into the pod has the credential all the same.",
+    severity: "low",
+    traps: &[
+        "The token is mounted into all containers of a pod, and one user is enough: a sidecar, or an init container that \
+         ended long ago (5).",
+        "Projected tokens with an audience of their own (Istio, Vault, cloud identities) are no credentials for the API \
+         server (4).",
+        "A peer that may be the API server and has no name makes the pod unknown; so does anything that was not seen: a \
+         container that was there before the agent, unless open connections are read, and flows that found no place (19).",
+        "Pods in the host's network reach the API server by loopback and are not judged (1).",
+        "A short window proves nothing, and a container that starts anew begins a new one (20, 24).",
+        "Some show the token to others, which no flow tells: the remedy says so.",
+    ],
+    remediation: "Set automountServiceAccountToken to false, unless the token is shown to somebody else.",
+    needs: &[Need::Own(unknown)],
+    memory: Memory::For(TOKEN_WINDOW),
+    judge: Judge::Node(conditions),
 };
 
 /// Tells of the API server's endpoints.

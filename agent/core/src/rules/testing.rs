@@ -278,6 +278,7 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
         delivered: Vec::new(),
         losses: Vec::new(),
         occupancy: Vec::new(),
+        transitions: Vec::new(),
         logs: Vec::new(),
     }
 }

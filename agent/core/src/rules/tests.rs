@@ -38,7 +38,15 @@ fn rules_are_sorted_named_once_and_documented() {
     assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), ids.len());
     for rule in ALL {
         let here = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-        assert!(here.join(rule.doc_url()).is_file(), "{}", rule.doc_url());
+        let (file, anchor) = rule
+            .doc_url()
+            .split_once('#')
+            .map(|(a, b)| (a.to_owned(), b.to_owned()))
+            .unwrap();
+        assert!(here.join(file).is_file(), "{}", rule.doc_url());
+        assert_eq!(anchor, rule.id.to_ascii_lowercase());
+        let own = here.join(format!("agent/core/src/rules/{anchor}.rs"));
+        assert!(own.is_file(), "each rule is one file: {}", own.display());
     }
 }
 

@@ -57,7 +57,7 @@ fn record(
     options: FindingOptions,
 ) -> LogRecord {
     let time = match finding.state {
-        FindingState::Open => finding.last_seen,
+        FindingState::Open | FindingState::Suppressed => finding.last_seen,
         FindingState::Resolved => now,
     };
     let mut attributes = rule_attributes(finding, node);
@@ -71,6 +71,7 @@ fn record(
             .map(|(name, evidence)| evidence_attribute(name, evidence)),
     );
     attributes.extend(life_attributes(finding));
+    attributes.extend(history_attributes(finding));
     LogRecord {
         time_unix_nano: time.0,
         observed_time_unix_nano: now.0,
@@ -106,6 +107,17 @@ fn sentence(finding: &Finding) -> String {
         FindingState::Open => {
             format!(
                 "{title} in {whom}: observed {}, declared {}.",
+                finding.observed, finding.declared
+            )
+        }
+        FindingState::Suppressed => {
+            let suppression = finding.suppression.as_ref();
+            let until = suppression
+                .map(|by| by.until.to_string())
+                .unwrap_or_default();
+            let reason = suppression.map_or("", |by| &by.reason);
+            format!(
+                "{title} in {whom} is hidden until {until} ({reason}): observed {}, declared {}.",
                 finding.observed, finding.declared
             )
         }
@@ -168,6 +180,37 @@ fn life_attributes(finding: &Finding) -> Vec<KeyValue> {
     }
     if let Some(patch) = &finding.patch {
         attributes.push(pair(key::FINDING_PATCH, text(patch)));
+    }
+    attributes
+}
+
+/// What became of the finding so far, and why it is told of.
+fn history_attributes(finding: &Finding) -> Vec<KeyValue> {
+    let mut attributes = Vec::new();
+    if let Some(transition) = finding.transition {
+        attributes.push(pair(key::FINDING_TRANSITION, text(transition.as_str())));
+    }
+    if finding.reopened > 0 {
+        let count = i64::try_from(finding.reopened).unwrap_or(i64::MAX);
+        attributes.push(pair(
+            key::FINDING_REOPENED,
+            any_value::Value::IntValue(count),
+        ));
+    }
+    if let Some(resolution) = finding.resolution {
+        attributes.push(pair(key::FINDING_RESOLUTION, text(resolution.as_str())));
+    }
+    if let Some(by) = &finding.suppression {
+        attributes.push(pair(key::FINDING_SUPPRESSED_BY, text(&by.by)));
+        attributes.push(pair(
+            key::FINDING_SUPPRESSED_UNTIL,
+            text(&by.until.to_string()),
+        ));
+        attributes.push(pair(key::FINDING_SUPPRESSED_REASON, text(&by.reason)));
+    }
+    if !finding.suppression_ignored.is_empty() {
+        let ignored = finding.suppression_ignored.iter().map(String::as_str);
+        attributes.push(pair(key::FINDING_SUPPRESSION_IGNORED, list(ignored)));
     }
     attributes
 }

@@ -1,11 +1,13 @@
 //! Pods, and the pod templates of workloads.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec, PodStatus, PodTemplateSpec, Volume, VolumeMount};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use plumbline_core::declared::{DeclaredContainer, DeclaredPod, effective_request};
 use plumbline_core::id::PodUid;
+use plumbline_core::suppression::ANNOTATION_PREFIX;
 
 use super::ObjectError;
 use super::container::{containers, cpu};
@@ -14,6 +16,12 @@ use super::owner::owner;
 /// Annotation with the UID that the kubelet uses for a static pod.
 const CONFIG_HASH: &str = "kubernetes.io/config.hash";
 
+/// Bytes of a rule's id in an annotation that asks to hide findings.
+const RULE_BYTES_MAX: usize = 8;
+/// Such annotations of one pod: there are some thirty rules.
+const SUPPRESS_MAX: usize = 64;
+/// Bytes of one: a date and a reason.
+const SUPPRESS_BYTES_MAX: usize = 600;
 /// Where the API server mounts the token of the service account, from a Secret before Kubernetes 1.21.
 const TOKEN_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
@@ -41,6 +49,7 @@ pub fn pod(pod: &Pod) -> Result<DeclaredPod, ObjectError> {
         .as_ref()
         .and_then(|annotations| annotations.get(CONFIG_HASH))
         .map(|hash| PodUid::new(hash.as_str()));
+    declared.suppress = suppress(meta);
     declared.labels = meta.labels.clone().unwrap_or_default();
     declared.owner = owner(meta, node);
     declared.node = node.map(str::to_owned);
@@ -52,6 +61,19 @@ pub fn pod(pod: &Pod) -> Result<DeclaredPod, ObjectError> {
         declared.finished = matches!(status.phase.as_deref(), Some("Succeeded" | "Failed"));
     }
     Ok(declared)
+}
+
+/// Annotations that ask to hide findings. They are heard only where the operator says so; bounded, since anybody writes them.
+fn suppress(meta: &ObjectMeta) -> BTreeMap<String, String> {
+    let annotations = meta.annotations.iter().flatten();
+    let asking = annotations.filter_map(|(name, text)| {
+        let rule = name
+            .strip_prefix(ANNOTATION_PREFIX)
+            .filter(|rule| rule.len() <= RULE_BYTES_MAX)?;
+        let text = &text[..text.floor_char_boundary(SUPPRESS_BYTES_MAX)];
+        Some((rule.to_owned(), text.to_owned()))
+    });
+    asking.take(SUPPRESS_MAX).collect()
 }
 
 /// What the pods of a workload will declare: no UID, no status; name and namespace are the workload's.

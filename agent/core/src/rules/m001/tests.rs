@@ -192,7 +192,7 @@ fn pods_that_are_not_declared_are_named() {
     expect![[r#"
         M001 info node coverage/undeclared-pod
         declared: every pod of the node
-        observed: 1 container is running whose pod is not declared: C001 to C003, C005, C006, P001 and P007 say nothing about them
+        observed: 1 container is running whose pod is not declared: C001, C002, C003, C005, C006, F001, F002, F006, F007, I001, I003, I004, P001, P004, P005, P007, P009, S001 say nothing about them
         evidence: {"containers":1,"names":["0f2b6b6e-9a3c-4d0c-8c5e-1f2d3c4b5a69/0000000000000000000000000000000000000000000000000000000000000000"]}
         coverage: Blind("not in the declared side")
         remediation: Renew the declared side, so that it has every pod of the node.
