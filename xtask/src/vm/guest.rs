@@ -5,14 +5,12 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::Command,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
 
 use crate::{setup, shell};
-
-/// Emulated machines are about twenty times slower than real ones, and this one may be busy: seconds for all of one kernel.
-const LIMIT_SECONDS: &str = "2400";
 
 /// Modules that pods' networks and the reading of sockets need; those that are built in are reported and left out.
 const MODULES: &str = "veth,bridge,sch_tbf,inet_diag,tcp_diag,udp_diag";
@@ -165,17 +163,20 @@ pub(super) fn has_pod_network(kernel: &str) -> bool {
     })
 }
 
-/// The command that boots the kernel, runs the suites one after the other and leaves their artifacts in `out`.
+/// The command that boots the kernel, runs the suites one after the other and leaves their artifacts in `out`, which stays
+/// away if the machine dies or takes longer than `limit`.
 pub(super) fn machine(
     kernel: &str,
     files: &Files,
     suites: &[&Suite],
     out: &Path,
+    limit: Duration,
 ) -> Result<Command> {
     let todo = files.folder.join(format!("todo-{kernel}"));
     fs::write(&todo, steps(suites)).with_context(|| format!("write {}", todo.display()))?;
     let mut command = script();
-    command.args(["-t", LIMIT_SECONDS, "-m", MODULES]);
+    command.arg("-t").arg(limit.as_secs().to_string());
+    command.args(["-m", MODULES]);
     command.arg("-o").arg(out);
     for tool in TOOLS {
         let mut path = shell::path();
