@@ -2,6 +2,7 @@
 //! state and never an exporter.
 
 pub mod addresses;
+mod canaries;
 pub mod cgroups;
 pub mod cpu;
 pub mod ebpf;

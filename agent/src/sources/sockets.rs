@@ -27,7 +27,7 @@ use crate::clock;
 use crate::sources::cgroups::CgroupRoot;
 use crate::sources::processes::CgroupResolver;
 use crate::sources::sock_diag::netns;
-use crate::sources::{Sink, addresses};
+use crate::sources::{Sink, addresses, canaries};
 pub use landmark::Landmark;
 use rustix::thread::{CapabilitySet, capabilities};
 use scan::{Errors, Scan};
@@ -199,6 +199,7 @@ impl Work {
             }) => {
                 self.tell_ports(ports, at);
                 self.landmark.take(&mut rows);
+                canaries::strip(&mut rows, &self.settings.cgroup_root);
                 let (health, reason) = verdict(&errors, self.method, &self.landmark.missed());
                 let fact = Fact::Listeners {
                     scope: ScanScope::Node,

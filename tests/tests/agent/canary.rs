@@ -1,6 +1,7 @@
 //! That a probe which sees nothing says so: the canary, and what other tools do to our programs.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
@@ -8,6 +9,7 @@ use plumbline_tests::agent::{get, get_json};
 use plumbline_tests::cgroup;
 use plumbline_tests::foreign::{self, Foreign, SOCK_OPS, UDP4_RECVMSG, links_of};
 use plumbline_tests::skip::without_root;
+use plumbline_tests::traffic::{Endpoint, Plan, Worker};
 use plumbline_tests::wait::{PATIENCE, poll};
 use rustix::process::Signal;
 use serde_json::Value;
@@ -77,6 +79,50 @@ fn a_canary_is_seen_and_leaves_no_trace() {
         let named = line.contains(&format!("{owner},")) || line.contains(&format!("{owner}}}"));
         assert!(is_tree || !named, "{line}");
     }
+}
+
+/// A scan of the node may come at the very moment in which a canary listens.
+#[test]
+fn a_canary_that_listens_is_told_to_nobody() {
+    if without_root() {
+        return;
+    }
+    let mut scene = Scene::without_agent(&["--disable", "canary"]);
+    // A canary of process 1, which lives: the agent must not remove it.
+    let places = ["plumbline-canary-1", "no-canary"].map(|name| scene.sandbox.unit(name).unwrap());
+    let listen = Plan::Listen {
+        endpoints: vec![Endpoint::tcp((Ipv4Addr::LOCALHOST, 0).into())],
+    };
+    let listening = places.each_ref().map(|place| {
+        let mut worker = Worker::ready(place, &listen).unwrap();
+        worker.command("open").unwrap();
+        worker
+    });
+    let recording = scene.path("node.jsonl");
+    scene
+        .arguments
+        .extend(["--record".to_owned(), recording.display().to_string()]);
+    scene.start(&[]);
+    let [canary, other] = places
+        .each_ref()
+        .map(|place| format!("\"owner\":{},", place.cgroup_id()));
+    let scans = || {
+        let told = fs::read_to_string(&recording).ok()?;
+        let scans = told
+            .lines()
+            .filter(|line| line.contains("\"kind\":\"listeners\""));
+        let seen: Vec<String> = scans
+            .filter(|line| line.contains(&other))
+            .map(str::to_owned)
+            .collect();
+        (seen.len() >= 2).then_some(seen)
+    };
+    let scans = poll(PATIENCE, scans).expect("the other listener is seen in scans");
+    assert!(
+        scans.iter().all(|scan| !scan.contains(&canary)),
+        "{scans:?}"
+    );
+    drop(listening);
 }
 
 #[test]

@@ -21,6 +21,7 @@ use plumbline_core::observation::{FlowCounts, Health, ProbeStatus};
 use plumbline_core::time::Timestamp;
 
 use super::plan::{CANARY, CGROUPS, CPU_WINDOWS, TCP, UDP};
+use crate::sources::canaries;
 use crate::sources::cgroups::CgroupRoot;
 
 pub(super) use act::{BURN, PAYLOAD};
@@ -35,8 +36,6 @@ const LAST_LOOKS: u32 = 50;
 const MISSES: u32 = 2;
 /// The probes that are tried out.
 pub(super) const PROBES: [&str; 4] = [TCP, UDP, CPU_WINDOWS, CGROUPS];
-/// How the directories begin; the agent's pid follows.
-const PREFIX: &str = "plumbline-canary-";
 
 /// What was seen of a round.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -158,7 +157,7 @@ impl Canary {
         now: Timestamp,
     ) -> Result<Self, String> {
         sweep(root);
-        let path = format!("/{PREFIX}{}", std::process::id());
+        let path = format!("/{}{}", canaries::PREFIX, std::process::id());
         let directory = root.directory_of(&path);
         let cgroup = make(&directory).map_err(|error| {
             format!(
@@ -362,16 +361,9 @@ fn sweep(root: &CgroupRoot) {
     if std::process::id() == 1 {
         return;
     }
-    for entry in fs::read_dir(&root.directory)
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let name = entry.file_name();
-        let pid = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
-        if let Some(pid) = pid.and_then(|pid| pid.parse::<u32>().ok())
-            && !PathBuf::from(format!("/proc/{pid}")).exists()
-            && let Err(error) = fs::remove_dir(entry.path())
+    for (pid, directory) in canaries::directories(root) {
+        if !PathBuf::from(format!("/proc/{pid}")).exists()
+            && let Err(error) = fs::remove_dir(directory)
         {
             tracing::debug!(error = %error, "a canary's cgroup stays");
         }
