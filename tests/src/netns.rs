@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::thread;
@@ -69,6 +70,15 @@ impl Netns {
         Ok(Self(Arc::new(
             file.context("open the host's network namespace")?.into(),
         )))
+    }
+
+    /// The namespace at a path as of `/proc/<pid>/ns/net`.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).with_context(|| format!("open {}", path.display()))?;
+        Ok(Self(Arc::new(file.into())))
     }
 
     /// Its inode, by which `/proc/<pid>/ns/net` and the agent name it.

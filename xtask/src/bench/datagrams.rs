@@ -1,9 +1,16 @@
-//! The load of UDP: one process that sends to itself, binds and connects, and says what CPU time that took.
+//! The load of UDP: one process that sends from pod to pod and to itself, binds and connects, and says what CPU time that
+//! took.
+//!
+//! It has a socket in each pod's network namespace, so its datagrams take the way of all that pods send: two veth pairs and
+//! the node's bridge. Within one namespace they take the shortest way there is, on which hooks weigh most.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    path::Path,
+};
 
 use anyhow::{Context as _, Result, bail};
-use plumbline_tests::wait::process_cpu_ns;
+use plumbline_tests::{netns::Netns, wait::process_cpu_ns};
 use serde::{Deserialize, Serialize};
 
 /// What small services send.
@@ -21,30 +28,47 @@ pub(super) struct Work {
     pub(super) cpu_ns: u64,
 }
 
+/// Parts of the work that are measured one by one: samples.
+const PARTS: u64 = 5;
+
 /// What the process did.
-#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Datagrams {
-    /// Datagrams sent to an address and received with the sender's: both ends.
-    pub(super) exchanged: Work,
+    /// Datagrams sent to an address of another pod and received there with the sender's: both ends, part by part.
+    pub(super) between_pods: Vec<Work>,
+    /// The same within one network namespace.
+    pub(super) within: Vec<Work>,
     /// Sockets made, bound to a port that was chosen, and closed.
     pub(super) bound: Work,
     /// Sockets made, connected, and closed.
     pub(super) connected: Work,
 }
 
-/// Does all three, `count` times.
+/// Does all of them, `count` times each; the other pod has that network namespace and address.
 ///
 /// # Errors
 /// When the kernel refuses, or a datagram is lost.
-pub(super) fn run(count: u64) -> Result<Datagrams> {
-    let socket = || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("make a UDP socket");
-    let (from, to) = (socket()?, socket()?);
-    let address = to.local_addr().context("own address")?;
+pub(super) fn run(count: u64, namespace: &Path, address: IpAddr) -> Result<Datagrams> {
+    let from = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("make a UDP socket")?;
+    let here = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("make a UDP socket")?;
+    let there = Netns::open(namespace)?
+        .run(|| UdpSocket::bind((address, 0)))?
+        .with_context(|| format!("make a UDP socket at {address}"))?;
+    let own = here.local_addr().context("own address")?;
     Ok(Datagrams {
-        exchanged: measured(count, || exchange(&from, &to, address, count))?,
+        between_pods: exchanges(&from, &there, count)?,
+        within: exchanges(&from, &here, count)?,
         bound: measured(count, || bind(count))?,
-        connected: measured(count, || connect(address, count))?,
+        connected: measured(count, || connect(own, count))?,
     })
+}
+
+fn exchanges(from: &UdpSocket, to: &UdpSocket, count: u64) -> Result<Vec<Work>> {
+    let address = to.local_addr().context("own address")?;
+    let part = count.div_ceil(PARTS);
+    (0..PARTS)
+        .map(|_| measured(part, || exchange(from, to, address, part)))
+        .collect()
 }
 
 fn measured(count: u64, work: impl FnOnce() -> Result<()>) -> Result<Work> {
@@ -96,12 +120,23 @@ fn connect(address: SocketAddr, count: u64) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::{net::Ipv4Addr, path::Path};
+
     use super::run;
 
     #[test]
     fn everything_is_done_and_costs_time() {
-        let done = run(40).unwrap();
-        for work in [done.exchanged, done.bound, done.connected] {
+        let own = Path::new("/proc/self/ns/net");
+        let done = run(40, own, Ipv4Addr::LOCALHOST.into()).unwrap();
+        let parts = done.between_pods.iter().chain(&done.within);
+        assert!(parts.clone().count() == 10, "{done:?}");
+        assert!(
+            parts
+                .into_iter()
+                .all(|part| part.count == 8 && part.cpu_ns > 0),
+            "{done:?}"
+        );
+        for work in [done.bound, done.connected] {
             assert!(work.count == 40 && work.cpu_ns > 0, "{done:?}");
         }
     }

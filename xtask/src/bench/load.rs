@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::{PipeReader, PipeWriter, Read as _, Write as _, pipe},
+    net::IpAddr,
     os::unix::process::CommandExt as _,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -186,8 +187,14 @@ pub(crate) struct Arguments {
     #[arg(long)]
     round_trips: Option<u64>,
     /// UDP datagrams, binds and connects on one CPU; prints [`datagrams::Datagrams`]
-    #[arg(long)]
+    #[arg(long, requires_all = ["namespace", "address"])]
     datagrams: Option<u64>,
+    /// Network namespace of the pod that datagrams go to
+    #[arg(long, value_name = "PATH")]
+    namespace: Option<PathBuf>,
+    /// Its address
+    #[arg(long, value_name = "IP")]
+    address: Option<IpAddr>,
 }
 
 /// What the pair of threads did.
@@ -204,9 +211,11 @@ pub(super) struct Switched {
 /// # Errors
 /// When pipes, threads or sockets cannot be had.
 pub(crate) fn command(arguments: &Arguments) -> Result<()> {
-    if let Some(count) = arguments.datagrams {
+    if let (Some(count), Some(namespace), Some(address)) =
+        (arguments.datagrams, &arguments.namespace, arguments.address)
+    {
         pin_to_this_cpu()?;
-        let done = datagrams::run(count)?;
+        let done = datagrams::run(count, namespace, address)?;
         shell::out(serde_json::to_string(&done).context("write JSON")?);
     }
     if let Some(round_trips) = arguments.round_trips {

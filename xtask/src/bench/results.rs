@@ -97,8 +97,10 @@ pub(super) enum Quantity {
     KeptCpu,
     /// Nanoseconds of CPU per context switch of two threads that do nothing else.
     SwitchCpu,
-    /// Nanoseconds of CPU per UDP datagram of 64 bytes, both ends.
+    /// Nanoseconds of CPU per UDP datagram of 64 bytes from pod to pod, both ends.
     DatagramCpu,
+    /// The same within one network namespace.
+    DatagramWithinCpu,
     /// Nanoseconds of CPU per UDP socket that is bound to a chosen port and closed.
     BindCpu,
     /// Nanoseconds of CPU per UDP socket that is connected and closed.
@@ -107,13 +109,14 @@ pub(super) enum Quantity {
 
 impl Quantity {
     /// All of them.
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::ShortRequests,
         Self::ShortCpu,
         Self::KeptRequests,
         Self::KeptCpu,
         Self::SwitchCpu,
         Self::DatagramCpu,
+        Self::DatagramWithinCpu,
         Self::BindCpu,
         Self::ConnectCpu,
     ];
@@ -126,7 +129,8 @@ impl Quantity {
             Self::KeptRequests => "kept-alive, requests/s",
             Self::KeptCpu => "kept-alive, CPU us/request",
             Self::SwitchCpu => "context switch, CPU ns",
-            Self::DatagramCpu => "UDP datagram of 64 B, CPU ns",
+            Self::DatagramCpu => "UDP datagram of 64 B from pod to pod, CPU ns",
+            Self::DatagramWithinCpu => "UDP datagram of 64 B within a pod, CPU ns",
             Self::BindCpu => "UDP bind and close, CPU ns",
             Self::ConnectCpu => "UDP connect and close, CPU ns",
         }
@@ -141,7 +145,8 @@ impl Quantity {
             Self::KeptRequests => each(&sample.kept_alive, |second| second.requests_per_second),
             Self::KeptCpu => each(&sample.kept_alive, |second| second.cpu_us_per_request),
             Self::SwitchCpu => vec![sample.switches.cpu_ns_per_switch],
-            Self::DatagramCpu => vec![each_of(sample.udp.done.exchanged)],
+            Self::DatagramCpu => parts(&sample.udp.done.between_pods),
+            Self::DatagramWithinCpu => parts(&sample.udp.done.within),
             Self::BindCpu => vec![each_of(sample.udp.done.bound)],
             Self::ConnectCpu => vec![each_of(sample.udp.done.connected)],
         }
@@ -156,10 +161,15 @@ impl Quantity {
             | Self::KeptCpu
             | Self::SwitchCpu
             | Self::DatagramCpu
+            | Self::DatagramWithinCpu
             | Self::BindCpu
             | Self::ConnectCpu => spread.lower,
         }
     }
+}
+
+fn parts(all: &[Work]) -> Vec<f64> {
+    all.iter().copied().map(each_of).collect()
 }
 
 fn each_of(work: Work) -> f64 {
@@ -328,9 +338,9 @@ pub(super) fn kernel(samples: &[Sample]) -> Vec<PhaseCost> {
             |sample| (sample.switches.machine_switches, &sample.switches.programs),
         ),
         phase(
-            "UDP: as many datagrams, binds and connects",
+            "UDP: as many datagrams between pods, as many within, binds and connects",
             "of each",
-            |sample| (sample.udp.done.exchanged.count, &sample.udp.programs),
+            |sample| (sample.udp.done.bound.count, &sample.udp.programs),
         ),
     ]
 }

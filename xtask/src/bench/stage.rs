@@ -47,6 +47,7 @@ pub(super) struct Stage<'a> {
     programs: &'a Programs,
     server: Container,
     server_pid: u32,
+    server_address: IpAddr,
     client: Container,
     url: String,
 }
@@ -97,6 +98,7 @@ impl<'a> Stage<'a> {
             programs,
             server,
             server_pid: server_child.id(),
+            server_address: web.ipv4(),
             client,
             sandbox,
         };
@@ -170,22 +172,31 @@ impl<'a> Stage<'a> {
     /// # Errors
     /// When they fail; when the person interrupts.
     pub(super) fn switch(&self, round_trips: u64) -> Result<Switched> {
-        self.load("--round-trips", round_trips)
+        self.load(&["--round-trips", &round_trips.to_string()])
     }
 
-    /// Has a process in the client's container use UDP.
+    /// Has a process in the client's container use UDP, to a socket of its own in the server's pod among others.
     ///
     /// # Errors
     /// When it fails; when the person interrupts.
     pub(super) fn datagrams(&self, count: u64) -> Result<Datagrams> {
-        self.load("--datagrams", count)
+        let namespace = format!("/proc/{}/ns/net", self.server_pid);
+        self.load(&[
+            "--datagrams",
+            &count.to_string(),
+            "--namespace",
+            &namespace,
+            "--address",
+            &self.server_address.to_string(),
+        ])
     }
 
-    fn load<T: DeserializeOwned>(&self, what: &str, count: u64) -> Result<T> {
+    fn load<T: DeserializeOwned>(&self, what: &[&str]) -> Result<T> {
         let player = shell::own_program()?;
         let mut command = Command::new(player);
         command
-            .args(["bench-load", what, &count.to_string()])
+            .arg("bench-load")
+            .args(what)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
