@@ -12,11 +12,16 @@ use plumbline_core::node::NodeState;
 use plumbline_core::observation::{CgroupRow, Fact, Observation};
 use plumbline_core::report::{self, Report};
 use plumbline_core::rules;
-use plumbline_core::settings::{FINDINGS_MAX, FINDINGS_PAST_MAX};
+use plumbline_core::settings::{FINDINGS_MAX, FINDINGS_PAST_MAX, Grace};
 use plumbline_core::snapshot::{Dropped, Occupancy, Snapshot};
 use plumbline_core::time::Timestamp;
 
 use crate::record::{Header, Recorder};
+
+/// What no news has come of is evaluated this often: conditions grow old by themselves.
+const QUIET: Duration = Duration::from_secs(5);
+/// But at least this often within the grace of a condition, which must not end much later than asked for.
+const PER_GRACE: u32 = 6;
 
 /// What came of one clock tick.
 #[derive(Debug)]
@@ -41,6 +46,11 @@ pub struct Engine {
     recorder: Option<Recorder>,
     export_interval: Duration,
     reported: Option<Timestamp>,
+    evaluated: Option<Timestamp>,
+    /// The last tick, if nothing was evaluated at it.
+    skipped: Option<Timestamp>,
+    /// Since the last evaluation something came that is not told all the time.
+    news: bool,
 }
 
 impl Engine {
@@ -53,31 +63,97 @@ impl Engine {
             recorder,
             export_interval: header.export_interval,
             reported: None,
+            evaluated: None,
+            skipped: None,
+            news: false,
         }
     }
 
-    /// Takes one observation. A clock tick is also the moment at which rules are evaluated.
+    /// Takes one observation. A clock tick is also the moment at which rules are evaluated: at once after news, and every few
+    /// seconds without.
     pub fn take(&mut self, observation: Observation) -> Option<Evaluation> {
         if let Some(recorder) = &mut self.recorder {
             recorder.write(&observation);
         }
         let tick = matches!(observation.fact, Fact::Clock { .. }).then_some(observation.at);
+        self.news |= self.is_news(&observation.fact);
         self.state.apply(observation);
-        tick.map(|now| self.evaluate(now))
+        let now = tick?;
+        if self.is_due(now) {
+            return Some(self.evaluate(now));
+        }
+        self.skipped = Some(now);
+        None
+    }
+
+    /// Evaluates at the last tick, unless that was done.
+    pub fn catch_up(&mut self) -> Option<Evaluation> {
+        let now = self.skipped?;
+        Some(self.evaluate(now))
+    }
+
+    /// Whether the fact is more than what is told every few seconds on a node where nothing happens.
+    fn is_news(&self, fact: &Fact) -> bool {
+        match fact {
+            Fact::Clock { .. }
+            | Fact::CpuStat { .. }
+            | Fact::CpuWindows { .. }
+            | Fact::MemoryEvents { .. }
+            | Fact::Flows { .. }
+            | Fact::DeclaredSources { .. }
+            | Fact::Dropped { .. }
+            | Fact::Delivered { .. }
+            | Fact::Refused(_)
+            | Fact::Occupancy { .. }
+            | Fact::Logs { .. }
+            | Fact::CgroupTree { .. }
+            | Fact::DynamicPorts { .. }
+            | Fact::NodeAddresses { .. }
+            | Fact::SelfCgroup { .. } => false,
+            Fact::Probe(status) => self.state.probe(&status.probe) != Some(status),
+            Fact::Settings(_)
+            | Fact::CgroupSeen(_)
+            | Fact::CgroupGone { .. }
+            | Fact::Attached { .. }
+            | Fact::ListenerOpened(_)
+            | Fact::ListenerClosed(_)
+            | Fact::Listeners { .. }
+            | Fact::Declared(_)
+            | Fact::CandidatePolicies { .. } => true,
+        }
+    }
+
+    fn is_due(&self, now: Timestamp) -> bool {
+        let Some(last) = self.evaluated else {
+            return true;
+        };
+        let quiet = match self.state.settings().grace {
+            Grace::Time(grace) => QUIET.min(grace / PER_GRACE),
+            Grace::Scans(_) => Duration::ZERO,
+        };
+        self.news || now.since(last) >= quiet || self.is_report_due(now)
+    }
+
+    fn is_report_due(&self, now: Timestamp) -> bool {
+        let since = self.reported.map(|last| now.since(last));
+        since.is_some_and(|since| since >= self.export_interval)
     }
 
     fn evaluate(&mut self, now: Timestamp) -> Evaluation {
+        self.evaluated = Some(now);
+        self.skipped = None;
+        self.news = false;
         let mut snapshot = self.state.snapshot(now);
         let transitions = self.findings.update(rules::evaluate(&snapshot), &snapshot);
         self.tell_of_findings(&mut snapshot);
         let open = self.findings.open();
         let suppressed = self.findings.suppressed();
-        let due = now.since(*self.reported.get_or_insert(now)) >= self.export_interval;
-        let report = due.then(|| {
+        let report = self.is_report_due(now).then(|| {
             self.reported = Some(now);
             self.state.exported(now);
             report::build(&snapshot, &self.all_findings())
         });
+        self.reported.get_or_insert(now);
         Evaluation {
             snapshot: Arc::new(snapshot),
             transitions,
@@ -178,5 +254,84 @@ impl Engine {
         if let Some(recorder) = &mut self.recorder {
             recorder.flush();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use plumbline_core::observation::{Health, ProbeStatus};
+    use plumbline_core::settings::{CoreSettings, NodeIdentity};
+
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    fn engine(grace: Grace) -> Engine {
+        let settings = CoreSettings {
+            grace,
+            ..CoreSettings::default()
+        };
+        let header = Header::new(NodeIdentity::default(), settings, Duration::from_secs(17));
+        Engine::new(&header, None)
+    }
+
+    fn take(engine: &mut Engine, second: u64, fact: Fact) -> Option<Evaluation> {
+        let at = Timestamp(second * SECOND);
+        engine.take(Observation { at, fact })
+    }
+
+    fn tick(engine: &mut Engine, second: u64) -> Option<Evaluation> {
+        let unix_ns = second * SECOND;
+        take(engine, second, Fact::Clock { unix_ns })
+    }
+
+    fn evaluated(engine: &mut Engine, seconds: std::ops::Range<u64>) -> Vec<u64> {
+        let mut seconds = Vec::from_iter(seconds);
+        seconds.retain(|second| tick(engine, *second).is_some());
+        seconds
+    }
+
+    #[test]
+    fn without_news_every_fifth_second_is_evaluated_and_when_a_report_is_due() {
+        let mut engine = engine(Grace::Time(Duration::from_secs(60)));
+        assert_eq!(evaluated(&mut engine, 0..25), [0, 5, 10, 15, 17, 22]);
+    }
+
+    #[test]
+    fn a_short_grace_and_one_in_scans_are_evaluated_each_second() {
+        for grace in [Grace::Time(Duration::from_secs(1)), Grace::Scans(2)] {
+            assert_eq!(evaluated(&mut engine(grace), 0..5), [0, 1, 2, 3, 4]);
+        }
+    }
+
+    #[test]
+    fn news_are_evaluated_at_the_next_tick_and_what_is_told_all_the_time_is_none() {
+        let mut engine = engine(Grace::Time(Duration::from_secs(60)));
+        let probe = |health| {
+            Fact::Probe(ProbeStatus {
+                probe: "tcp".into(),
+                health,
+                reason: None,
+            })
+        };
+        assert_eq!(evaluated(&mut engine, 0..2), [0]);
+        take(&mut engine, 1, probe(Health::Ok));
+        assert_eq!(evaluated(&mut engine, 2..4), [2]);
+        take(&mut engine, 3, probe(Health::Ok));
+        assert!(evaluated(&mut engine, 4..6).is_empty());
+        take(&mut engine, 5, probe(Health::Broken));
+        assert_eq!(evaluated(&mut engine, 6..8), [6]);
+        let cgroup = CgroupId(1);
+        take(&mut engine, 7, Fact::CgroupGone { cgroup });
+        assert_eq!(evaluated(&mut engine, 8..10), [8]);
+    }
+
+    #[test]
+    fn a_tick_that_was_passed_over_is_caught_up_with_once() {
+        let mut engine = engine(Grace::Time(Duration::from_secs(60)));
+        assert_eq!(evaluated(&mut engine, 0..3), [0]);
+        let evaluation = engine.catch_up().expect("two ticks were passed over");
+        assert_eq!(evaluation.snapshot.now, Timestamp(2 * SECOND));
+        assert!(engine.catch_up().is_none());
     }
 }

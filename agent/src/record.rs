@@ -183,6 +183,10 @@ pub fn replay(
             each(&evaluation)?;
         }
     }
+    // The live node evaluates as it ends.
+    if let Some(evaluation) = engine.catch_up() {
+        each(&evaluation)?;
+    }
     Ok(Replayed { engine, last })
 }
 

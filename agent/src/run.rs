@@ -161,7 +161,8 @@ impl Node {
     }
 
     /// One clock tick: counts what was lost, reads what is read on a tick, and evaluates.
-    fn tick(&mut self, export: Option<&Exporter>) -> Evaluation {
+    /// What is to be done once a second. Rules are not evaluated each time, see [`Engine::take`].
+    fn tick(&mut self, export: Option<&Exporter>) -> Option<Evaluation> {
         if self.ticks.is_multiple_of(CPU_STAT_TICKS) {
             let status = self.cpu.read(&self.engine.containers(), &self.sink);
             self.take(Observation {
@@ -169,7 +170,6 @@ impl Node {
                 fact: Fact::Probe(status),
             });
         }
-        self.memory.watch(self.engine.containers());
         self.ticks += 1;
         self.watch_threads();
         self.count_drops(export);
@@ -179,10 +179,10 @@ impl Node {
                 unix_ns: clock::unix_ns(),
             },
         };
-        let evaluation = self
-            .engine
-            .take(now)
-            .expect("a clock fact is what makes the engine evaluate");
+        let evaluation = self.engine.take(now);
+        if evaluation.is_some() {
+            self.memory.watch(self.engine.containers());
+        }
         self.engine.flush();
         evaluation
     }
@@ -290,11 +290,12 @@ impl Node {
         while let Ok(observation) = self.receiver.try_recv() {
             self.take(observation);
         }
-        let evaluation = self.tick(None);
+        let evaluation = self.tick(None).or_else(|| self.engine.catch_up());
+        let evaluation = evaluation.expect("a tick is evaluated at once or caught up with");
         (self.engine, evaluation)
     }
 
-    /// Observes for `duration`, with `progress` after each tick.
+    /// Observes for `duration`, with `progress` after each evaluation.
     pub async fn observe(&mut self, duration: Duration, mut progress: impl FnMut(&Evaluation)) {
         let end = tokio::time::sleep(duration);
         tokio::pin!(end);
@@ -303,7 +304,7 @@ impl Node {
             tokio::select! {
                 biased;
                 () = &mut end => return,
-                _ = ticks.tick() => progress(&self.tick(None)),
+                _ = ticks.tick() => self.tick(None).iter().for_each(&mut progress),
                 () = self.receive() => {}
             }
         }
@@ -345,14 +346,15 @@ pub async fn run(config: Config, args: &NodeArgs, record: Option<&Path>) -> anyh
             _ = ticks.tick() => {
                 life.before(&mut node);
                 node.tell(logs.iter_mut().flat_map(Logs::facts));
-                let evaluation = node.tick(Some(&export));
-                life.evaluated(&evaluation, &export);
-                if let Some(logs) = &logs {
-                    logs.learn(&evaluation.snapshot);
+                if let Some(evaluation) = node.tick(Some(&export)) {
+                    life.evaluated(&evaluation, &export);
+                    if let Some(logs) = &logs {
+                        logs.learn(&evaluation.snapshot);
+                    }
+                    let snapshot = Arc::clone(&evaluation.snapshot);
+                    handle(evaluation, life.kept(), &export, logs.as_ref(), &own, &publish);
+                    life.keep(&node.engine, &snapshot);
                 }
-                let snapshot = Arc::clone(&evaluation.snapshot);
-                handle(evaluation, life.kept(), &export, logs.as_ref(), &own, &publish);
-                life.keep(&node.engine, &snapshot);
             }
             () = node.receive() => {}
         }

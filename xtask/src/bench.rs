@@ -224,7 +224,7 @@ fn idle_nodes(sizes: &Idle, binary: &Path, programs: &Programs) -> Result<Vec<Fo
 /// The agent with nothing to do.
 fn idle(stage: &Stage<'_>, binary: &Path, pods: u32, seconds: u32) -> Result<Footprint> {
     shell::note(format_args!("the agent alone for {seconds} s"));
-    let agent = Agent::start(stage, binary, &[])?;
+    let agent = Agent::start(stage, binary, &[], None)?;
     // What starting costs is not what being idle costs.
     rounds::pause(Duration::from_secs(5))?;
     let used = agent.used_us()?;

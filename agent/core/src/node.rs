@@ -233,6 +233,18 @@ impl NodeState {
         self.forget_pods();
     }
 
+    /// The windows and rules in force.
+    #[must_use]
+    pub const fn settings(&self) -> &CoreSettings {
+        &self.settings
+    }
+
+    /// What a probe said last.
+    #[must_use]
+    pub fn probe(&self, name: &str) -> Option<&ProbeStatus> {
+        self.probes.get(name)
+    }
+
     /// The node as of `now`.
     #[must_use]
     pub fn snapshot(&self, now: Timestamp) -> Snapshot {

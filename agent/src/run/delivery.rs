@@ -24,7 +24,7 @@ pub(super) struct Delivery {
 }
 
 impl Delivery {
-    /// Looks at the lane, once a tick, before what is new is offered.
+    /// Looks at the lane, once an evaluation, before what is new is offered.
     pub(super) fn look(&mut self, evaluation: &Evaluation, export: &Exporter) {
         let lanes = export.stats();
         self.settle(&lanes);

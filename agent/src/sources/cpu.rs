@@ -30,7 +30,7 @@ const SETTINGS_ROUND: u64 = 6;
 /// Bytes of one file: `cpu.stat` has less than 400.
 const FILE_BYTES_MAX: usize = 4_096;
 
-/// The reader, with the files that it holds open: two a container and two a pod.
+/// The reader, with the files that it holds open: two a container and one a pod.
 #[derive(Debug)]
 pub struct Reader {
     root: CgroupRoot,
@@ -136,7 +136,6 @@ impl Reader {
     }
 
     fn read_row(&mut self, path: &str, cgroup: Option<CgroupId>) -> io::Result<Option<CpuStatRow>> {
-        let directory = self.root.directory_of(path);
         let turn = self.turn;
         let known = self
             .open
@@ -153,15 +152,17 @@ impl Reader {
         let row = if let Some(row) = row {
             row
         } else {
+            let directory = self.root.directory_of(path);
             let mut open = Open::new(&directory, cgroup, self.open.len() as u64)?;
             let row = open.read(turn)?;
             self.open.insert(path.to_owned(), open);
             row
         };
-        if let Some(open) = self.open.get_mut(path)
+        if cgroup.is_some()
+            && let Some(open) = self.open.get_mut(path)
             && turn % SETTINGS_ROUND == open.round
         {
-            open.read_settings(&directory);
+            open.read_settings(&self.root.directory_of(path));
         }
         Ok(row)
     }
@@ -175,7 +176,10 @@ impl Reader {
 }
 
 impl Open {
+    /// Of a pod's directory, for which no `cgroup` is given, only the time is read: the rest is told of its containers.
     fn new(directory: &Path, cgroup: Option<CgroupId>, round: u64) -> io::Result<Self> {
+        let of_container = cgroup.is_some();
+        let pressure = of_container.then(|| File::open(directory.join("cpu.pressure")).ok());
         let cgroup = match cgroup {
             Some(cgroup) => cgroup,
             None => CgroupId(fs::metadata(directory)?.ino()),
@@ -183,13 +187,15 @@ impl Open {
         let mut open = Self {
             cgroup,
             stat: File::open(directory.join("cpu.stat"))?,
-            pressure: File::open(directory.join("cpu.pressure")).ok(),
+            pressure: pressure.flatten(),
             max: None,
             weight: None,
             round: round % SETTINGS_ROUND,
             turn: 0,
         };
-        open.read_settings(directory);
+        if of_container {
+            open.read_settings(directory);
+        }
         Ok(open)
     }
 

@@ -34,7 +34,8 @@ const REREAD: Duration = Duration::from_secs(30);
 /// The running source.
 #[derive(Debug)]
 pub struct MemoryEvents {
-    containers: Arc<Mutex<Vec<CgroupRow>>>,
+    /// Those that the thread has not taken in yet.
+    containers: Arc<Mutex<Option<Vec<CgroupRow>>>>,
     thread: JoinHandle<()>,
 }
 
@@ -47,7 +48,7 @@ impl MemoryEvents {
     pub fn spawn(root: CgroupRoot, sink: Sink, stop: Arc<AtomicBool>) -> anyhow::Result<Self> {
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
         let notify = inotify::init(flags).context("make an inotify instance")?;
-        let containers = Arc::new(Mutex::new(Vec::new()));
+        let containers = Arc::new(Mutex::new(None));
         let shared = Arc::clone(&containers);
         let thread = std::thread::Builder::new()
             .name("memory".into())
@@ -69,7 +70,7 @@ impl MemoryEvents {
         *self
             .containers
             .lock()
-            .unwrap_or_else(PoisonError::into_inner) = containers;
+            .unwrap_or_else(PoisonError::into_inner) = Some(containers);
     }
 
     /// Whether the thread still runs.
@@ -97,15 +98,15 @@ struct Work {
 }
 
 impl Work {
-    fn run(&mut self, containers: &Mutex<Vec<CgroupRow>>, stop: &AtomicBool) {
+    fn run(&mut self, containers: &Mutex<Option<Vec<CgroupRow>>>, stop: &AtomicBool) {
         let mut reread = clock::monotonic();
         while !stop.load(Ordering::Relaxed) {
             let mut changed = self.wait();
             let now = containers
                 .lock()
                 .unwrap_or_else(PoisonError::into_inner)
-                .clone();
-            changed.extend(self.follow(now));
+                .take();
+            changed.extend(now.map(|now| self.follow(now)).unwrap_or_default());
             if clock::monotonic() >= reread {
                 reread = clock::monotonic().plus(REREAD);
                 changed = self.watched.keys().copied().collect();

@@ -5,6 +5,7 @@
 //! holds them always from procfs, for which processes of other users need `CAP_SYS_PTRACE` and `CAP_DAC_READ_SEARCH`.
 
 mod landmark;
+mod process;
 mod scan;
 mod tables;
 

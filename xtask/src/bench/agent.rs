@@ -28,8 +28,8 @@ const START_PATIENCE: Duration = Duration::from_secs(60);
 const STOP_PATIENCE: Duration = Duration::from_secs(8);
 /// How often waiting looks again.
 const STEP: Duration = Duration::from_millis(20);
-/// Six times as often as the product does by itself, so that even short phases hold exports.
-const EXPORT_INTERVAL_MS: &str = "10000";
+/// Under load: six times as often as the product does by itself, so that even short phases hold exports.
+pub(super) const OFTEN_MS: &str = "10000";
 
 /// The running agent. Killed when dropped.
 pub(super) struct Agent {
@@ -40,11 +40,17 @@ pub(super) struct Agent {
 }
 
 impl Agent {
-    /// Starts it without the probes in `disable`, and waits until it is ready and its probes are attached.
+    /// Starts it without the probes in `disable`, and waits until it is ready and its probes are attached. It exports as
+    /// often as it does by itself unless `export_ms` says otherwise.
     ///
     /// # Errors
     /// With the end of its log.
-    pub(super) fn start(stage: &Stage<'_>, binary: &Path, disable: &[&str]) -> Result<Self> {
+    pub(super) fn start(
+        stage: &Stage<'_>,
+        binary: &Path,
+        disable: &[&str],
+        export_ms: Option<&str>,
+    ) -> Result<Self> {
         let unit = stage.sandbox.unit("system.slice/plumbline.service")?;
         let (socket, log) = (
             stage.dir.join("plumbline.sock"),
@@ -73,8 +79,10 @@ impl Agent {
                 "OTEL_EXPORTER_OTLP_ENDPOINT",
                 format!("http://127.0.0.1:{COLLECTOR_PORT}"),
             )
-            .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf")
-            .env("OTEL_METRIC_EXPORT_INTERVAL", EXPORT_INTERVAL_MS);
+            .env("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf");
+        if let Some(interval) = export_ms {
+            command.env("OTEL_METRIC_EXPORT_INTERVAL", interval);
+        }
         let file = File::create(&log).with_context(|| format!("create {}", log.display()))?;
         command
             .stdin(Stdio::null())

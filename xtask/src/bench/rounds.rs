@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use serde::Serialize;
 
 use super::{
-    agent::Agent,
+    agent::{Agent, OFTEN_MS},
     datagrams::Datagrams,
     footprint::Memory,
     kernel::{self, Floor, Program, Statistics},
@@ -199,7 +199,12 @@ pub(super) fn run(stage: &Stage<'_>, plan: &Plan) -> Result<Vec<Sample>> {
 fn one(stage: &Stage<'_>, plan: &Plan, arm: Arm, repetition: u32) -> Result<Sample> {
     let (foreign_programs, before) = (foreign_programs()?, Activity::now()?);
     let agent = if arm.has_agent() {
-        Some(Agent::start(stage, &plan.binary, arm.disabled())?)
+        Some(Agent::start(
+            stage,
+            &plan.binary,
+            arm.disabled(),
+            Some(OFTEN_MS),
+        )?)
     } else {
         None
     };

@@ -49,9 +49,15 @@ fn read(reader: &mut Reader, containers: &[CgroupRow]) -> (Vec<CpuStatRow>, Vec<
 }
 
 #[test]
-fn every_file_of_a_container_and_of_its_pod_is_read() {
+fn every_file_of_a_container_is_read_and_the_time_of_its_pod() {
     let tree = Tree::new();
-    tree.write(POD, &[("cpu.stat", "usage_usec 900\n")]);
+    let pressure = "some avg10=0.00 total=7\nfull avg10=0.00 total=7\n";
+    let of_pod = [
+        ("cpu.stat", "usage_usec 900\n"),
+        ("cpu.weight", "3\n"),
+        ("cpu.pressure", pressure),
+    ];
+    tree.write(POD, &of_pod);
     tree.write(
         &container(1).path,
         &[
@@ -97,7 +103,12 @@ fn every_file_of_a_container_and_of_its_pod_is_read() {
     ];
     assert_eq!(rows, expected);
     assert_eq!(pods.len(), 1, "two containers of one pod");
-    assert_eq!(pods[0].usage_us, 900);
+    let time_alone = CpuStatRow {
+        cgroup: pods[0].cgroup,
+        usage_us: 900,
+        ..CpuStatRow::default()
+    };
+    assert_eq!(pods[0], time_alone);
     assert!(pods[0].cgroup.0 > 2, "the directory's own inode");
 }
 

@@ -25,7 +25,7 @@ use aya::programs::{CgroupAttachMode, Program, ProgramError, RawTracePoint, Sock
 use plumbline_core::id::CgroupId;
 use plumbline_ebpf::names;
 use plumbline_ebpf::owner::Owner;
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Dir, Mode, OFlags, openat};
 
 pub(super) use datagrams::Datagrams;
 
@@ -65,6 +65,9 @@ impl Kind {
 
 /// Programs of others that are named.
 const OTHERS_MAX: usize = 8;
+
+/// What the kernel tells of a link's descriptor is some 200 bytes.
+const FDINFO_MAX: usize = 1_024;
 
 /// Owner of the loaded object and of every attachment. Dropping it detaches everything.
 #[derive(Debug)]
@@ -312,22 +315,34 @@ fn is_among(ids: &BTreeSet<u32>, link: &FdLink) -> bool {
 /// Ids of this process's cgroup links that are attached to no cgroup: the kernel then tells 0
 /// (<https://github.com/torvalds/linux/blob/v5.10/kernel/bpf/cgroup.c#L849>). What cannot be read is not among them.
 pub(super) fn idle_links() -> BTreeSet<u32> {
-    let mut idle = BTreeSet::new();
-    for entry in std::fs::read_dir("/proc/self/fdinfo")
-        .into_iter()
-        .flatten()
-        .flatten()
-    {
-        let text = std::fs::read_to_string(entry.path()).unwrap_or_default();
-        let field = |name: &str| {
-            let value = text.lines().find_map(|line| line.strip_prefix(name));
-            value.and_then(|value| value.trim().parse::<u64>().ok())
-        };
-        if let (Some(link), Some(0)) = (field("link_id:"), field("cgroup_id:")) {
-            idle.extend(u32::try_from(link));
-        }
-    }
-    idle
+    let directory = rustix::fs::open(
+        "/proc/self/fdinfo",
+        OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    let Ok(directory) = directory else {
+        return BTreeSet::new();
+    };
+    // There are thousands: one buffer for all, and no path from the root for each.
+    let mut buffer = [0_u8; FDINFO_MAX];
+    let entries = Dir::read_from(&directory).into_iter().flatten().flatten();
+    let idle = entries.filter_map(|entry| {
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let file = openat(&directory, entry.file_name(), flags, Mode::empty()).ok()?;
+        let length = rustix::io::read(&file, &mut buffer).ok()?;
+        idle_link(std::str::from_utf8(buffer.get(..length)?).ok()?)
+    });
+    idle.collect()
+}
+
+/// The link of an fdinfo, if it is attached to no cgroup.
+fn idle_link(fdinfo: &str) -> Option<u32> {
+    let field = |name: &str| {
+        let value = fdinfo.lines().find_map(|line| line.strip_prefix(name));
+        value.and_then(|value| value.trim().parse::<u32>().ok())
+    };
+    let link = field("link_id:")?;
+    (field("cgroup_id:") == Some(0)).then_some(link)
 }
 
 /// Opens the directory, if it is still the cgroup that is meant.

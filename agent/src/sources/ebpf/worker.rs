@@ -87,7 +87,9 @@ struct Worker {
     no_canary: Option<ProbeStatus>,
     /// When programs of a probe were last found detached by someone else, and from how many containers.
     detached: BTreeMap<&'static str, (Timestamp, usize)>,
-    /// Walks of the tree that could not read all of it.
+    /// Walks of the tree.
+    walks: u64,
+    /// Those that could not read all of it.
     incomplete: u64,
     next: Deadlines,
 }
@@ -153,6 +155,7 @@ impl Worker {
             canary: None,
             no_canary: None,
             detached: BTreeMap::new(),
+            walks: 0,
             incomplete: 0,
         };
         worker.make_canary(now);

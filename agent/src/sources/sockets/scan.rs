@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{HOLDERS_MAX, Holder, ListenerRow};
 use procfs::ProcError;
-use procfs::process::{FDTarget, Process};
+use procfs::process::Process;
 use rustix::io::Errno;
 
+use super::process;
 use super::tables::{self, Method, Sockets};
 use crate::sources::processes::{CgroupResolver, Placed};
 use crate::sources::sock_diag::netns;
@@ -262,24 +263,12 @@ fn hold(candidate: &Candidate, sockets: &mut Sockets, errors: &mut Errors) {
         return;
     }
     let placed = candidate.placed.as_ref();
-    let descriptors = match candidate.process.fd() {
-        Ok(descriptors) => descriptors,
+    let held = match process::sockets(&candidate.process) {
+        Ok(held) => held,
         Err(error) => return errors.add(&error, &candidate.dir, placed),
     };
     let mut executable = None;
-    for descriptor in descriptors {
-        let target = match descriptor {
-            Ok(descriptor) => descriptor.target,
-            // All others of the process would be denied as well.
-            Err(error @ ProcError::PermissionDenied(_)) => {
-                return errors.add(&error, &candidate.dir, placed);
-            }
-            // Closed since the list was read.
-            Err(_) => continue,
-        };
-        let FDTarget::Socket(inode) = target else {
-            continue;
-        };
+    for inode in held {
         let Some(socket) = sockets.get_mut(&inode) else {
             continue;
         };

@@ -14,6 +14,7 @@ use procfs::ProcError;
 use procfs::net::{TcpNetEntry, TcpState, UdpNetEntry, UdpState};
 use procfs::process::Process;
 
+use super::process::has_udp;
 use super::scan::ROWS_MAX;
 use crate::sources::sock_diag::message::{Entry, IPV4, IPV6, LISTENING, Query, TCP};
 use crate::sources::sock_diag::netns::{self, Namespace};
@@ -147,6 +148,9 @@ pub(super) fn by_procfs(process: &Process, netns: u64) -> Result<Sockets, ProcEr
 ///
 /// The process ended, or may not be looked at.
 pub(super) fn udp_by_procfs(process: &Process, netns: u64) -> Result<Sockets, ProcError> {
+    if !has_udp(process) {
+        return Ok(Sockets::new());
+    }
     let entries = process.udp()?.into_iter().chain(if_there(process.udp6())?);
     let waiting = |entry: &UdpNetEntry| {
         entry.state == UdpState::Close && entry.inode != 0 && entry.local_address.port() != 0

@@ -12,6 +12,10 @@ use crate::sources::cgroups::{self, Walk};
 /// Between walks of the tree when there are no events of cgroups.
 const RESCAN_WITHOUT_EVENTS: Duration = Duration::from_secs(2);
 
+/// Programs that others detached are looked for at every second walk, as often as the canary acts: a container has a dozen
+/// links, and to look at all costs more than the rest of a walk.
+const WALKS_PER_LOOK: u64 = 2;
+
 /// At least between two walks, whatever asks for them.
 const RESCAN_PAUSE: Duration = Duration::from_secs(1);
 
@@ -30,7 +34,10 @@ impl Worker {
             self.gone(cgroup);
         }
         self.admit_all(&changes.seen);
-        self.find_detached();
+        if self.walks.is_multiple_of(WALKS_PER_LOOK) {
+            self.find_detached();
+        }
+        self.walks += 1;
         for (cgroup, path) in self.containers.unattached() {
             self.attach(cgroup, &path, true);
         }
