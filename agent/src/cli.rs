@@ -203,7 +203,7 @@ pub struct NodeArgs {
     /// Time between two scans of the node's sockets, at most 30s [default: 30s]
     #[arg(long, value_name = "SPAN", env = "PLUMBLINE_SCAN_INTERVAL")]
     pub scan_interval: Option<Span>,
-    /// Time between two readings of open connections' bytes [default: 20s]
+    /// Time between two readings of open connections' bytes [default: 30s]
     #[arg(long, value_name = "SPAN", env = "PLUMBLINE_CONNECTION_INTERVAL")]
     pub connection_interval: Option<Span>,
     /// Between two rounds of the canary, which tries out whether probes see [default: 60s]

@@ -325,7 +325,7 @@ const SCAN_INTERVAL: Duration = Duration::from_secs(30);
 const SCAN_INTERVAL_MAX: Duration = Duration::from_secs(30);
 
 /// Rates over a minute then have six steps.
-const CONNECTION_INTERVAL: Duration = Duration::from_secs(20);
+const CONNECTION_INTERVAL: Duration = Duration::from_secs(30);
 /// A connection that moves bytes is to be seen to in every interval of ordinary rules.
 const CONNECTION_INTERVAL_MAX: Duration = Duration::from_secs(300);
 

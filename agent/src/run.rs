@@ -36,8 +36,10 @@ use signals::Signals;
 /// Rules are evaluated this often: a listener is in a finding's way within 2 s.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Ticks between two readings of `cpu.stat`.
-const CPU_STAT_TICKS: u64 = 5;
+/// Ticks between two readings of `cpu.stat`, and in the first minute, in which there is little to compare with.
+const CPU_STAT_TICKS: u64 = 10;
+const CPU_STAT_FIRST_TICKS: u64 = 5;
+const FIRST_TICKS: u64 = 60;
 
 /// The last export may take this long.
 const LAST_EXPORT: Duration = Duration::from_secs(3);
@@ -163,7 +165,11 @@ impl Node {
     /// One clock tick: counts what was lost, reads what is read on a tick, and evaluates.
     /// What is to be done once a second. Rules are not evaluated each time, see [`Engine::take`].
     fn tick(&mut self, export: Option<&Exporter>) -> Option<Evaluation> {
-        if self.ticks.is_multiple_of(CPU_STAT_TICKS) {
+        let every = match self.ticks {
+            ..FIRST_TICKS => CPU_STAT_FIRST_TICKS,
+            _ => CPU_STAT_TICKS,
+        };
+        if self.ticks.is_multiple_of(every) {
             let status = self.cpu.read(&self.engine.containers(), &self.sink);
             self.take(Observation {
                 at: clock::monotonic(),

@@ -183,7 +183,10 @@ impl NodeState {
             } => {
                 self.occupancy.insert(place, (entries, capacity));
             }
-            Fact::Settings(settings) => self.settings = settings,
+            Fact::Settings(settings) => {
+                self.settings = settings;
+                self.look_at_start_ups_anew();
+            }
             Fact::Logs { rows, lost } => self.logs.read(rows, lost, &self.settings, at),
             Fact::SelfCgroup { cgroup } => self.self_cgroup = Some(cgroup),
         }
@@ -204,6 +207,13 @@ impl NodeState {
         if let Some(container) = self.containers.get_mut(&cgroup) {
             container.attached = Some(error.map_or(Ok(()), Err));
             container.pre_existing = pre_existing;
+            container.is_judged = false;
+        }
+    }
+
+    fn look_at_start_ups_anew(&mut self) {
+        for container in self.containers.values_mut() {
+            container.is_judged = false;
         }
     }
 
@@ -403,6 +413,7 @@ impl NodeState {
         self.verdicts.note_pods(own, at);
         self.api_clients.declared(&declared);
         self.declared = Some(Arc::new(declared));
+        self.look_at_start_ups_anew();
         self.note_restarts();
         self.forget_api_clients();
     }

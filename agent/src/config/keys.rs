@@ -121,7 +121,7 @@ pub(super) const KEYS: &[Key] = &[
     key("probes.connections", Kind::Bool, "true", "Bytes of connections while they are open; `--disable connections`.").flag("--disable", "PLUMBLINE_DISABLE"),
     key("probes.canary", Kind::Bool, "true", "Something that each probe must see once a minute; `--disable canary`.").flag("--disable", "PLUMBLINE_DISABLE"),
     key("scan_interval", Kind::Span, "30s", "Time between two scans of the node's sockets; 1s to 30s.").flag("--scan-interval", "PLUMBLINE_SCAN_INTERVAL"),
-    key("connection_interval", Kind::Span, "20s", "Time between two readings of open connections' bytes; 1s to 5m.").flag("--connection-interval", "PLUMBLINE_CONNECTION_INTERVAL"),
+    key("connection_interval", Kind::Span, "30s", "Time between two readings of open connections' bytes; 1s to 5m.").flag("--connection-interval", "PLUMBLINE_CONNECTION_INTERVAL"),
     key("canary_interval", Kind::Span, "1m", "Time between two rounds of the canary; 1s to 1m.").flag("--canary-interval", "PLUMBLINE_CANARY_INTERVAL"),
     key("socket", Kind::Text, "/run/plumbline/plumbline.sock", "Unix socket for `plumbline status` and `explain`.").flag("--socket", "PLUMBLINE_SOCKET"),
     key("log_root", Kind::Text, "none", "Ship the container logs below this directory, usually /var/log/pods.").flag("--log-root", "PLUMBLINE_LOG_ROOT"),

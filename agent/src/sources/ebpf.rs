@@ -104,7 +104,7 @@ impl Settings {
             udp: UdpMode::Peers,
             ephemeral_ports: CoreSettings::default().ephemeral_ports,
             cpu_windows: true,
-            connection_interval: Some(Duration::from_secs(20)),
+            connection_interval: Some(Duration::from_secs(30)),
             connections_max: 65_536,
             proc_root: "/proc".into(),
             flow_interval: Duration::from_secs(1),

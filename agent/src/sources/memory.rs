@@ -27,7 +27,7 @@ use crate::sources::Sink;
 use crate::sources::cgroups::CgroupRoot;
 
 /// How long a change of the list of containers, or the end, may wait.
-const LOOK: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_secs(1);
 /// Between two readings of all files.
 const REREAD: Duration = Duration::from_secs(30);
 

@@ -44,8 +44,8 @@ const DEBOUNCE: Duration = Duration::from_millis(100);
 /// Time between two batches of containers.
 const BATCH_PAUSE: Duration = Duration::from_millis(900);
 
-/// How often a waiting thread looks whether it should end.
-const STOP_POLL: Duration = Duration::from_millis(200);
+/// How often a waiting thread looks whether it should end, unless nobody can ask it any more.
+const STOP_POLL: Duration = Duration::from_secs(1);
 
 /// What to scan and how often.
 #[derive(Clone, Debug)]

@@ -30,6 +30,8 @@ pub(super) struct Container {
     pub(super) refused: Option<RefusedView>,
     pub(super) oom_kills: Option<u64>,
     pub(super) cpu: Cpu,
+    /// Its start-up was over at the last look, and nothing was told since that could say otherwise.
+    pub(super) is_judged: bool,
     /// What is declared of its CPU, and since when.
     declared_cpu: Option<(DeclaredCpu, Timestamp)>,
 }
@@ -52,6 +54,7 @@ impl Container {
             refused: None,
             oom_kills: None,
             cpu: Cpu::default(),
+            is_judged: false,
             declared_cpu: None,
         }
     }

@@ -127,12 +127,17 @@ impl NodeState {
         let judged_from: Vec<Timestamp> = self
             .containers
             .values()
-            .map(|container| self.judged_from(container))
+            .map(|container| match container.is_judged {
+                true => Timestamp::default(),
+                false => self.judged_from(container),
+            })
             .collect();
+        let is_settled = self.origin.is_some();
         for ((id, container), judged_from) in self.containers.iter_mut().zip(judged_from) {
             if container.gone.is_some() {
                 continue;
             }
+            container.is_judged = is_settled && judged_from <= start;
             // A sum that lacks a part of the container is no measure of it.
             if unmeasured.contains(id) {
                 continue;
