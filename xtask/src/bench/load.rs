@@ -181,7 +181,7 @@ pub(super) fn counted(output: &str) -> Result<Counted> {
 
 /// What one process of the benchmark does.
 #[derive(clap::Args)]
-#[group(required = true, multiple = false)]
+#[command(group = clap::ArgGroup::new("what").required(true).args(["round_trips", "datagrams"]))]
 pub(crate) struct Arguments {
     /// Round trips between two threads on one CPU; prints [`Switched`]
     #[arg(long)]

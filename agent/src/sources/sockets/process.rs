@@ -11,25 +11,28 @@ use rustix::io::Errno;
 /// Where a descriptor leads fits if it is a socket: `socket:[<inode>]`.
 const TARGET_MAX: usize = 32;
 
-/// Inodes of the sockets that a process holds. What is closed while they are read is left out.
+/// Tells the inode of each socket that a process holds. What is closed meanwhile is left out.
 ///
 /// # Errors
 ///
 /// The process ended, or may not be looked at.
-pub(super) fn sockets(process: &Process) -> Result<Vec<u64>, ProcError> {
+pub(super) fn each_socket(process: &Process, mut tell: impl FnMut(u64)) -> Result<(), ProcError> {
     let directory = process.open_relative("fd")?;
-    let mut found = Vec::new();
     for entry in Dir::read_from(&directory).map_err(io::Error::from)? {
         let entry = entry.map_err(io::Error::from)?;
         let mut target = [0_u8; TARGET_MAX];
         match readlinkat_raw(&directory, entry.file_name(), &mut target) {
-            Ok(length) => found.extend(target.get(..length).and_then(inode)),
+            Ok(length) => target
+                .get(..length)
+                .and_then(inode)
+                .into_iter()
+                .for_each(&mut tell),
             // All others of the process would be denied as well.
             Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(io::Error::from(error).into()),
             Err(_) => {}
         }
     }
-    Ok(found)
+    Ok(())
 }
 
 fn inode(target: &[u8]) -> Option<u64> {
@@ -40,22 +43,18 @@ fn inode(target: &[u8]) -> Option<u64> {
 /// Whether the process's network namespace has a UDP socket with a port. Most pods have none, and to be told so by the tables
 /// of UDP makes the kernel look through those of all namespaces.
 pub(super) fn has_udp(process: &Process) -> bool {
-    // Without IPv6 there is no second file.
-    let files = [
-        ("net/sockstat", "UDP: inuse "),
-        ("net/sockstat6", "UDP6: inuse "),
-    ];
-    files.iter().any(|(file, label)| {
+    let has = |file: &str, label: &str| -> Result<bool, ProcError> {
         let mut text = String::new();
-        let read = process.open_relative(file);
-        let read = read.and_then(|mut file| Ok(file.read_to_string(&mut text)?));
-        match read {
-            Ok(_) => count(&text, label) != Some(0),
-            Err(ProcError::NotFound(_)) => false,
-            // The tables say why.
-            Err(_) => true,
-        }
-    })
+        process.open_relative(file)?.read_to_string(&mut text)?;
+        Ok(count(&text, label) != Some(0))
+    };
+    match has("net/sockstat6", "UDP6: inuse ") {
+        // Not there without IPv6, and when the process has ended: then the other is not there either.
+        Ok(false) | Err(ProcError::NotFound(_)) => {}
+        Ok(true) | Err(_) => return true,
+    }
+    // If it cannot be read, the tables say why.
+    has("net/sockstat", "UDP: inuse ").unwrap_or(true)
 }
 
 fn count(sockstat: &str, label: &str) -> Option<u64> {
@@ -72,7 +71,7 @@ mod tests {
     use procfs::process::Process;
     use rustix::fs::fstat;
 
-    use super::{count, has_udp, inode, sockets};
+    use super::{count, each_socket, has_udp, inode};
 
     #[test]
     fn a_socket_is_told_from_other_descriptors() {
@@ -97,11 +96,25 @@ mod tests {
     }
 
     #[test]
+    fn of_a_process_that_has_ended_nothing_is_concluded() {
+        let mut child = std::process::Command::new("sleep")
+            .arg("60")
+            .spawn()
+            .unwrap();
+        let process = Process::new(child.id().try_into().unwrap()).unwrap();
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(has_udp(&process), "the tables are asked, and fail");
+        assert!(each_socket(&process, |_| {}).is_err());
+    }
+
+    #[test]
     fn this_process_holds_its_sockets_and_no_files() {
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let file = File::open("/proc/self/exe").unwrap();
         let this = Process::myself().unwrap();
-        let held = sockets(&this).unwrap();
+        let mut held = Vec::new();
+        each_socket(&this, |inode| held.push(inode)).unwrap();
         assert!(held.contains(&fstat(&socket).unwrap().st_ino));
         assert!(!held.contains(&file.metadata().unwrap().ino()));
         assert!(has_udp(&this));

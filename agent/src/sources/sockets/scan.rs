@@ -263,21 +263,17 @@ fn hold(candidate: &Candidate, sockets: &mut Sockets, errors: &mut Errors) {
         return;
     }
     let placed = candidate.placed.as_ref();
-    let held = match process::sockets(&candidate.process) {
-        Ok(held) => held,
-        Err(error) => return errors.add(&error, &candidate.dir, placed),
-    };
     let mut executable = None;
-    for inode in held {
+    let looked_at = process::each_socket(&candidate.process, |inode| {
         let Some(socket) = sockets.get_mut(&inode) else {
-            continue;
+            return;
         };
         let known = socket
             .holders
             .last()
             .is_some_and(|last| last.pid == candidate.pid);
         if known || socket.holders.len() >= HOLDERS_MAX {
-            continue;
+            return;
         }
         let executable = executable.get_or_insert_with(|| candidate.process.exe().ok());
         let executable = executable
@@ -288,5 +284,8 @@ fn hold(candidate: &Candidate, sockets: &mut Sockets, errors: &mut Errors) {
             executable,
             cgroup: placed.map_or(CgroupId(0), |placed| placed.cgroup),
         });
+    });
+    if let Err(error) = looked_at {
+        errors.add(&error, &candidate.dir, placed);
     }
 }
