@@ -7,12 +7,14 @@ mod kernel;
 mod load;
 mod logs;
 mod machine;
+mod paired;
 mod policy;
 mod results;
 mod rounds;
 mod stage;
 mod statistics;
 mod table;
+mod verdicts;
 
 use std::{
     path::{Path, PathBuf},
@@ -195,7 +197,7 @@ fn measure(plan: &Plan, quick: bool, programs: &Programs, dir: &Path) -> Result<
         load_average_at_start,
         load_average: Spread::of(samples.iter().map(|sample| sample.load_average)),
         steal_seconds: per(samples.iter().map(|sample| sample.steal_ticks).sum(), 100),
-        verdicts: results::verdicts(&arms, &samples, &footprint),
+        verdicts: verdicts::verdicts(&arms, &samples, &footprint),
         agent_us_per_connection: results::agent_us_per_connection(&samples),
         arms,
         kernel,

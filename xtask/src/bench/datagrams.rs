@@ -2,9 +2,12 @@
 //! took.
 //!
 //! It has a socket in each pod's network namespace, so its datagrams take the way of all that pods send: two veth pairs and
-//! the node's bridge. Within one namespace they take the shortest way there is, on which hooks weigh most.
+//! the node's bridge. Within one namespace they take the shortest way there is, on which hooks weigh most. A socket stays in
+//! the cgroup in which it was made: the process makes some in its container, and others after it has moved to a cgroup that
+//! nobody watches.
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
 };
@@ -12,6 +15,8 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use plumbline_tests::{netns::Netns, wait::process_cpu_ns};
 use serde::{Deserialize, Serialize};
+
+use super::paired::{SIDES, Turn, turns};
 
 /// What small services send.
 const BYTES: usize = 64;
@@ -28,47 +33,70 @@ pub(super) struct Work {
     pub(super) cpu_ns: u64,
 }
 
-/// Parts of the work that are measured one by one: samples.
-const PARTS: u64 = 5;
-
 /// What the process did.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Datagrams {
-    /// Datagrams sent to an address of another pod and received there with the sender's: both ends, part by part.
-    pub(super) between_pods: Vec<Work>,
+    /// Datagrams sent to an address of another pod and received there with the sender's: both ends, turn by turn.
+    pub(super) between_pods: Vec<Turn>,
     /// The same within one network namespace.
-    pub(super) within: Vec<Work>,
+    pub(super) within: Vec<Turn>,
     /// Sockets made, bound to a port that was chosen, and closed.
     pub(super) bound: Work,
     /// Sockets made, connected, and closed.
     pub(super) connected: Work,
 }
 
-/// Does all of them, `count` times each; the other pod has that network namespace and address.
+/// The pod that datagrams go to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Other<'a> {
+    /// Its network namespace.
+    pub(super) namespace: &'a Path,
+    /// Its address.
+    pub(super) address: IpAddr,
+}
+
+/// Sockets of one cgroup.
+struct Sockets {
+    from: UdpSocket,
+    there: UdpSocket,
+    here: UdpSocket,
+}
+
+impl Sockets {
+    fn new(other: Other<'_>) -> Result<Self> {
+        let bound = |address: IpAddr| UdpSocket::bind((address, 0));
+        let there = Netns::open(other.namespace)?.run(|| bound(other.address))?;
+        Ok(Self {
+            from: bound(Ipv4Addr::UNSPECIFIED.into()).context("make a UDP socket")?,
+            there: there.with_context(|| format!("make a UDP socket at {}", other.address))?,
+            here: bound(Ipv4Addr::LOCALHOST.into()).context("make a UDP socket")?,
+        })
+    }
+}
+
+/// Does all of them, `count` times each. Afterwards the process is in the cgroup `beside`.
 ///
 /// # Errors
 /// When the kernel refuses, or a datagram is lost.
-pub(super) fn run(count: u64, namespace: &Path, address: IpAddr) -> Result<Datagrams> {
-    let from = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).context("make a UDP socket")?;
-    let here = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("make a UDP socket")?;
-    let there = Netns::open(namespace)?
-        .run(|| UdpSocket::bind((address, 0)))?
-        .with_context(|| format!("make a UDP socket at {address}"))?;
-    let own = here.local_addr().context("own address")?;
+pub(super) fn run(count: u64, other: Other<'_>, beside: &Path) -> Result<Datagrams> {
+    let watched = Sockets::new(other)?;
+    let own = watched.here.local_addr().context("own address")?;
+    let bound = measured(count, || bind(count))?;
+    let connected = measured(count, || connect(own, count))?;
+    let members = beside.join("cgroup.procs");
+    fs::write(&members, "0").with_context(|| format!("write {}", members.display()))?;
+    let sides: [Sockets; SIDES] = [watched, Sockets::new(other)?, Sockets::new(other)?];
+    let exchanges = |to: fn(&Sockets) -> &UdpSocket| {
+        turns(count, |side, count| {
+            exchange(&sides[side].from, to(&sides[side]), count)
+        })
+    };
     Ok(Datagrams {
-        between_pods: exchanges(&from, &there, count)?,
-        within: exchanges(&from, &here, count)?,
-        bound: measured(count, || bind(count))?,
-        connected: measured(count, || connect(own, count))?,
+        between_pods: exchanges(|sockets| &sockets.there)?,
+        within: exchanges(|sockets| &sockets.here)?,
+        bound,
+        connected,
     })
-}
-
-fn exchanges(from: &UdpSocket, to: &UdpSocket, count: u64) -> Result<Vec<Work>> {
-    let address = to.local_addr().context("own address")?;
-    let part = count.div_ceil(PARTS);
-    (0..PARTS)
-        .map(|_| measured(part, || exchange(from, to, address, part)))
-        .collect()
 }
 
 fn measured(count: u64, work: impl FnOnce() -> Result<()>) -> Result<Work> {
@@ -80,7 +108,8 @@ fn measured(count: u64, work: impl FnOnce() -> Result<()>) -> Result<Work> {
     })
 }
 
-fn exchange(from: &UdpSocket, to: &UdpSocket, address: SocketAddr, count: u64) -> Result<()> {
+fn exchange(from: &UdpSocket, to: &UdpSocket, count: u64) -> Result<()> {
+    let address = to.local_addr().context("the other's address")?;
     let (payload, mut buffer) = ([7; BYTES], [0; BYTES]);
     let mut left = count;
     while left > 0 {
@@ -122,20 +151,25 @@ fn connect(address: SocketAddr, count: u64) -> Result<()> {
 mod tests {
     use std::{net::Ipv4Addr, path::Path};
 
-    use super::run;
+    use super::{Other, run};
 
     #[test]
     fn everything_is_done_and_costs_time() {
-        let own = Path::new("/proc/self/ns/net");
-        let done = run(40, own, Ipv4Addr::LOCALHOST.into()).unwrap();
-        let parts = done.between_pods.iter().chain(&done.within);
-        assert!(parts.clone().count() == 10, "{done:?}");
-        assert!(
-            parts
-                .into_iter()
-                .all(|part| part.count == 8 && part.cpu_ns > 0),
-            "{done:?}"
-        );
+        let beside = tempfile::tempdir().unwrap();
+        let other = Other {
+            namespace: Path::new("/proc/self/ns/net"),
+            address: Ipv4Addr::LOCALHOST.into(),
+        };
+        let done = run(40, other, beside.path()).unwrap();
+        assert!(beside.path().join("cgroup.procs").exists(), "it moved");
+        for turns in [&done.between_pods, &done.within] {
+            let [turn] = turns[..] else {
+                panic!("{done:?}");
+            };
+            assert_eq!(turn.count, 40);
+            let spent = [turn.watched_ns, turn.beside_ns, turn.again_ns];
+            assert!(spent.iter().all(|ns| *ns > 0), "{done:?}");
+        }
         for work in [done.bound, done.connected] {
             assert!(work.count == 40 && work.cpu_ns > 0, "{done:?}");
         }

@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use plumbline_tests::wait::process_cpu_ns;
 use serde::{Deserialize, Serialize};
 
-use super::datagrams;
+use super::datagrams::{self, Other};
 use crate::{debian::Bundle, shell};
 
 /// nginx, wrk and the libraries that a small machine may lack. All else they need is in every Debian since 12.
@@ -187,7 +187,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     round_trips: Option<u64>,
     /// UDP datagrams, binds and connects on one CPU; prints [`datagrams::Datagrams`]
-    #[arg(long, requires_all = ["namespace", "address"])]
+    #[arg(long, requires_all = ["namespace", "address", "beside"])]
     datagrams: Option<u64>,
     /// Network namespace of the pod that datagrams go to
     #[arg(long, value_name = "PATH")]
@@ -195,6 +195,9 @@ pub(crate) struct Arguments {
     /// Its address
     #[arg(long, value_name = "IP")]
     address: Option<IpAddr>,
+    /// Cgroup that nobody watches, for the sockets to compare with
+    #[arg(long, value_name = "DIRECTORY")]
+    beside: Option<PathBuf>,
 }
 
 /// What the pair of threads did.
@@ -211,11 +214,14 @@ pub(super) struct Switched {
 /// # Errors
 /// When pipes, threads or sockets cannot be had.
 pub(crate) fn command(arguments: &Arguments) -> Result<()> {
-    if let (Some(count), Some(namespace), Some(address)) =
-        (arguments.datagrams, &arguments.namespace, arguments.address)
-    {
+    if let (Some(count), Some(namespace), Some(address), Some(beside)) = (
+        arguments.datagrams,
+        &arguments.namespace,
+        arguments.address,
+        &arguments.beside,
+    ) {
         pin_to_this_cpu()?;
-        let done = datagrams::run(count, namespace, address)?;
+        let done = datagrams::run(count, Other { namespace, address }, beside)?;
         shell::out(serde_json::to_string(&done).context("write JSON")?);
     }
     if let Some(round_trips) = arguments.round_trips {

@@ -8,12 +8,11 @@ use super::{
     datagrams::Work,
     footprint::{Binary, Memory},
     machine::Machine,
+    paired::{Beside, Turn},
     rounds::{Arm, Phase, Plan, Runs, Sample, Second},
     statistics::{Spread, per},
+    verdicts::Verdict,
 };
-
-/// Two arms without the agent may differ by this much, or nothing is judged.
-pub(super) const NOISE_MAX: f64 = 0.01;
 
 /// Everything that was measured.
 #[derive(Serialize)]
@@ -81,6 +80,8 @@ pub(super) struct QuantityResults {
     pub(super) value: Spread,
     /// Of the quarter that was disturbed least, see [`Quantity::undisturbed`]: divided by that of `none`.
     pub(super) to_none: Option<f64>,
+    /// Turn by turn beside sockets that nobody watches, where that was done.
+    pub(super) beside: Option<Beside>,
 }
 
 /// What is compared between arms.
@@ -145,10 +146,27 @@ impl Quantity {
             Self::KeptRequests => each(&sample.kept_alive, |second| second.requests_per_second),
             Self::KeptCpu => each(&sample.kept_alive, |second| second.cpu_us_per_request),
             Self::SwitchCpu => vec![sample.switches.cpu_ns_per_switch],
-            Self::DatagramCpu => parts(&sample.udp.done.between_pods),
-            Self::DatagramWithinCpu => parts(&sample.udp.done.within),
+            Self::DatagramCpu | Self::DatagramWithinCpu => {
+                let turns = self.turns(sample).iter();
+                turns.map(|turn| per(turn.watched_ns, turn.count)).collect()
+            }
             Self::BindCpu => vec![each_of(sample.udp.done.bound)],
             Self::ConnectCpu => vec![each_of(sample.udp.done.connected)],
+        }
+    }
+
+    /// The turns of it, where it was done in turns.
+    fn turns(self, sample: &Sample) -> &[Turn] {
+        match self {
+            Self::DatagramCpu => &sample.udp.done.between_pods,
+            Self::DatagramWithinCpu => &sample.udp.done.within,
+            Self::ShortRequests
+            | Self::ShortCpu
+            | Self::KeptRequests
+            | Self::KeptCpu
+            | Self::SwitchCpu
+            | Self::BindCpu
+            | Self::ConnectCpu => &[],
         }
     }
 
@@ -168,8 +186,10 @@ impl Quantity {
     }
 }
 
-fn parts(all: &[Work]) -> Vec<f64> {
-    all.iter().copied().map(each_of).collect()
+fn turns(samples: &[Sample], arm: Arm, quantity: Quantity) -> Vec<&Turn> {
+    of(samples, arm)
+        .flat_map(|sample| quantity.turns(sample))
+        .collect()
 }
 
 fn each_of(work: Work) -> f64 {
@@ -204,19 +224,6 @@ pub(super) struct ProgramCost {
     pub(super) ns_per_unit: f64,
 }
 
-/// A target and whether it is met.
-#[derive(Clone, Debug, Serialize)]
-pub(super) struct Verdict {
-    /// What was aimed at.
-    pub(super) target: String,
-    /// What was measured.
-    pub(super) measured: String,
-    /// Absent when nothing can be said.
-    pub(super) met: Option<bool>,
-    /// Why nothing can be said.
-    pub(super) refused: Option<String>,
-}
-
 /// All arms in the order of the plan.
 pub(super) fn arms(plan: &Plan, samples: &[Sample]) -> Vec<ArmResults> {
     plan.arms
@@ -233,6 +240,7 @@ pub(super) fn arms(plan: &Plan, samples: &[Sample]) -> Vec<ArmResults> {
                         value,
                         to_none: (*arm != Arm::None)
                             .then(|| quantity.undisturbed(value) / quantity.undisturbed(none)),
+                        beside: Beside::of(turns(samples, *arm, quantity).iter().copied()),
                     })
                 })
                 .collect(),
@@ -254,38 +262,6 @@ pub(super) fn arms(plan: &Plan, samples: &[Sample]) -> Vec<ArmResults> {
 pub(super) fn agent_us_per_connection(samples: &[Sample]) -> Option<Spread> {
     let spent = of(samples, Arm::Agent).map(|sample| &sample.short);
     Spread::of(spent.map(|short| per(short.agent_cpu_us, short.connections)))
-}
-
-/// Pods that the targets of an idle agent are for.
-const PODS_AIMED_AT: u32 = 110;
-
-/// The targets of an agent that has nothing to do, where there are as many pods as they are for.
-pub(super) fn idle_verdicts(footprint: &Footprint) -> Vec<Verdict> {
-    if footprint.pods != PODS_AIMED_AT {
-        return Vec::new();
-    }
-    vec![
-        Verdict {
-            target: format!("idle with {PODS_AIMED_AT} pods: at most 0.5 % of a core"),
-            measured: format!("{:.2} %", footprint.idle_cpu_percent),
-            met: Some(footprint.idle_cpu_percent <= 0.5),
-            refused: None,
-        },
-        Verdict {
-            target: format!("idle with {PODS_AIMED_AT} pods: at most 40 MiB resident"),
-            measured: format!("{:.1} MiB", per(footprint.idle.rss_kib, 1024)),
-            met: Some(footprint.idle.rss_kib <= 40 * 1024),
-            refused: None,
-        },
-    ]
-}
-
-fn of(samples: &[Sample], arm: Arm) -> impl Iterator<Item = &Sample> {
-    samples.iter().filter(move |sample| sample.arm == arm)
-}
-
-fn values(samples: &[Sample], arm: Arm, quantity: Quantity) -> Option<Spread> {
-    Spread::of(of(samples, arm).flat_map(|sample| quantity.of(sample)))
 }
 
 /// What our programs cost.
@@ -345,105 +321,10 @@ pub(super) fn kernel(samples: &[Sample]) -> Vec<PhaseCost> {
     ]
 }
 
-/// What a ratio may be.
-#[derive(Clone, Copy, Debug)]
-enum Bound {
-    AtLeast(f64),
-    AtMost(f64),
+fn of(samples: &[Sample], arm: Arm) -> impl Iterator<Item = &Sample> {
+    samples.iter().filter(move |sample| sample.arm == arm)
 }
 
-impl Bound {
-    fn text(self) -> String {
-        match self {
-            Self::AtLeast(ratio) => format!("at least {ratio:.2}"),
-            Self::AtMost(ratio) => format!("at most {ratio:.2}"),
-        }
-    }
-
-    fn is_met(self, measured: f64) -> bool {
-        match self {
-            Self::AtLeast(ratio) => measured >= ratio,
-            Self::AtMost(ratio) => measured <= ratio,
-        }
-    }
-}
-
-/// Every target of the product that is measured here.
-pub(super) fn verdicts(
-    arms: &[ArmResults],
-    samples: &[Sample],
-    footprint: &Footprint,
-) -> Vec<Verdict> {
-    let mut verdicts: Vec<Verdict> = [
-        (Quantity::ShortRequests, Bound::AtLeast(0.96)),
-        (Quantity::KeptRequests, Bound::AtLeast(0.99)),
-        (Quantity::DatagramCpu, Bound::AtMost(1.05)),
-    ]
-    .into_iter()
-    .map(|(quantity, target)| ratio_verdict(arms, samples, quantity, target))
-    .collect();
-    let mib = |kib: u64| per(kib, 1024);
-    let binary = &footprint.binary;
-    verdicts.push(Verdict {
-        target: "release binary, stripped: at most 15 MiB".into(),
-        measured: format!("{:.1} MiB", per(binary.bytes, 1 << 20)),
-        met: binary.stripped.then_some(binary.bytes <= 15 << 20),
-        refused: (!binary.stripped).then(|| "it has a symbol table".into()),
-    });
-    verdicts.push(Verdict {
-        target: format!(
-            "idle memory with {} pods: at most 30 MiB resident",
-            footprint.pods
-        ),
-        measured: format!("{:.1} MiB", mib(footprint.idle.rss_kib)),
-        met: Some(footprint.idle.rss_kib <= 30 * 1024),
-        refused: None,
-    });
-    verdicts
-}
-
-fn ratio_verdict(
-    arms: &[ArmResults],
-    samples: &[Sample],
-    quantity: Quantity,
-    target: Bound,
-) -> Verdict {
-    let ratio = |arm: Arm| {
-        let arm = arms.iter().find(|results| results.arm == arm)?;
-        let found = arm.quantities.iter().find(|one| one.quantity == quantity)?;
-        found.to_none
-    };
-    let target_text = format!("{}: {} of none", quantity.name(), target.text());
-    let (Some(agent), Some(noise)) = (ratio(Arm::Agent), ratio(Arm::NoneAgain)) else {
-        return Verdict {
-            target: target_text,
-            measured: "nothing".into(),
-            met: None,
-            refused: Some("an arm is missing".into()),
-        };
-    };
-    let foreign = samples
-        .iter()
-        .filter(|sample| sample.foreign_programs > 0)
-        .count();
-    let refused = if (noise - 1.0).abs() > NOISE_MAX {
-        Some(format!(
-            "the two arms without the agent differ by {:.1} %, more than {:.0} %",
-            (noise - 1.0).abs() * 100.0,
-            NOISE_MAX * 100.0
-        ))
-    } else if foreign > 0 {
-        Some(format!(
-            "another plumbline ran before {foreign} of {} samples",
-            samples.len()
-        ))
-    } else {
-        None
-    };
-    Verdict {
-        target: target_text,
-        measured: format!("{:.3} (A/A {:.3})", agent, noise),
-        met: refused.is_none().then_some(target.is_met(agent)),
-        refused,
-    }
+fn values(samples: &[Sample], arm: Arm, quantity: Quantity) -> Option<Spread> {
+    Spread::of(of(samples, arm).flat_map(|sample| quantity.of(sample)))
 }

@@ -181,6 +181,7 @@ impl<'a> Stage<'a> {
     /// When it fails; when the person interrupts.
     pub(super) fn datagrams(&self, count: u64) -> Result<Datagrams> {
         let namespace = format!("/proc/{}/ns/net", self.server_pid);
+        let beside = self.sandbox.unit("system.slice/beside.service")?;
         self.load(&[
             "--datagrams",
             &count.to_string(),
@@ -188,6 +189,8 @@ impl<'a> Stage<'a> {
             &namespace,
             "--address",
             &self.server_address.to_string(),
+            "--beside",
+            &beside.cgroup_path().display().to_string(),
         ])
     }
 

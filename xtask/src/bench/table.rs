@@ -3,9 +3,10 @@
 use std::fmt::Write as _;
 
 use super::{
-    results::{self, Footprint, PhaseCost, Quantity, Results, Verdict},
+    results::{Footprint, PhaseCost, Quantity, Results},
     rounds::Arm,
     statistics::{Spread, per},
+    verdicts::{self, Verdict},
 };
 
 /// Connections a second that the agent's own cost is told for.
@@ -22,7 +23,7 @@ pub(super) fn text(results: &Results) -> String {
     put(&mut text, ratios(results));
     put(&mut text, kernel(&results.kernel));
     put(&mut text, footprint(&results.footprint));
-    put(&mut text, verdicts(&results.verdicts));
+    put(&mut text, judgements(&results.verdicts));
     text
 }
 
@@ -70,11 +71,18 @@ fn ratios(results: &Results) -> String {
             let ratio = found
                 .to_none
                 .map_or_else(String::new, |ratio| format!("{ratio:.3}"));
+            let beside = found.beside.map_or_else(String::new, |beside| {
+                format!(
+                    "; to sockets that nobody watches {} (A/A {})",
+                    range(beside.ratio, 3),
+                    range(beside.noise, 3)
+                )
+            });
             let value = found.value;
             line(
                 &mut text,
                 format_args!(
-                    "    {:<16} {:<32} ({:.digits$}..{:.digits$}) {ratio}",
+                    "    {:<16} {:<32} ({:.digits$}..{:.digits$}) {ratio}{beside}",
                     arm.arm.name(),
                     range(value, digits),
                     value.min,
@@ -142,7 +150,7 @@ pub(super) fn idle(all: &[Footprint]) -> String {
     let mut text = String::new();
     for one in all {
         text.push_str(&footprint(one));
-        text.push_str(&verdicts(&results::idle_verdicts(one)));
+        text.push_str(&judgements(&verdicts::idle_verdicts(one)));
         text.push('\n');
     }
     text
@@ -197,7 +205,7 @@ fn footprint(footprint: &Footprint) -> String {
     text
 }
 
-fn verdicts(verdicts: &[Verdict]) -> String {
+fn judgements(verdicts: &[Verdict]) -> String {
     let mut text = String::new();
     for verdict in verdicts {
         let word = match (verdict.met, &verdict.refused) {
