@@ -160,6 +160,10 @@ pub struct NodeArgs {
     /// File or directory of manifests, or of `kubectl get pods,services -A -o json` dumps; watched for changes
     #[arg(long, value_name = "PATH", env = "PLUMBLINE_DECLARED")]
     pub declared: Option<PathBuf>,
+    /// File or directory of NetworkPolicies that are not in force: which connections of today they would deny is told
+    /// (F006); watched for changes [default: none]
+    #[arg(long, value_name = "PATH", env = "PLUMBLINE_CANDIDATE_POLICIES")]
+    pub candidate_policies: Option<PathBuf>,
     /// Read declarations of this node's pods from the API server
     #[arg(long, env = "PLUMBLINE_KUBE")]
     pub kube: bool,

@@ -38,6 +38,8 @@ pub struct Config {
     pub proc_root: PathBuf,
     /// Where declarations come from.
     pub declared: DeclaredSource,
+    /// Where policies are that are not in force.
+    pub candidate_policies: Option<PathBuf>,
     /// What is watched of the rest of the cluster.
     pub peers: Peers,
     /// The first request to the API server comes within this.
@@ -168,6 +170,7 @@ pub fn resolve(
             .or(file.proc_root)
             .unwrap_or_else(|| "/proc".into()),
         declared,
+        candidate_policies: args.candidate_policies.clone().or(file.candidate_policies),
         peers: args.peers.or(file.peers).unwrap_or_default(),
         start_jitter: args
             .start_jitter

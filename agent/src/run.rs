@@ -27,7 +27,7 @@ use crate::record::{Header, Recorder};
 use crate::sources::cgroups::CgroupRoot;
 use crate::sources::memory::MemoryEvents;
 use crate::sources::sockets::Scanner;
-use crate::sources::{Sink, cpu, ebpf, sockets};
+use crate::sources::{Sink, cpu, ebpf, manifests, sockets};
 use crate::status::{self, Kept, Published};
 use crate::telemetry::{SelfStats, SelfValues, Telemetry};
 use life::Life;
@@ -60,6 +60,7 @@ pub struct Node {
     scanner: Scanner,
     memory: MemoryEvents,
     files: Option<std::thread::JoinHandle<()>>,
+    candidates: Option<std::thread::JoinHandle<()>>,
     cpu: cpu::Reader,
     cgroup_root: CgroupRoot,
     ticks: u64,
@@ -87,6 +88,7 @@ impl Node {
         let (sink, receiver) = Sink::new();
         let stop = Arc::new(AtomicBool::new(false));
         let files = declared::start(config, &sink, &stop)?;
+        let candidates = declared::start_candidates(config, &sink, &stop)?;
         let settings = ebpf::Settings {
             tcp: config.tcp,
             udp: config.udp,
@@ -118,6 +120,7 @@ impl Node {
             scanner,
             memory,
             files,
+            candidates,
             cpu: cpu::Reader::new(cgroup_root.clone(), config.proc_root.clone()),
             cgroup_root,
             ticks: 0,
@@ -219,12 +222,16 @@ impl Node {
         if !self.memory.is_alive() {
             ended.push("oom_kills");
         }
-        if self
-            .files
-            .as_ref()
-            .is_some_and(std::thread::JoinHandle::is_finished)
-        {
-            ended.push("declared");
+        for (thread, probe) in [
+            (&self.files, "declared"),
+            (&self.candidates, manifests::CANDIDATES),
+        ] {
+            if thread
+                .as_ref()
+                .is_some_and(std::thread::JoinHandle::is_finished)
+            {
+                ended.push(probe);
+            }
         }
         for probe in ended {
             let status = ProbeStatus {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use plumbline::sources::manifests::{Manifests, spawn};
+use plumbline::sources::manifests::{Manifests, spawn, spawn_candidates};
 use plumbline::sources::{CHANNEL_CAPACITY, Sink};
 use plumbline_core::declared::Declared;
 use plumbline_core::observation::{Fact, Health, Observation, ProbeStatus};
@@ -365,4 +365,78 @@ fn what_found_no_room_in_the_channel_is_sent_again() {
     let mut watch = Watch::start(&file, true);
     assert_eq!(names(&wait_for(&mut watch.receiver, declared)), ["late"]);
     assert_eq!(wait_for(&mut watch.receiver, status).health, Health::Ok);
+}
+
+fn policy(name: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: {name}, namespace: shop}}\n\
+         spec: {{podSelector: {{}}, policyTypes: [Ingress]}}\n"
+    )
+}
+
+/// The names of the candidates and the probe's health, as last told.
+fn told(receiver: &mut Receiver<Observation>) -> (Option<Vec<String>>, Option<ProbeStatus>) {
+    let (mut policies, mut status) = (None, None);
+    while let Ok(observation) = receiver.try_recv() {
+        if let Fact::CandidatePolicies { policies: now } = observation.fact {
+            policies = Some(now.into_iter().map(|policy| policy.name).collect());
+        } else if let Fact::Probe(now) = observation.fact {
+            status = Some(now);
+        }
+    }
+    (policies, status)
+}
+
+#[test]
+fn candidate_policies_are_told_and_what_is_none_of_them_is_said() {
+    let scratch = tempfile::tempdir().unwrap();
+    let file = |name: &str| scratch.path().join(name);
+    fs::write(file("b.yaml"), policy("b")).unwrap();
+    fs::write(file("a.yaml"), policy("a")).unwrap();
+    let (sink, mut receiver) = Sink::new();
+    let stop = Arc::new(AtomicBool::new(false));
+    let manifests = Manifests::of_flag("--candidate-policies", scratch.path()).unwrap();
+    let thread = spawn_candidates(manifests, sink, Arc::clone(&stop)).unwrap();
+    let (policies, status) = told(&mut receiver);
+    assert_eq!(policies.unwrap(), ["a", "b"]);
+    assert_eq!(status.unwrap().health, Health::Ok);
+
+    fs::write(
+        file("c.yaml"),
+        "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nspec: 7\n",
+    )
+    .unwrap();
+    fs::remove_file(file("b.yaml")).unwrap();
+    let (mut policies, mut status) = (None, None);
+    for _ in 0..100 {
+        thread.thread().unpark();
+        std::thread::sleep(Duration::from_millis(100));
+        let now = told(&mut receiver);
+        policies = now.0.or(policies);
+        status = now.1.or(status);
+        if policies.is_some() && status.is_some() {
+            break;
+        }
+    }
+    assert_eq!(policies.unwrap(), ["a"]);
+    let status = status.unwrap();
+    assert_eq!(status.health, Health::Broken);
+    assert!(
+        status.reason.clone().unwrap().contains("c.yaml"),
+        "{status:?}"
+    );
+    stop.store(true, Ordering::Relaxed);
+    thread.thread().unpark();
+    thread.join().unwrap();
+}
+
+#[test]
+fn candidate_policies_that_are_not_there_name_their_flag() {
+    let error = Manifests::of_flag("--candidate-policies", Path::new("/nonexistent")).unwrap_err();
+    assert!(
+        error
+            .to_string()
+            .starts_with("--candidate-policies /nonexistent:"),
+        "{error}"
+    );
 }

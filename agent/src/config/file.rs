@@ -28,6 +28,8 @@ pub struct File {
     pub environment: Option<String>,
     /// File or directory of manifests or dumps.
     pub declared: Option<PathBuf>,
+    /// File or directory of policies that are not in force.
+    pub candidate_policies: Option<PathBuf>,
     /// Watch the API server.
     pub kube: Option<bool>,
     /// For the watch; in-cluster configuration when absent.

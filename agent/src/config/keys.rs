@@ -106,6 +106,7 @@ pub(super) const KEYS: &[Key] = &[
     key("node_name", Kind::Text, "the host's name", "Name of this node.").flag("--node-name", "NODE_NAME"),
     key("environment", Kind::Text, "none", "Environment, such as production.").flag("--environment", "PLUMBLINE_ENVIRONMENT"),
     key("declared", Kind::Text, "none", "File or directory of manifests or dumps, watched for changes. Not together with `kube`.").flag("--declared", "PLUMBLINE_DECLARED"),
+    key("candidate_policies", Kind::Text, "none", "File or directory of NetworkPolicies that are not in force: which connections of today they would deny is told (F006). Watched for changes.").flag("--candidate-policies", "PLUMBLINE_CANDIDATE_POLICIES"),
     key("kube", Kind::Bool, "false", "Read declarations of this node's pods from the API server.").flag("--kube", "PLUMBLINE_KUBE"),
     key("kubeconfig", Kind::Text, "in-cluster", "For `kube` outside a cluster.").flag("--kubeconfig", "PLUMBLINE_KUBECONFIG"),
     key("peers", Kind::Word(&["cluster", "node", "off"]), "node", "With `kube`, what of the rest of the cluster is watched, to name peers and judge policies.").flag("--peers", "PLUMBLINE_PEERS"),

@@ -56,6 +56,7 @@ fn value(config: &Config, path: &str) -> Option<Value> {
             DeclaredSource::Files(path) => json!(path),
             DeclaredSource::None | DeclaredSource::Kube(_) => return None,
         },
+        "candidate_policies" => json!(config.candidate_policies.as_ref()?),
         "kube" => json!(matches!(config.declared, DeclaredSource::Kube(_))),
         "kubeconfig" => match &config.declared {
             DeclaredSource::Kube(Some(path)) => json!(path),

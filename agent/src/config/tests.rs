@@ -226,7 +226,7 @@ fn what_is_printed_gives_the_same_again() {
     for flags in [
         "--node-name n --socket /s",
         "--node-name n --socket /s --kube --kubeconfig /k --udp off --disable canary,connections --log-root /l",
-        "--node-name n --socket /s --declared /d --grace 1500ms --cluster-name x:y --state-dir /st",
+        "--node-name n --socket /s --declared /d --candidate-policies /p --grace 1500ms --cluster-name x:y --state-dir /st",
     ] {
         let config = resolve(&args(flags), file(EXAMPLE), collector).unwrap();
         let printed = print(&config);

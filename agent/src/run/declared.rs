@@ -59,6 +59,22 @@ pub(super) fn start(
     }
 }
 
+/// Starts the source of candidate policies, if any are given.
+pub(super) fn start_candidates(
+    config: &Config,
+    sink: &Sink,
+    stop: &Arc<AtomicBool>,
+) -> anyhow::Result<Option<std::thread::JoinHandle<()>>> {
+    let Some(path) = &config.candidate_policies else {
+        return Ok(None);
+    };
+    let manifests = manifests::Manifests::of_flag("--candidate-policies", path)?;
+    let thread = manifests::spawn_candidates(manifests, sink.clone(), Arc::clone(stop));
+    thread
+        .map(Some)
+        .context("start the thread that reads candidate policies")
+}
+
 /// Runs the watch until the agent ends. That it cannot start is the probe's health, not the agent's end.
 async fn watch_api(settings: kube::KubeSettings, sink: Sink, stop: Arc<AtomicBool>) {
     let stopped = async {

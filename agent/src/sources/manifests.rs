@@ -1,10 +1,12 @@
-//! The declared side from files: `--declared PATH`, a file or a directory of manifests and dumps.
+//! The declared side from files: `--declared PATH`, a file or a directory of manifests and dumps. In the same way
+//! `--candidate-policies PATH`.
 //!
 //! Changes are found by looking every second, not by inotify: a ConfigMap changes by renaming a link that no watch of the
 //! file sees, NFS tells nothing about other machines' writes, and inotify instances are few (128 a user) on a node. A
 //! changed file is read once it has stood still between two looks, so that one still being written is not taken for
 //! its contents. What cannot be read leaves its last good contents in force.
 
+mod candidates;
 mod documents;
 mod scan;
 mod watch;
@@ -16,16 +18,18 @@ use plumbline_core::declared::Declared;
 use plumbline_core::observation::{Health, ProbeStatus};
 
 use super::objects::{OBJECTS_MAX, ObjectError, Objects};
+pub use candidates::{CANDIDATES, spawn_candidates};
 use scan::{Found, Stamp};
 pub use watch::{POLL_INTERVAL, spawn};
 
 /// A file that changes at every look is read all the same after this many.
 const LOOKS_MAX: u32 = 10;
 
-/// The path given to `--declared` cannot be used at all. Names the path and the fix.
+/// The path given to a flag cannot be used at all. Names both and the fix.
 #[derive(Debug, thiserror::Error)]
-#[error("--declared {}: {message}", path.display())]
+#[error("{flag} {}: {message}", path.display())]
 pub struct LoadError {
+    flag: &'static str,
     path: PathBuf,
     message: String,
 }
@@ -60,12 +64,21 @@ pub fn load(path: &Path) -> Result<Declared, LoadError> {
 }
 
 impl Manifests {
-    /// Reads everything below `path`.
+    /// Reads everything below the path that was given to `--declared`.
     ///
     /// # Errors
     /// `path` does not exist, cannot be read, or nothing below it is a manifest.
     pub fn open(path: &Path) -> Result<Self, LoadError> {
+        Self::of_flag("--declared", path)
+    }
+
+    /// Reads everything below the path that was given to `flag`.
+    ///
+    /// # Errors
+    /// `path` does not exist, cannot be read, or nothing below it is a manifest.
+    pub fn of_flag(flag: &'static str, path: &Path) -> Result<Self, LoadError> {
         let error = |message| LoadError {
+            flag,
             path: path.to_owned(),
             message,
         };

@@ -15,7 +15,7 @@ pub static RULE: Rule = Rule {
     category: "flows",
     what: "Real: at least three failed attempts to one peer and port, the last within ten minutes, with the \
            verdict `deny` of either end. Candidate: connections that passed within ten minutes and that a \
-           candidate policy would deny at the container's own end; the agent cannot be given any yet.",
+           candidate policy (`--candidate-policies`) would deny at the container's own end.",
     why: "A policy that is too tight looks like a network that is down. Who is on call should read which policy \
           it is; who is about to apply one should know before.",
     severity: "medium; info for candidate policies",

@@ -26,7 +26,7 @@ const LOOKS_PER_AGE: u32 = 5;
 /// # Errors
 /// The system gives no thread.
 pub fn spawn(
-    mut manifests: Manifests,
+    manifests: Manifests,
     sink: Sink,
     stop: Arc<AtomicBool>,
 ) -> io::Result<JoinHandle<()>> {
@@ -34,24 +34,40 @@ pub fn spawn(
     sent.update(&manifests, clock::monotonic());
     sent.age(&manifests, clock::monotonic());
     let mut looks = 0_u32;
-    thread::Builder::new()
-        .name("declared".to_owned())
-        .spawn(move || {
-            loop {
-                thread::park_timeout(POLL_INTERVAL);
-                if stop.load(Ordering::Relaxed) {
-                    return;
-                }
-                let at = clock::monotonic();
-                if manifests.refresh() || sent.behind {
-                    sent.update(&manifests, at);
-                }
-                looks += 1;
-                if looks.is_multiple_of(LOOKS_PER_AGE) {
-                    sent.age(&manifests, at);
-                }
+    follow(
+        "declared",
+        manifests,
+        stop,
+        move |manifests, changed, at| {
+            if changed || sent.behind {
+                sent.update(manifests, at);
             }
-        })
+            looks += 1;
+            if looks.is_multiple_of(LOOKS_PER_AGE) {
+                sent.age(manifests, at);
+            }
+        },
+    )
+}
+
+/// Looks for changes until `stop`, in a thread of that name, and calls `each` after each look with whether there may be any.
+pub(super) fn follow(
+    name: &str,
+    mut manifests: Manifests,
+    stop: Arc<AtomicBool>,
+    mut each: impl FnMut(&Manifests, bool, Timestamp) + Send + 'static,
+) -> io::Result<JoinHandle<()>> {
+    thread::Builder::new().name(name.to_owned()).spawn(move || {
+        loop {
+            thread::park_timeout(POLL_INTERVAL);
+            if stop.load(Ordering::Relaxed) {
+                return;
+            }
+            let at = clock::monotonic();
+            let changed = manifests.refresh();
+            each(&manifests, changed, at);
+        }
+    })
 }
 
 /// What the loop was told last. Equal things are not told again; what found no room in the channel is.
