@@ -2,6 +2,7 @@
 //! again.
 
 mod canary;
+mod candidates;
 mod ends;
 mod life;
 mod logs;
