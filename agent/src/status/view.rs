@@ -2,6 +2,7 @@
 
 mod kept;
 mod logs;
+mod sources;
 
 use std::collections::BTreeMap;
 
@@ -27,6 +28,9 @@ pub(super) struct Status {
     node: Option<String>,
     environment: Option<String>,
     declared: Option<DeclaredStatus>,
+    /// How current each source of declarations is.
+    #[serde(default)]
+    sources: Vec<sources::SourceStatus>,
     containers: u64,
     /// Containers by coverage and reason.
     coverage: Vec<CoverageRow>,
@@ -157,6 +161,7 @@ impl Status {
             node: snapshot.node.node.clone(),
             environment: snapshot.node.environment.clone(),
             declared,
+            sources: sources::of(snapshot),
             containers: snapshot
                 .containers
                 .iter()
@@ -252,6 +257,7 @@ pub(super) fn table(status: &Status) -> String {
         vec![plain(&probe.probe), health, or_none(probe.reason.as_ref())]
     };
     section(&mut text, ["PROBE", "HEALTH", "REASON"], probes.map(probe));
+    sources::show(&mut text, &status.sources);
     let unknown = status.unknown_rules.iter();
     let unknown = unknown.map(|(rule, why)| vec![plain(rule), "Unknown".into(), plain(why)]);
     section(&mut text, ["RULE", "VERDICT", "REASON"], unknown);
