@@ -14,9 +14,10 @@ pub static RULE: Rule = Rule {
     id: "F002",
     title: "Workload not isolated",
     category: "flows",
-    what: "Per pod and direction: connections with others than the pod itself, and no NetworkPolicy that selects \
-           it.kubernetes.io/environment` = `production` or `prod`. A policy made of what was seen is attached: it \
-           is a beginning, and what was not seen would be blocked by it.",
+    what: "Per pod and direction: connections with others than the pod itself, and no NetworkPolicy that selects it. A \
+           namespace is production by a label `environment`, `env` or `app.kubernetes.io/environment` = `production` \
+           or `prod`. A policy made of what was seen is attached: it is a beginning, and what was not seen would be \
+           blocked by it.",
     why: "Without a policy whoever gets into one pod reaches all others, and everything outside.",
     severity: "low; medium in namespaces that are labelled as production",
     traps: &[

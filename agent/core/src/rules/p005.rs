@@ -20,7 +20,7 @@ pub static RULE: Rule = Rule {
           takes the port out of everybody's reach.",
     severity: "low",
     traps: &[
-        "A port that nobody used says nothing (that is P006's).",
+        "A port that nobody used says nothing.",
         "A kubelet's probe comes from the node and is another peer (8).",
         "A port that a Service, a host port or a probe leads to is meant for others.",
         "Where the container's series ran over, or it is not seen in full, not all peers are known: nothing is \
