@@ -64,7 +64,7 @@ enum Task {
     /// Measure what the agent costs: nanoseconds in the kernel, requests per second and CPU with and without it, memory, size.
     ///
     /// Real nginx and wrk in two pods, the release build of the agent, all arms interleaved in one run. A verdict is refused
-    /// when two measurements without the agent differ by more than 1 %. Everything it started is gone afterwards, also after Ctrl-C.
+    /// when the two arms without the agent differ by more than 1 %. Everything it started is gone afterwards, also after Ctrl-C.
     #[command(
         after_help = "Examples:\n  cargo xtask bench\n  cargo xtask bench --quick   to see that it works\n  cargo xtask bench --reps 20 --json > bench.json"
     )]

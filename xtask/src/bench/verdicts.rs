@@ -8,7 +8,7 @@ use super::{
     statistics::per,
 };
 
-/// Two measurements without the agent may differ by this much, or nothing is judged.
+/// Two arms without the agent may differ by this much, or nothing is judged.
 const NOISE_MAX: f64 = 0.01;
 
 /// A target and whether it is met.
@@ -80,16 +80,11 @@ pub(super) fn verdicts(
     let mut verdicts: Vec<Verdict> = [
         (Quantity::ShortRequests, Bound::AtLeast(0.96)),
         (Quantity::KeptRequests, Bound::AtLeast(0.99)),
+        (Quantity::DatagramCpu, Bound::AtMost(1.05)),
     ]
     .into_iter()
     .map(|(quantity, target)| ratio_verdict(arms, samples, quantity, target))
     .collect();
-    verdicts.push(beside_verdict(
-        arms,
-        samples,
-        Quantity::DatagramCpu,
-        Bound::AtMost(1.05),
-    ));
     let mib = |kib: u64| per(kib, 1024);
     let binary = &footprint.binary;
     verdicts.push(Verdict {
@@ -110,25 +105,6 @@ pub(super) fn verdicts(
     verdicts
 }
 
-fn beside_verdict(
-    arms: &[ArmResults],
-    samples: &[Sample],
-    quantity: Quantity,
-    target: Bound,
-) -> Verdict {
-    let arm = arms.iter().find(|results| results.arm == Arm::Agent);
-    let found = arm.and_then(|arm| arm.quantities.iter().find(|one| one.quantity == quantity));
-    let measured = found
-        .and_then(|found| found.beside)
-        .map(|beside| (beside.ratio.median, beside.noise.median));
-    let text = format!(
-        "{}: {} of sockets that nobody watches",
-        quantity.name(),
-        target.text()
-    );
-    judged(text, measured, samples, target)
-}
-
 fn ratio_verdict(
     arms: &[ArmResults],
     samples: &[Sample],
@@ -140,19 +116,8 @@ fn ratio_verdict(
         let found = arm.quantities.iter().find(|one| one.quantity == quantity)?;
         found.to_none
     };
-    let text = format!("{}: {} of none", quantity.name(), target.text());
-    let measured = ratio(Arm::Agent).zip(ratio(Arm::NoneAgain));
-    judged(text, measured, samples, target)
-}
-
-/// A verdict on what was measured with the agent, and with nothing but noise.
-fn judged(
-    target_text: String,
-    measured: Option<(f64, f64)>,
-    samples: &[Sample],
-    target: Bound,
-) -> Verdict {
-    let Some((agent, noise)) = measured else {
+    let target_text = format!("{}: {} of none", quantity.name(), target.text());
+    let (Some(agent), Some(noise)) = (ratio(Arm::Agent), ratio(Arm::NoneAgain)) else {
         return Verdict {
             target: target_text,
             measured: "nothing".into(),
@@ -166,7 +131,7 @@ fn judged(
         .count();
     let refused = if (noise - 1.0).abs() > NOISE_MAX {
         Some(format!(
-            "two measurements without the agent differ by {:.1} %, more than {:.0} %",
+            "the two arms without the agent differ by {:.1} %, more than {:.0} %",
             (noise - 1.0).abs() * 100.0,
             NOISE_MAX * 100.0
         ))
