@@ -5,6 +5,10 @@
 //! the node's bridge. Within one namespace they take the shortest way there is, on which hooks weigh most. A socket stays in
 //! the cgroup in which it was made: the process makes some in its container, and others after it has moved to a cgroup that
 //! nobody watches.
+//!
+//! What hooks cost every socket of the node, watched or not, is not in the ratio of the two: as soon as any cgroup has a program
+//! for the addresses of datagrams, the kernel takes the socket's lock for each of them. So where no agent runs, the process
+//! itself attaches a program that does nothing to a cgroup without members, and detaches it, turn by turn.
 
 use std::{
     fs,
@@ -16,7 +20,10 @@ use anyhow::{Context as _, Result, bail};
 use plumbline_tests::{netns::Netns, wait::process_cpu_ns};
 use serde::{Deserialize, Serialize};
 
-use super::paired::{SIDES, Turn, turns};
+use super::{
+    kernel::Addresses,
+    paired::{SIDES, Turn, turns},
+};
 
 /// What small services send.
 const BYTES: usize = 64;
@@ -36,10 +43,15 @@ pub(super) struct Work {
 /// What the process did.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Datagrams {
-    /// Datagrams sent to an address of another pod and received there with the sender's: both ends, turn by turn.
+    /// Datagrams sent to an address of another pod and received there with the sender's: both ends, turn by turn in the
+    /// container and in a cgroup that nobody watches.
     pub(super) between_pods: Vec<Turn>,
     /// The same within one network namespace.
     pub(super) within: Vec<Turn>,
+    /// From pod to pod while some cgroup has hooks, and while none has. Empty beside an agent, which has some all the time.
+    pub(super) hooked_between_pods: Vec<Turn>,
+    /// The same within one network namespace.
+    pub(super) hooked_within: Vec<Turn>,
     /// Sockets made, bound to a port that was chosen, and closed.
     pub(super) bound: Work,
     /// Sockets made, connected, and closed.
@@ -74,11 +86,12 @@ impl Sockets {
     }
 }
 
-/// Does all of them, `count` times each. Afterwards the process is in the cgroup `beside`.
+/// Does all of them, `count` times each, and with `hooks` those of hooks elsewhere, too. Afterwards the process is in the cgroup
+/// `beside`.
 ///
 /// # Errors
 /// When the kernel refuses, or a datagram is lost.
-pub(super) fn run(count: u64, other: Other<'_>, beside: &Path) -> Result<Datagrams> {
+pub(super) fn run(count: u64, other: Other<'_>, beside: &Path, hooks: bool) -> Result<Datagrams> {
     let watched = Sockets::new(other)?;
     let own = watched.here.local_addr().context("own address")?;
     let bound = measured(count, || bind(count))?;
@@ -87,16 +100,39 @@ pub(super) fn run(count: u64, other: Other<'_>, beside: &Path) -> Result<Datagra
     fs::write(&members, "0").with_context(|| format!("write {}", members.display()))?;
     let sides: [Sockets; SIDES] = [watched, Sockets::new(other)?, Sockets::new(other)?];
     let exchanges = |to: fn(&Sockets) -> &UdpSocket| {
-        turns(count, |side, count| {
-            exchange(&sides[side].from, to(&sides[side]), count)
-        })
+        let work = |side: usize, count| exchange(&sides[side].from, to(&sides[side]), count);
+        turns(count, |_| Ok(()), work)
+    };
+    let [_, sockets, _] = &sides;
+    let hooked = |to: &UdpSocket| match hooks {
+        true => hooked(count, beside, |count| exchange(&sockets.from, to, count)),
+        false => Ok(Vec::new()),
     };
     Ok(Datagrams {
         between_pods: exchanges(|sockets| &sockets.there)?,
         within: exchanges(|sockets| &sockets.here)?,
+        hooked_between_pods: hooked(&sockets.there)?,
+        hooked_within: hooked(&sockets.here)?,
         bound,
         connected,
     })
+}
+
+/// The same sockets while a cgroup that nobody is in has hooks, and while none has.
+fn hooked(count: u64, beside: &Path, work: impl Fn(u64) -> Result<()>) -> Result<Vec<Turn>> {
+    let nobody = beside.join("nobody");
+    fs::create_dir(&nobody).with_context(|| format!("create {}", nobody.display()))?;
+    let program = Addresses::load()?;
+    let mut links = None;
+    let prepare = |side| {
+        links = (side == 0).then(|| program.attach(&nobody)).transpose()?;
+        // The kernel has just changed its code.
+        work(2 * BURST)
+    };
+    let turns = turns(count, prepare, |_, count| work(count))?;
+    drop(links);
+    fs::remove_dir(&nobody).with_context(|| format!("remove {}", nobody.display()))?;
+    Ok(turns)
 }
 
 fn measured(count: u64, work: impl FnOnce() -> Result<()>) -> Result<Work> {
@@ -160,14 +196,15 @@ mod tests {
             namespace: Path::new("/proc/self/ns/net"),
             address: Ipv4Addr::LOCALHOST.into(),
         };
-        let done = run(40, other, beside.path()).unwrap();
+        let done = run(40, other, beside.path(), false).unwrap();
+        assert!(done.hooked_between_pods.is_empty() && done.hooked_within.is_empty());
         assert!(beside.path().join("cgroup.procs").exists(), "it moved");
         for turns in [&done.between_pods, &done.within] {
             let [turn] = turns[..] else {
                 panic!("{done:?}");
             };
             assert_eq!(turn.count, 40);
-            let spent = [turn.watched_ns, turn.beside_ns, turn.again_ns];
+            let spent = [turn.with_ns, turn.without_ns, turn.again_ns];
             assert!(spent.iter().all(|ns| *ns > 0), "{done:?}");
         }
         for work in [done.bound, done.connected] {

@@ -198,6 +198,9 @@ pub(crate) struct Arguments {
     /// Cgroup that nobody watches, for the sockets to compare with
     #[arg(long, value_name = "DIRECTORY")]
     beside: Option<PathBuf>,
+    /// Measure also what hooks of another cgroup cost: where no agent runs
+    #[arg(long)]
+    hooks: bool,
 }
 
 /// What the pair of threads did.
@@ -221,7 +224,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
         &arguments.beside,
     ) {
         pin_to_this_cpu()?;
-        let done = datagrams::run(count, Other { namespace, address }, beside)?;
+        let done = datagrams::run(count, Other { namespace, address }, beside, arguments.hooks)?;
         shell::out(serde_json::to_string(&done).context("write JSON")?);
     }
     if let Some(round_trips) = arguments.round_trips {

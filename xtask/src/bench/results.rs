@@ -8,7 +8,7 @@ use super::{
     datagrams::Work,
     footprint::{Binary, Memory},
     machine::Machine,
-    paired::{Beside, Turn},
+    paired::{Compared, Turn},
     rounds::{Arm, Phase, Plan, Runs, Sample, Second},
     statistics::{Spread, per},
     verdicts::Verdict,
@@ -81,7 +81,9 @@ pub(super) struct QuantityResults {
     /// Of the quarter that was disturbed least, see [`Quantity::undisturbed`]: divided by that of `none`.
     pub(super) to_none: Option<f64>,
     /// Turn by turn beside sockets that nobody watches, where that was done.
-    pub(super) beside: Option<Beside>,
+    pub(super) beside: Option<Compared>,
+    /// Turn by turn beside no hooks anywhere, where that was done.
+    pub(super) hooked: Option<Compared>,
 }
 
 /// What is compared between arms.
@@ -148,7 +150,7 @@ impl Quantity {
             Self::SwitchCpu => vec![sample.switches.cpu_ns_per_switch],
             Self::DatagramCpu | Self::DatagramWithinCpu => {
                 let turns = self.turns(sample).iter();
-                turns.map(|turn| per(turn.watched_ns, turn.count)).collect()
+                turns.map(|turn| per(turn.with_ns, turn.count)).collect()
             }
             Self::BindCpu => vec![each_of(sample.udp.done.bound)],
             Self::ConnectCpu => vec![each_of(sample.udp.done.connected)],
@@ -160,6 +162,21 @@ impl Quantity {
         match self {
             Self::DatagramCpu => &sample.udp.done.between_pods,
             Self::DatagramWithinCpu => &sample.udp.done.within,
+            Self::ShortRequests
+            | Self::ShortCpu
+            | Self::KeptRequests
+            | Self::KeptCpu
+            | Self::SwitchCpu
+            | Self::BindCpu
+            | Self::ConnectCpu => &[],
+        }
+    }
+
+    /// The turns with hooks on another cgroup and without.
+    fn hooked_turns(self, sample: &Sample) -> &[Turn] {
+        match self {
+            Self::DatagramCpu => &sample.udp.done.hooked_between_pods,
+            Self::DatagramWithinCpu => &sample.udp.done.hooked_within,
             Self::ShortRequests
             | Self::ShortCpu
             | Self::KeptRequests
@@ -186,10 +203,12 @@ impl Quantity {
     }
 }
 
-fn turns(samples: &[Sample], arm: Arm, quantity: Quantity) -> Vec<&Turn> {
-    of(samples, arm)
-        .flat_map(|sample| quantity.turns(sample))
-        .collect()
+fn compared<'a>(
+    samples: &'a [Sample],
+    arm: Arm,
+    turns: impl Fn(&'a Sample) -> &'a [Turn] + Clone,
+) -> Option<Compared> {
+    Compared::of(of(samples, arm).flat_map(turns))
 }
 
 fn each_of(work: Work) -> f64 {
@@ -240,7 +259,8 @@ pub(super) fn arms(plan: &Plan, samples: &[Sample]) -> Vec<ArmResults> {
                         value,
                         to_none: (*arm != Arm::None)
                             .then(|| quantity.undisturbed(value) / quantity.undisturbed(none)),
-                        beside: Beside::of(turns(samples, *arm, quantity).iter().copied()),
+                        beside: compared(samples, *arm, |sample| quantity.turns(sample)),
+                        hooked: compared(samples, *arm, |sample| quantity.hooked_turns(sample)),
                     })
                 })
                 .collect(),
@@ -321,7 +341,7 @@ pub(super) fn kernel(samples: &[Sample]) -> Vec<PhaseCost> {
     ]
 }
 
-fn of(samples: &[Sample], arm: Arm) -> impl Iterator<Item = &Sample> {
+fn of(samples: &[Sample], arm: Arm) -> impl Iterator<Item = &Sample> + Clone {
     samples.iter().filter(move |sample| sample.arm == arm)
 }
 

@@ -175,23 +175,20 @@ impl<'a> Stage<'a> {
         self.load(&["--round-trips", &round_trips.to_string()])
     }
 
-    /// Has a process in the client's container use UDP, to a socket of its own in the server's pod among others.
+    /// Has a process in the client's container use UDP, to a socket of its own in the server's pod among others; with `hooks`
+    /// also beside hooks of another cgroup.
     ///
     /// # Errors
     /// When it fails; when the person interrupts.
-    pub(super) fn datagrams(&self, count: u64) -> Result<Datagrams> {
+    pub(super) fn datagrams(&self, count: u64, hooks: bool) -> Result<Datagrams> {
         let namespace = format!("/proc/{}/ns/net", self.server_pid);
         let beside = self.sandbox.unit("system.slice/beside.service")?;
-        self.load(&[
-            "--datagrams",
-            &count.to_string(),
-            "--namespace",
-            &namespace,
-            "--address",
-            &self.server_address.to_string(),
-            "--beside",
-            &beside.cgroup_path().display().to_string(),
-        ])
+        let (count, address) = (count.to_string(), self.server_address.to_string());
+        let beside = beside.cgroup_path().display().to_string();
+        let mut what = vec!["--datagrams", &count, "--namespace", &namespace];
+        what.extend(["--address", &address, "--beside", &beside]);
+        what.extend(hooks.then_some("--hooks"));
+        self.load(&what)
     }
 
     fn load<T: DeserializeOwned>(&self, what: &[&str]) -> Result<T> {
