@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use super::{
+    datagrams::Way,
     results::{ArmResults, Footprint, Quantity, QuantityResults},
     rounds::{Arm, Sample},
     statistics::per,
@@ -106,7 +107,7 @@ fn ratio_verdict(
 /// milliseconds, which the machine's bad seconds spare.
 fn datagram_verdict(arms: &[ArmResults], samples: &[Sample]) -> Verdict {
     let at_most = 1.05;
-    let quantity = Quantity::DatagramCpu;
+    let quantity = Quantity::DatagramCpu(Way::Routed);
     let target = format!("{}: at most {at_most:.2} of none", quantity.name());
     let hooks = found(arms, Arm::None, quantity).and_then(|found| found.hooked);
     let programs = found(arms, Arm::Agent, quantity).and_then(|found| found.beside);
