@@ -154,12 +154,22 @@ pub struct Policies {
     known: bool,
     namespaces: BTreeMap<String, Arc<DeclaredNamespace>>,
     policies: Vec<Policy>,
+    /// Which of `rules` each of them has, by direction.
+    spans: Vec<Spans>,
+    /// All rules, those of one policy and direction side by side.
+    rules: Vec<Rule>,
     /// Policies of a namespace.
     of_namespace: BTreeMap<String, Vec<u32>>,
     /// Lowest priority first, the baseline last.
     admin: Vec<Admin>,
-    /// Distinct peers of all rules.
-    peers: Vec<PodPeer>,
+    /// Distinct pods that rules name, and by which rules.
+    peers: Vec<(PodPeer, Vec<u32>)>,
+    /// Likewise for blocks of addresses.
+    blocks: Vec<(Block, Vec<u32>)>,
+    /// Rules that name peers of a kind that is not understood.
+    vague: Vec<u32>,
+    /// Rules that name nobody: they are about everybody.
+    everybody: Vec<u32>,
     /// Namespaces with policies that are not understood, and what these are called.
     foreign: BTreeMap<String, String>,
     /// Likewise for policies that may be about any pod.
@@ -171,27 +181,28 @@ pub struct Policies {
 struct Policy {
     name: String,
     selector: LabelSelector,
-    ingress: Option<Vec<Rule>>,
-    egress: Option<Vec<Rule>>,
 }
 
-impl Policy {
-    fn keys(&self) -> Vec<(String, Direction, u32)> {
-        let of = |direction| {
-            let rules = (0..).zip(self.rules(direction).unwrap_or_default());
-            rules.map(move |(index, _)| (self.name.clone(), direction, index))
-        };
-        of(Direction::Ingress)
-            .chain(of(Direction::Egress))
-            .collect()
-    }
+/// The rules of one policy: places in [`Policies::rules`]. `None` where it is not about that direction.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spans {
+    ingress: Option<Span>,
+    egress: Option<Span>,
+}
 
-    fn rules(&self, direction: Direction) -> Option<&[Rule]> {
+impl Spans {
+    fn of(&self, direction: Direction) -> Option<Span> {
         match direction {
-            Direction::Ingress => self.ingress.as_deref(),
-            Direction::Egress => self.egress.as_deref(),
+            Direction::Ingress => self.ingress,
+            Direction::Egress => self.egress,
         }
     }
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    first: u32,
+    end: u32,
 }
 
 /// An AdminNetworkPolicy, or the baseline.
@@ -201,12 +212,13 @@ struct Admin {
     /// `None` is the baseline.
     priority: Option<i32>,
     subject: AdminPods,
-    ingress: Vec<(AdminAction, Rule)>,
-    egress: Vec<(AdminAction, Rule)>,
+    /// With their places in [`Policies::rules`].
+    ingress: Vec<(AdminAction, u32)>,
+    egress: Vec<(AdminAction, u32)>,
 }
 
 impl Admin {
-    fn rules(&self, direction: Direction) -> &[(AdminAction, Rule)] {
+    fn rules(&self, direction: Direction) -> &[(AdminAction, u32)] {
         match direction {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
@@ -216,6 +228,9 @@ impl Admin {
 
 #[derive(Debug)]
 struct Rule {
+    policy: PolicyRef,
+    /// Its place among the rules of that policy and direction.
+    index: u32,
     /// `None` is everybody.
     peers: Option<Vec<Peer>>,
     /// Empty is all.
@@ -224,14 +239,24 @@ struct Rule {
 
 #[derive(Debug)]
 enum Peer {
-    /// Index into [`Policies::peers`].
-    Pods(u32),
-    Block {
-        cidr: Cidr,
-        except: Vec<Cidr>,
-    },
+    /// Which ones is known of each [`Endpoint`] by rule.
+    Pods,
+    Block(Block),
     /// Of a kind that is not understood.
     Other,
+}
+
+/// Addresses that a rule names.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Block {
+    cidr: Cidr,
+    except: Vec<Cidr>,
+}
+
+impl Block {
+    fn contains(&self, address: IpAddr) -> bool {
+        self.cidr.contains(address) && !self.except.iter().any(|except| except.contains(address))
+    }
 }
 
 /// Pods that a rule names.
@@ -298,7 +323,8 @@ impl Policies {
     /// The keys of all rules of NetworkPolicies.
     #[must_use]
     pub fn keys(&self) -> BTreeSet<(String, Direction, u32)> {
-        self.policies.iter().flat_map(Policy::keys).collect()
+        let all = 0..compile::number(self.policies.len());
+        all.flat_map(|index| self.keys_of(index)).collect()
     }
 
     /// Those of the NetworkPolicies that select one of these pods, of the directions for which they do.
@@ -318,9 +344,23 @@ impl Policies {
             }
         }
         let found = found.into_iter();
-        found
-            .flat_map(|index| self.policies[index as usize].keys())
-            .collect()
+        found.flat_map(|index| self.keys_of(index)).collect()
+    }
+
+    fn keys_of(&self, policy: u32) -> impl Iterator<Item = (String, Direction, u32)> {
+        let name = &self.policies[policy as usize].name;
+        [Direction::Ingress, Direction::Egress]
+            .into_iter()
+            .flat_map(move |direction| {
+                let rules = (0..).zip(self.rules(policy, direction).unwrap_or_default());
+                rules.map(move |(index, _)| (name.clone(), direction, index))
+            })
+    }
+
+    /// The rules of a NetworkPolicy, if it is about that direction.
+    fn rules(&self, policy: u32, direction: Direction) -> Option<&[Rule]> {
+        let span = self.spans[policy as usize].of(direction)?;
+        Some(&self.rules[span.first as usize..span.end as usize])
     }
 
     /// Policies of a kind that is not understood and that may be about pods of this namespace.

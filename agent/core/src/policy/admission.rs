@@ -1,6 +1,6 @@
 //! Whom the policies let in to one port of a pod: what exposure needs to know, without a peer at hand.
 
-use super::{Direction, Peer, Policies, PolicyRef, Rule, RuleRef};
+use super::{Block, Direction, Peer, Policies, PolicyRef, Rule, RuleRef};
 use crate::declared::{DeclaredPod, PolicyPort, PolicyPorts, Transport};
 use crate::peers::METADATA;
 
@@ -42,7 +42,7 @@ impl Policies {
         let here = self.of_namespace.get(&pod.namespace).into_iter().flatten();
         for index in here {
             let policy = &self.policies[*index as usize];
-            let Some(all) = policy.rules(Direction::Ingress) else {
+            let Some(all) = self.rules(*index, Direction::Ingress) else {
                 continue;
             };
             if !policy.selector.selects(&pod.labels) {
@@ -81,18 +81,19 @@ impl Policies {
     #[must_use]
     pub fn allows_metadata(&self, pod: &DeclaredPod) -> bool {
         let here = self.of_namespace.get(&pod.namespace).into_iter().flatten();
-        let selecting = here
-            .map(|index| &self.policies[*index as usize])
-            .filter(|policy| policy.selector.selects(&pod.labels));
+        let selecting = here.filter(|index| {
+            let policy = &self.policies[**index as usize];
+            policy.selector.selects(&pod.labels)
+        });
         let rules =
-            selecting.flat_map(|policy| policy.rules(Direction::Egress).unwrap_or_default());
+            selecting.flat_map(|index| self.rules(*index, Direction::Egress).unwrap_or_default());
         let mut peers = rules.flat_map(|rule| rule.peers.iter().flatten());
         peers.any(|peer| match peer {
-            Peer::Block { cidr, .. } => {
+            Peer::Block(Block { cidr, .. }) => {
                 let narrow = cidr.prefix() >= 16;
                 narrow && METADATA.iter().any(|address| cidr.contains(*address))
             }
-            Peer::Pods(_) | Peer::Other => false,
+            Peer::Pods | Peer::Other => false,
         })
     }
 }
@@ -120,9 +121,9 @@ fn whom(rule: &Rule) -> (bool, bool) {
     let Some(peers) = &rule.peers else {
         return (true, true);
     };
-    let blocks = peers.iter().any(|peer| matches!(peer, Peer::Block { .. }));
+    let blocks = peers.iter().any(|peer| matches!(peer, Peer::Block(_)));
     let pods = peers
         .iter()
-        .any(|peer| matches!(peer, Peer::Pods(_) | Peer::Other));
+        .any(|peer| matches!(peer, Peer::Pods | Peer::Other));
     (pods, blocks)
 }

@@ -1,30 +1,69 @@
-//! From declared policies to what is quick to judge by: each distinct peer once, policies by namespace.
+//! From declared policies to what is quick to judge by: each distinct peer once with the rules that name it, policies by
+//! namespace, and rules side by side.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Admin, Namespaces, Peer, PodPeer, Policies, Policy, Rule};
+use super::{
+    Admin, Block, Namespaces, Peer, PodPeer, Policies, Policy, PolicyRef, Rule, Span, Spans,
+};
 use crate::declared::{
-    AdminPeer, Declared, DeclaredAdminPolicy, DeclaredPolicy, PolicyPeer, PolicyRule,
+    AdminPeer, AdminRule, Declared, DeclaredAdminPolicy, DeclaredPolicy, PolicyPeer, PolicyPort,
+    PolicyRule,
 };
 
-/// Peers as they are met.
+/// Rules and what they name, as they are met.
 #[derive(Default)]
-struct Peers {
-    all: Vec<PodPeer>,
-    index: BTreeMap<PodPeer, u32>,
+struct Rules {
+    all: Vec<Rule>,
+    peers: BTreeMap<PodPeer, Vec<u32>>,
+    blocks: BTreeMap<Block, Vec<u32>>,
+    vague: Vec<u32>,
+    everybody: Vec<u32>,
 }
 
-impl Peers {
-    fn intern(&mut self, peer: PodPeer) -> u32 {
-        if let Some(index) = self.index.get(&peer) {
-            return *index;
+impl Rules {
+    /// Takes in a rule and returns its place. No peers are everybody.
+    fn add(
+        &mut self,
+        (policy, index): (PolicyRef, u32),
+        peers: Option<Vec<Named>>,
+        ports: &[PolicyPort],
+    ) -> u32 {
+        let place = number(self.all.len());
+        if peers.is_none() {
+            self.everybody.push(place);
         }
-        let index = number(self.all.len());
-        self.all.push(peer.clone());
-        self.index.insert(peer, index);
-        index
+        let mut peer = |peer| match peer {
+            Named::Pods(pods) => {
+                self.peers.entry(pods).or_default().push(place);
+                Peer::Pods
+            }
+            Named::Block(block) => {
+                self.blocks.entry(block.clone()).or_default().push(place);
+                Peer::Block(block)
+            }
+            Named::Other => {
+                self.vague.push(place);
+                Peer::Other
+            }
+        };
+        let peers = peers.map(|peers| peers.into_iter().map(&mut peer).collect());
+        self.all.push(Rule {
+            policy,
+            index,
+            peers,
+            ports: ports.to_vec(),
+        });
+        place
     }
+}
+
+/// Whom a rule names.
+enum Named {
+    Pods(PodPeer),
+    Block(Block),
+    Other,
 }
 
 impl Policies {
@@ -41,7 +80,7 @@ impl Policies {
             known: declared.policies_known,
             ..Self::default()
         };
-        let mut peers = Peers::default();
+        let mut rules = Rules::default();
         for namespace in &declared.namespaces {
             let name = namespace.name.clone();
             all.namespaces.insert(name, Arc::new(namespace.clone()));
@@ -56,15 +95,21 @@ impl Policies {
             let index = number(all.policies.len());
             let of_namespace = all.of_namespace.entry(policy.namespace.clone());
             of_namespace.or_default().push(index);
-            all.policies.push(network(policy, &mut peers));
+            all.spans.push(Spans {
+                ingress: span(index, policy, policy.ingress.as_deref(), &mut rules),
+                egress: span(index, policy, policy.egress.as_deref(), &mut rules),
+            });
+            all.policies.push(Policy {
+                name: format!("{}/{}", policy.namespace, policy.name),
+                selector: policy.selector.clone(),
+            });
         }
-        all.admin = declared
-            .admin_policies
-            .iter()
-            .map(|policy| admin(policy, &mut peers))
+        let mut admins: Vec<&DeclaredAdminPolicy> = declared.admin_policies.iter().collect();
+        admins.sort_by_key(|policy| (policy.priority.is_none(), policy.priority));
+        let admins = (0..).zip(admins);
+        all.admin = admins
+            .map(|(index, policy)| admin(index, policy, &mut rules))
             .collect();
-        all.admin
-            .sort_by_key(|policy| (policy.priority.is_none(), policy.priority));
         for foreign in &declared.foreign_policies {
             match &foreign.namespace {
                 Some(namespace) => {
@@ -74,84 +119,85 @@ impl Policies {
                 None => all.foreign_everywhere = Some(foreign.kind.clone()),
             }
         }
-        all.peers = peers.all;
+        all.rules = rules.all;
+        all.peers = rules.peers.into_iter().collect();
+        all.blocks = rules.blocks.into_iter().collect();
+        all.vague = rules.vague;
+        all.everybody = rules.everybody;
         all
     }
 }
 
-fn network(policy: &DeclaredPolicy, peers: &mut Peers) -> Policy {
-    let mut rules = |given: &Option<Vec<PolicyRule>>| {
-        let given = given.as_ref()?;
-        let rule = |rule: &PolicyRule| self::rule(&policy.namespace, rule, peers);
-        Some(given.iter().map(rule).collect())
-    };
-    Policy {
-        name: format!("{}/{}", policy.namespace, policy.name),
-        selector: policy.selector.clone(),
-        ingress: rules(&policy.ingress),
-        egress: rules(&policy.egress),
+fn span(
+    number_of_policy: u32,
+    policy: &DeclaredPolicy,
+    given: Option<&[PolicyRule]>,
+    rules: &mut Rules,
+) -> Option<Span> {
+    let first = number(rules.all.len());
+    for (index, rule) in (0..).zip(given?) {
+        let peers = rule.peers.iter().map(|peer| named(&policy.namespace, peer));
+        let peers = (!rule.peers.is_empty()).then(|| peers.collect());
+        let of = (PolicyRef::Network(number_of_policy), index);
+        rules.add(of, peers, &rule.ports);
     }
+    let end = number(rules.all.len());
+    Some(Span { first, end })
 }
 
-fn rule(namespace: &str, rule: &PolicyRule, peers: &mut Peers) -> Rule {
-    let mut peer = |peer: &PolicyPeer| match peer {
-        PolicyPeer::Block { cidr, except } => Peer::Block {
+fn named(namespace: &str, peer: &PolicyPeer) -> Named {
+    match peer {
+        PolicyPeer::Block { cidr, except } => Named::Block(Block {
             cidr: *cidr,
             except: except.clone(),
-        },
-        PolicyPeer::Pods { namespaces, pods } => Peer::Pods(peers.intern(PodPeer {
+        }),
+        PolicyPeer::Pods { namespaces, pods } => Named::Pods(PodPeer {
             namespaces: match namespaces {
                 Some(selector) => Namespaces::Selected(selector.clone()),
                 None => Namespaces::Own(namespace.to_owned()),
             },
             pods: pods.clone().unwrap_or_default(),
-        })),
-    };
-    Rule {
-        peers: (!rule.peers.is_empty()).then(|| rule.peers.iter().map(&mut peer).collect()),
-        ports: rule.ports.clone(),
+        }),
     }
 }
 
-fn admin(policy: &DeclaredAdminPolicy, peers: &mut Peers) -> Admin {
-    let mut rules = |given: &[crate::declared::AdminRule]| {
-        let rule = |rule: &crate::declared::AdminRule| {
-            let all = rule.peers.iter().flat_map(|peer| admin_peer(peer, peers));
-            let compiled = Rule {
-                peers: Some(all.collect()),
-                ports: rule.ports.clone(),
-            };
-            (rule.action, compiled)
+fn admin(number_of_policy: u32, policy: &DeclaredAdminPolicy, rules: &mut Rules) -> Admin {
+    let mut places = |given: &[AdminRule]| {
+        let place = |(index, rule): (u32, &AdminRule)| {
+            let peers = rule.peers.iter().flat_map(admin_named).collect();
+            let of = (PolicyRef::Admin(number_of_policy), index);
+            (rule.action, rules.add(of, Some(peers), &rule.ports))
         };
-        given.iter().map(rule).collect()
+        (0..).zip(given).map(place).collect()
     };
     Admin {
         name: policy.name.clone(),
         priority: policy.priority,
         subject: policy.subject.clone(),
-        ingress: rules(&policy.ingress),
-        egress: rules(&policy.egress),
+        ingress: places(&policy.ingress),
+        egress: places(&policy.egress),
     }
 }
 
-fn admin_peer(peer: &AdminPeer, peers: &mut Peers) -> Vec<Peer> {
+fn admin_named(peer: &AdminPeer) -> Vec<Named> {
     match peer {
-        AdminPeer::Pods(pods) => vec![Peer::Pods(peers.intern(PodPeer {
+        AdminPeer::Pods(pods) => vec![Named::Pods(PodPeer {
             namespaces: Namespaces::Selected(pods.namespaces.clone()),
             pods: pods.pods.clone(),
-        }))],
+        })],
         AdminPeer::Networks(blocks) => {
-            let block = |cidr| Peer::Block {
+            let block = |cidr| Block {
                 cidr,
                 except: Vec::new(),
             };
-            blocks.iter().copied().map(block).collect()
+            let blocks = blocks.iter().copied().map(block);
+            blocks.map(Named::Block).collect()
         }
-        AdminPeer::Other(_) => vec![Peer::Other],
+        AdminPeer::Other(_) => vec![Named::Other],
     }
 }
 
-/// A source gives at most 100,000 objects, so that numbers of policies and peers fit.
-fn number(index: usize) -> u32 {
+/// A source gives at most 100,000 objects, so that numbers of policies and rules fit.
+pub(super) fn number(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }
