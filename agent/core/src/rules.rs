@@ -32,6 +32,7 @@ pub mod p001;
 pub mod p004;
 pub mod p005;
 pub mod p007;
+pub mod p008;
 pub mod p009;
 mod patch;
 pub mod ports;
@@ -73,6 +74,7 @@ pub static ALL: &[&Rule] = &[
     &p004::RULE,
     &p005::RULE,
     &p007::RULE,
+    &p008::RULE,
     &p009::RULE,
     &s001::RULE,
 ];

@@ -96,6 +96,7 @@ fn rules_that_cannot_decide_say_why() {
         P004: listeners has not reported yet; tcp is unsupported: no CAP_BPF
         P005: listeners has not reported yet; tcp is unsupported: no CAP_BPF
         P007: listeners has not reported yet; tcp is unsupported: no CAP_BPF
+        P008: listeners has not reported yet; tcp is unsupported: no CAP_BPF
         P009: listeners has not reported yet; tcp is unsupported: no CAP_BPF
         S001: tcp is unsupported: no CAP_BPF"#]]
     .assert_eq(&unknown(&snapshot).join("\n"));
@@ -119,6 +120,7 @@ fn rules_that_cannot_decide_say_why() {
         P004: no declared side has been read yet
         P005: no declared side has been read yet
         P007: no declared side has been read yet
+        P008: listeners has not reported yet; tcp is unsupported: no CAP_BPF
         P009: no declared side has been read yet
         S001: no declared side has been read yet"#]]
     .assert_eq(&unknown(&snapshot).join("\n"));
