@@ -38,6 +38,7 @@ mod patch;
 pub mod ports;
 pub mod reference;
 pub mod s001;
+mod sidecars;
 #[cfg(test)]
 pub(crate) mod testing;
 mod undeclared;

@@ -8,6 +8,7 @@ mod host;
 mod life;
 mod logs;
 mod same;
+mod traps;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -90,12 +90,7 @@ impl NodeState {
             let scanned: &mut Scanned = rows.entry(key).or_default();
             scanned.sockets += 1;
             // Nobody who could be looked at holds it: not known to be in other hands.
-            scanned.held_by_owner |= row.holders.is_empty()
-                || holder == Some(owner)
-                || row
-                    .holders
-                    .iter()
-                    .any(|holder| self.container_above(holder.cgroup) == Some(owner));
+            scanned.held_by_owner |= self.is_held_by(owner, holder, &row);
             scanned.host_netns |= row.host_netns;
             scanned.v6only = match (scanned.v6only, row.v6only) {
                 // One socket that also takes IPv4 is enough.
@@ -119,6 +114,15 @@ impl NodeState {
             container.listeners.scanned(at, rows, reach);
         }
         self.scans += u32::from(complete);
+    }
+
+    /// Whether the container serves the socket itself, in a network of its own: not where it was passed to others, nor where its
+    /// processes are in another network than the socket (trap 12).
+    fn is_held_by(&self, owner: CgroupId, holder: Option<CgroupId>, row: &ListenerRow) -> bool {
+        let of_owner = |cgroup| self.container_above(cgroup) == Some(owner);
+        let mut holders = row.holders.iter();
+        let held = holder == Some(owner) || holders.any(|one| of_owner(one.cgroup));
+        row.holders.is_empty() || held && !row.foreign_netns
     }
 
     /// Takes out what units of the host listen on, and remembers it where the scan was of the whole node.

@@ -209,3 +209,20 @@ fn what_units_of_the_host_listen_on_is_bounded() {
     let lost = dropped.find(|dropped| dropped.place == "host_listeners");
     assert_eq!(lost.unwrap().count, u64::from(more));
 }
+
+/// A mesh's node agent listens in the networks of the pods, from a pod of its own.
+#[test]
+fn trap_12_a_socket_in_another_network_is_not_blamed_on_its_pod() {
+    let mut node = node();
+    seen(&mut node, 1, 10, path(1));
+    let inside = ListenerRow {
+        foreign_netns: true,
+        ..row(10, 15_008, 900)
+    };
+    let rows = vec![inside, row(10, 15_020, 901)];
+    scan(&mut node, 3, ScanScope::Node, rows);
+    let snapshot = node.snapshot(Timestamp(5));
+    let listeners = only(&snapshot).listeners.iter();
+    let held: Vec<_> = listeners.map(|one| (one.port, one.held_by_owner)).collect();
+    assert_eq!(held, [(15_008, Some(false)), (15_020, Some(true))]);
+}
