@@ -17,7 +17,7 @@ use crate::policy::{
     Backend, Direction, End, Endpoint, Flow, Judgement, Policies, RuleRef, Side, SideVerdict,
     Verdict,
 };
-use crate::settings::{DECLARED_AGE_MAX, ENDPOINTS_MAX, Grace};
+use crate::settings::{DECLARED_AGE_MAX, ENDPOINTS_BYTES_MAX, ENDPOINTS_MAX, Grace};
 use crate::snapshot::Peer;
 use crate::time::Timestamp;
 use other::Other;
@@ -47,21 +47,28 @@ pub(super) struct Verdicts {
 
 /// Pods prepared by name. What is full is emptied: it fills again with those that are met.
 #[derive(Clone, Debug, Default)]
-struct Prepared(BTreeMap<(String, String), (Arc<PeerPod>, Arc<Endpoint>)>);
+struct Prepared {
+    pods: BTreeMap<(String, String), (Arc<PeerPod>, Arc<Endpoint>)>,
+    bytes: usize,
+}
 
 impl Prepared {
     fn get(&mut self, policies: &Policies, pod: &Arc<PeerPod>) -> Arc<Endpoint> {
         let key = (pod.namespace.clone(), pod.name.clone());
-        if let Some((known, endpoint)) = self.0.get(&key)
+        if let Some((known, endpoint)) = self.pods.get(&key)
             && Arc::ptr_eq(known, pod)
         {
             return Arc::clone(endpoint);
         }
-        if self.0.len() >= ENDPOINTS_MAX {
-            self.0.clear();
-        }
         let endpoint = Arc::new(policies.endpoint(pod));
-        self.0.insert(key, (Arc::clone(pod), Arc::clone(&endpoint)));
+        if self.pods.len() >= ENDPOINTS_MAX || self.bytes + endpoint.bytes() > ENDPOINTS_BYTES_MAX {
+            *self = Self::default();
+        }
+        self.bytes += endpoint.bytes();
+        let prepared = (Arc::clone(pod), Arc::clone(&endpoint));
+        if let Some((_, former)) = self.pods.insert(key, prepared) {
+            self.bytes -= former.bytes();
+        }
         endpoint
     }
 }
