@@ -284,8 +284,8 @@ fn port(random: &mut Random) -> PolicyPort {
             0 => PolicyPorts::All,
             1 => PolicyPorts::Range(first, first),
             2 => PolicyPorts::Range(
-                first - u16::try_from(random.below(80)).unwrap(),
-                first + u16::try_from(random.below(1_000)).unwrap(),
+                first - random.pick(&[0, 1, 80]).unwrap(),
+                first + random.pick(&[0, 363, 920, 1_000]).unwrap(),
             ),
             _ => PolicyPorts::Name(word(random, &NAMES)),
         },
