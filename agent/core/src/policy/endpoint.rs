@@ -15,7 +15,7 @@ const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 /// A pod, prepared. It stands for one state of the pod and of the policies; when either changes, it is made anew.
 ///
 /// Takes at most three quarters of a byte for each rule of the cluster and 4 bytes for each direction of a policy that selects
-/// it: some 3 KiB with 4,000 rules, whatever they name.
+/// it: 5.3 KB where 500 policies with 2,000 rules all do.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     pub(super) namespace: String,

@@ -148,6 +148,7 @@ impl Policies {
             |met| {
                 if met.yes != 0 {
                     best = Match::Yes;
+                    rules.reserve(met.yes.count_ones() as usize);
                     let found = met.numbers();
                     rules.extend(found.map(|number| self.index.rule(direction, number)));
                 } else if met.possible != 0 {
