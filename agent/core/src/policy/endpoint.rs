@@ -116,9 +116,9 @@ impl Policies {
             policies,
             selected,
             // What a pod in the network of its node is to a rule for pods is not defined.
-            named: self.naming(&ips, |peer| match self.is_peer(pod, peer) {
-                Match::Yes if pod.host_network => Match::Maybe,
-                other => other,
+            named: self.naming(&ips, |peer| match pod.host_network {
+                true => self.is_peer(pod, peer).and(Match::Maybe),
+                false => self.is_peer(pod, peer),
             }),
             rule_ports: here.map(|here| Arc::clone(&here.ports)).unwrap_or_default(),
             ips,

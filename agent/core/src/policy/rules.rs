@@ -209,9 +209,8 @@ mod tests {
 
     /// Rules in every third word, so that a window ends within them.
     fn every_third() -> Vec<u32> {
-        (0..3 * WINDOW_WORDS as u32)
-            .map(|step| step * 192 + step % 64)
-            .collect()
+        let steps = 3 * u32::try_from(WINDOW_WORDS).unwrap();
+        (0..steps).map(|step| step * 192 + step % 64).collect()
     }
 
     fn set(rules: impl IntoIterator<Item = u32>) -> Rules {
