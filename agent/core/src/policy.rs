@@ -18,11 +18,14 @@ mod admin;
 mod admission;
 mod compile;
 mod endpoint;
+mod index;
 mod judge;
+mod rules;
 mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -32,7 +35,9 @@ use crate::declared::{
 };
 pub use admission::Admission;
 pub use endpoint::Endpoint;
+use index::{Index, Ports};
 pub use judge::{Judgement, Side, SideVerdict};
+use rules::Both;
 pub use service::Backend;
 
 /// What the policies say of a flow, or of one end of it.
@@ -154,26 +159,24 @@ pub struct Policies {
     known: bool,
     namespaces: BTreeMap<String, Arc<DeclaredNamespace>>,
     policies: Vec<Policy>,
-    /// Which of `rules` each of them has, by direction.
-    spans: Vec<Spans>,
-    /// All rules, those of one policy and direction side by side.
-    rules: Vec<Rule>,
-    /// Policies of a namespace.
-    of_namespace: BTreeMap<String, Vec<u32>>,
+    of_namespace: BTreeMap<String, OfNamespace>,
+    /// Rules of NetworkPolicies by what they name.
+    index: Index,
     /// Lowest priority first, the baseline last.
     admin: Vec<Admin>,
-    /// Distinct pods that rules name, and by which rules.
-    peers: Vec<(PodPeer, Vec<u32>)>,
-    /// Likewise for blocks of addresses.
-    blocks: Vec<(Block, Vec<u32>)>,
-    /// Rules that name peers of a kind that is not understood.
-    vague: Vec<u32>,
-    /// Rules that name nobody: they are about everybody.
-    everybody: Vec<u32>,
+    /// Distinct peers of rules of admin policies.
+    admin_peers: Vec<PodPeer>,
     /// Namespaces with policies that are not understood, and what these are called.
     foreign: BTreeMap<String, String>,
     /// Likewise for policies that may be about any pod.
     foreign_everywhere: Option<String>,
+}
+
+/// NetworkPolicies of one namespace.
+#[derive(Debug, Default)]
+struct OfNamespace {
+    policies: Vec<u32>,
+    ports: Arc<Both<Ports>>,
 }
 
 /// A NetworkPolicy.
@@ -181,28 +184,29 @@ pub struct Policies {
 struct Policy {
     name: String,
     selector: LabelSelector,
+    /// The numbers of its rules.
+    numbers: Both<Range<u32>>,
+    ingress: Option<Vec<Rule>>,
+    egress: Option<Vec<Rule>>,
 }
 
-/// The rules of one policy: places in [`Policies::rules`]. `None` where it is not about that direction.
-#[derive(Clone, Copy, Debug, Default)]
-struct Spans {
-    ingress: Option<Span>,
-    egress: Option<Span>,
-}
+impl Policy {
+    fn keys(&self) -> Vec<(String, Direction, u32)> {
+        let of = |direction| {
+            let rules = (0..).zip(self.rules(direction).unwrap_or_default());
+            rules.map(move |(index, _)| (self.name.clone(), direction, index))
+        };
+        of(Direction::Ingress)
+            .chain(of(Direction::Egress))
+            .collect()
+    }
 
-impl Spans {
-    fn of(&self, direction: Direction) -> Option<Span> {
+    fn rules(&self, direction: Direction) -> Option<&[Rule]> {
         match direction {
-            Direction::Ingress => self.ingress,
-            Direction::Egress => self.egress,
+            Direction::Ingress => self.ingress.as_deref(),
+            Direction::Egress => self.egress.as_deref(),
         }
     }
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Span {
-    first: u32,
-    end: u32,
 }
 
 /// An AdminNetworkPolicy, or the baseline.
@@ -212,13 +216,12 @@ struct Admin {
     /// `None` is the baseline.
     priority: Option<i32>,
     subject: AdminPods,
-    /// With their places in [`Policies::rules`].
-    ingress: Vec<(AdminAction, u32)>,
-    egress: Vec<(AdminAction, u32)>,
+    ingress: Vec<(AdminAction, Rule)>,
+    egress: Vec<(AdminAction, Rule)>,
 }
 
 impl Admin {
-    fn rules(&self, direction: Direction) -> &[(AdminAction, u32)] {
+    fn rules(&self, direction: Direction) -> &[(AdminAction, Rule)] {
         match direction {
             Direction::Ingress => &self.ingress,
             Direction::Egress => &self.egress,
@@ -228,9 +231,6 @@ impl Admin {
 
 #[derive(Debug)]
 struct Rule {
-    policy: PolicyRef,
-    /// Its place among the rules of that policy and direction.
-    index: u32,
     /// `None` is everybody.
     peers: Option<Vec<Peer>>,
     /// Empty is all.
@@ -239,24 +239,14 @@ struct Rule {
 
 #[derive(Debug)]
 enum Peer {
-    /// Which ones is known of each [`Endpoint`] by rule.
-    Pods,
-    Block(Block),
+    /// Index into [`Policies::admin_peers`], or for NetworkPolicies into the peers of [`Policies::index`].
+    Pods(u32),
+    Block {
+        cidr: Cidr,
+        except: Vec<Cidr>,
+    },
     /// Of a kind that is not understood.
     Other,
-}
-
-/// Addresses that a rule names.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Block {
-    cidr: Cidr,
-    except: Vec<Cidr>,
-}
-
-impl Block {
-    fn contains(&self, address: IpAddr) -> bool {
-        self.cidr.contains(address) && !self.except.iter().any(|except| except.contains(address))
-    }
 }
 
 /// Pods that a rule names.
@@ -323,8 +313,7 @@ impl Policies {
     /// The keys of all rules of NetworkPolicies.
     #[must_use]
     pub fn keys(&self) -> BTreeSet<(String, Direction, u32)> {
-        let all = 0..compile::number(self.policies.len());
-        all.flat_map(|index| self.keys_of(index)).collect()
+        self.policies.iter().flat_map(Policy::keys).collect()
     }
 
     /// Those of the NetworkPolicies that select one of these pods, of the directions for which they do.
@@ -335,8 +324,7 @@ impl Policies {
     ) -> BTreeSet<(String, Direction, u32)> {
         let mut found = BTreeSet::new();
         for pod in pods {
-            let here = self.of_namespace.get(&pod.namespace);
-            for index in here.into_iter().flatten() {
+            for index in self.policies_in(&pod.namespace) {
                 let policy = &self.policies[*index as usize];
                 if !found.contains(index) && policy.selector.selects(&pod.labels) {
                     found.insert(*index);
@@ -344,23 +332,15 @@ impl Policies {
             }
         }
         let found = found.into_iter();
-        found.flat_map(|index| self.keys_of(index)).collect()
+        found
+            .flat_map(|index| self.policies[index as usize].keys())
+            .collect()
     }
 
-    fn keys_of(&self, policy: u32) -> impl Iterator<Item = (String, Direction, u32)> {
-        let name = &self.policies[policy as usize].name;
-        [Direction::Ingress, Direction::Egress]
-            .into_iter()
-            .flat_map(move |direction| {
-                let rules = (0..).zip(self.rules(policy, direction).unwrap_or_default());
-                rules.map(move |(index, _)| (name.clone(), direction, index))
-            })
-    }
-
-    /// The rules of a NetworkPolicy, if it is about that direction.
-    fn rules(&self, policy: u32, direction: Direction) -> Option<&[Rule]> {
-        let span = self.spans[policy as usize].of(direction)?;
-        Some(&self.rules[span.first as usize..span.end as usize])
+    /// NetworkPolicies of a namespace.
+    fn policies_in(&self, namespace: &str) -> &[u32] {
+        let here = self.of_namespace.get(namespace);
+        here.map_or(&[], |here| &here.policies)
     }
 
     /// Policies of a kind that is not understood and that may be about pods of this namespace.

@@ -1,7 +1,7 @@
 //! Admin policies: ordered tiers before and after the NetworkPolicies.
 
-use super::judge::{Side, SideVerdict};
-use super::{Direction, End, Endpoint, Flow, Match, Policies, Rule, RuleRef, Verdict};
+use super::judge::{Side, SideVerdict, matches};
+use super::{Direction, End, Endpoint, Flow, Match, Policies, PolicyRef, RuleRef, Verdict};
 use crate::declared::AdminAction;
 
 /// What may come of a tier: one of several, where it is not known which rules match.
@@ -128,17 +128,16 @@ impl Policies {
         tier: &mut Tier,
     ) -> bool {
         let rules = self.admin[index as usize].rules(direction);
-        for (action, number) in rules {
-            match self.matches(*number, other, flow) {
+        for (place, (action, rule)) in (0..).zip(rules) {
+            match matches(rule, other, flow) {
                 Match::No => {}
                 Match::Maybe => tier.outcomes.add(*action),
                 Match::Yes => {
                     tier.outcomes.add(*action);
-                    let Rule { policy, index, .. } = self.rules[*number as usize];
                     tier.rules.push(RuleRef {
-                        policy,
+                        policy: PolicyRef::Admin(index),
                         direction,
-                        index,
+                        index: place,
                     });
                     return surely;
                 }

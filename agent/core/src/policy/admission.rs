@@ -1,6 +1,6 @@
 //! Whom the policies let in to one port of a pod: what exposure needs to know, without a peer at hand.
 
-use super::{Block, Direction, Peer, Policies, PolicyRef, Rule, RuleRef};
+use super::{Direction, Peer, Policies, PolicyRef, Rule, RuleRef};
 use crate::declared::{DeclaredPod, PolicyPort, PolicyPorts, Transport};
 use crate::peers::METADATA;
 
@@ -39,10 +39,9 @@ impl Policies {
         }
         let (mut policies, mut rules) = (Vec::new(), Vec::new());
         let (mut cluster, mut outside) = (false, false);
-        let here = self.of_namespace.get(&pod.namespace).into_iter().flatten();
-        for index in here {
+        for index in self.policies_in(&pod.namespace) {
             let policy = &self.policies[*index as usize];
-            let Some(all) = self.rules(*index, Direction::Ingress) else {
+            let Some(all) = policy.rules(Direction::Ingress) else {
                 continue;
             };
             if !policy.selector.selects(&pod.labels) {
@@ -80,20 +79,19 @@ impl Policies {
     /// one address.
     #[must_use]
     pub fn allows_metadata(&self, pod: &DeclaredPod) -> bool {
-        let here = self.of_namespace.get(&pod.namespace).into_iter().flatten();
-        let selecting = here.filter(|index| {
-            let policy = &self.policies[**index as usize];
-            policy.selector.selects(&pod.labels)
-        });
+        let here = self.policies_in(&pod.namespace).iter();
+        let selecting = here
+            .map(|index| &self.policies[*index as usize])
+            .filter(|policy| policy.selector.selects(&pod.labels));
         let rules =
-            selecting.flat_map(|index| self.rules(*index, Direction::Egress).unwrap_or_default());
+            selecting.flat_map(|policy| policy.rules(Direction::Egress).unwrap_or_default());
         let mut peers = rules.flat_map(|rule| rule.peers.iter().flatten());
         peers.any(|peer| match peer {
-            Peer::Block(Block { cidr, .. }) => {
+            Peer::Block { cidr, .. } => {
                 let narrow = cidr.prefix() >= 16;
                 narrow && METADATA.iter().any(|address| cidr.contains(*address))
             }
-            Peer::Pods | Peer::Other => false,
+            Peer::Pods(_) | Peer::Other => false,
         })
     }
 }
@@ -121,9 +119,9 @@ fn whom(rule: &Rule) -> (bool, bool) {
     let Some(peers) = &rule.peers else {
         return (true, true);
     };
-    let blocks = peers.iter().any(|peer| matches!(peer, Peer::Block(_)));
+    let blocks = peers.iter().any(|peer| matches!(peer, Peer::Block { .. }));
     let pods = peers
         .iter()
-        .any(|peer| matches!(peer, Peer::Pods | Peer::Other));
+        .any(|peer| matches!(peer, Peer::Pods(_) | Peer::Other));
     (pods, blocks)
 }

@@ -1,69 +1,32 @@
-//! From declared policies to what is quick to judge by: each distinct peer once with the rules that name it, policies by
-//! namespace, and rules side by side.
+//! From declared policies to what is quick to judge by: each distinct peer once, policies by namespace.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{
-    Admin, Block, Namespaces, Peer, PodPeer, Policies, Policy, PolicyRef, Rule, Span, Spans,
-};
+use super::index::{IndexedPeer, Ports};
+use super::rules::Both;
+use super::{Admin, Direction, Namespaces, OfNamespace, Peer, PodPeer, Policies, Policy, Rule};
 use crate::declared::{
-    AdminPeer, AdminRule, Declared, DeclaredAdminPolicy, DeclaredPolicy, PolicyPeer, PolicyPort,
-    PolicyRule,
+    AdminPeer, Declared, DeclaredAdminPolicy, DeclaredPolicy, PolicyPeer, PolicyRule,
 };
 
-/// Rules and what they name, as they are met.
+/// Peers as they are met.
 #[derive(Default)]
-struct Rules {
-    all: Vec<Rule>,
-    peers: BTreeMap<PodPeer, Vec<u32>>,
-    blocks: BTreeMap<Block, Vec<u32>>,
-    vague: Vec<u32>,
-    everybody: Vec<u32>,
+struct Peers {
+    all: Vec<PodPeer>,
+    index: BTreeMap<PodPeer, u32>,
 }
 
-impl Rules {
-    /// Takes in a rule and returns its place. No peers are everybody.
-    fn add(
-        &mut self,
-        (policy, index): (PolicyRef, u32),
-        peers: Option<Vec<Named>>,
-        ports: &[PolicyPort],
-    ) -> u32 {
-        let place = number(self.all.len());
-        if peers.is_none() {
-            self.everybody.push(place);
+impl Peers {
+    fn intern(&mut self, peer: PodPeer) -> u32 {
+        if let Some(index) = self.index.get(&peer) {
+            return *index;
         }
-        let mut peer = |peer| match peer {
-            Named::Pods(pods) => {
-                self.peers.entry(pods).or_default().push(place);
-                Peer::Pods
-            }
-            Named::Block(block) => {
-                self.blocks.entry(block.clone()).or_default().push(place);
-                Peer::Block(block)
-            }
-            Named::Other => {
-                self.vague.push(place);
-                Peer::Other
-            }
-        };
-        let peers = peers.map(|peers| peers.into_iter().map(&mut peer).collect());
-        self.all.push(Rule {
-            policy,
-            index,
-            peers,
-            ports: ports.to_vec(),
-        });
-        place
+        let index = number(self.all.len());
+        self.all.push(peer.clone());
+        self.index.insert(peer, index);
+        index
     }
-}
-
-/// Whom a rule names.
-enum Named {
-    Pods(PodPeer),
-    Block(Block),
-    Other,
 }
 
 impl Policies {
@@ -80,7 +43,6 @@ impl Policies {
             known: declared.policies_known,
             ..Self::default()
         };
-        let mut rules = Rules::default();
         for namespace in &declared.namespaces {
             let name = namespace.name.clone();
             all.namespaces.insert(name, Arc::new(namespace.clone()));
@@ -91,25 +53,18 @@ impl Policies {
             })
         };
         let standing = declared.policies.iter().filter(replaced);
-        for policy in standing.chain(candidates) {
-            let index = number(all.policies.len());
-            let of_namespace = all.of_namespace.entry(policy.namespace.clone());
-            of_namespace.or_default().push(index);
-            all.spans.push(Spans {
-                ingress: span(index, policy, policy.ingress.as_deref(), &mut rules),
-                egress: span(index, policy, policy.egress.as_deref(), &mut rules),
-            });
-            all.policies.push(Policy {
-                name: format!("{}/{}", policy.namespace, policy.name),
-                selector: policy.selector.clone(),
-            });
-        }
-        let mut admins: Vec<&DeclaredAdminPolicy> = declared.admin_policies.iter().collect();
-        admins.sort_by_key(|policy| (policy.priority.is_none(), policy.priority));
-        let admins = (0..).zip(admins);
-        all.admin = admins
-            .map(|(index, policy)| admin(index, policy, &mut rules))
+        let mut policies: Vec<&DeclaredPolicy> = standing.chain(candidates).collect();
+        // Rules of a namespace are numbered in a row: a pod is selected by those of its own only.
+        policies.sort_by_key(|policy| &policy.namespace);
+        all.add(&policies);
+        let mut peers = Peers::default();
+        all.admin = declared
+            .admin_policies
+            .iter()
+            .map(|policy| admin(policy, &mut peers))
             .collect();
+        all.admin
+            .sort_by_key(|policy| (policy.priority.is_none(), policy.priority));
         for foreign in &declared.foreign_policies {
             match &foreign.namespace {
                 Some(namespace) => {
@@ -119,85 +74,146 @@ impl Policies {
                 None => all.foreign_everywhere = Some(foreign.kind.clone()),
             }
         }
-        all.rules = rules.all;
-        all.peers = rules.peers.into_iter().collect();
-        all.blocks = rules.blocks.into_iter().collect();
-        all.vague = rules.vague;
-        all.everybody = rules.everybody;
+        all.admin_peers = peers.all;
         all
     }
 }
 
-fn span(
-    number_of_policy: u32,
-    policy: &DeclaredPolicy,
-    given: Option<&[PolicyRule]>,
-    rules: &mut Rules,
-) -> Option<Span> {
-    let first = number(rules.all.len());
-    for (index, rule) in (0..).zip(given?) {
-        let peers = rule.peers.iter().map(|peer| named(&policy.namespace, peer));
-        let peers = (!rule.peers.is_empty()).then(|| peers.collect());
-        let of = (PolicyRef::Network(number_of_policy), index);
-        rules.add(of, peers, &rule.ports);
+impl Policies {
+    /// NetworkPolicies, sorted by namespace.
+    fn add(&mut self, policies: &[&DeclaredPolicy]) {
+        let mut peers = Peers::default();
+        for of_namespace in policies.chunk_by(|one, next| one.namespace == next.namespace) {
+            let mut here = OfNamespace::default();
+            let mut ports = Both::<Ports>::default();
+            for policy in of_namespace {
+                let number = number(self.policies.len());
+                let compiled = network(policy, &mut peers);
+                let known = peers.all.iter().skip(self.index.peers.len());
+                let known = known.map(|peer| (peer.clone(), Both::default()));
+                self.index.peers.extend(known);
+                here.policies.push(number);
+                self.policies.push(compiled);
+                self.add_rules(number, &mut ports);
+            }
+            ports.ingress.finish();
+            ports.egress.finish();
+            here.ports = Arc::new(ports);
+            let namespace = of_namespace[0].namespace.clone();
+            self.of_namespace.insert(namespace, here);
+        }
     }
-    let end = number(rules.all.len());
-    Some(Span { first, end })
+
+    /// Numbers the rules of a policy, and enters what they name.
+    fn add_rules(&mut self, number: u32, ports: &mut Both<Ports>) {
+        let Self {
+            policies, index, ..
+        } = self;
+        let policy = &mut policies[number as usize];
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let mut numbers = 0..0;
+            let rules = policy.rules(direction).unwrap_or_default();
+            for (place, rule) in (0..).zip(rules) {
+                let rule_number = index.number(direction, number, place);
+                numbers = if place == 0 {
+                    rule_number
+                } else {
+                    numbers.start
+                }..rule_number + 1;
+                ports.of_mut(direction).add(rule_number, &rule.ports);
+                let Some(peers) = &rule.peers else {
+                    index.everybody(direction, rule_number);
+                    continue;
+                };
+                for peer in peers {
+                    let peer = match peer {
+                        Peer::Pods(peer) => IndexedPeer::Pods(*peer),
+                        Peer::Block { cidr, except } => IndexedPeer::Block(*cidr, except),
+                        // Only admin policies have others.
+                        Peer::Other => continue,
+                    };
+                    index.peer(direction, rule_number, &peer);
+                }
+            }
+            *policy.numbers.of_mut(direction) = numbers;
+        }
+    }
 }
 
-fn named(namespace: &str, peer: &PolicyPeer) -> Named {
-    match peer {
-        PolicyPeer::Block { cidr, except } => Named::Block(Block {
+fn network(policy: &DeclaredPolicy, peers: &mut Peers) -> Policy {
+    let mut rules = |given: &Option<Vec<PolicyRule>>| {
+        let given = given.as_ref()?;
+        let rule = |rule: &PolicyRule| self::rule(&policy.namespace, rule, peers);
+        Some(given.iter().map(rule).collect())
+    };
+    Policy {
+        name: format!("{}/{}", policy.namespace, policy.name),
+        selector: policy.selector.clone(),
+        numbers: Both::default(),
+        ingress: rules(&policy.ingress),
+        egress: rules(&policy.egress),
+    }
+}
+
+fn rule(namespace: &str, rule: &PolicyRule, peers: &mut Peers) -> Rule {
+    let mut peer = |peer: &PolicyPeer| match peer {
+        PolicyPeer::Block { cidr, except } => Peer::Block {
             cidr: *cidr,
             except: except.clone(),
-        }),
-        PolicyPeer::Pods { namespaces, pods } => Named::Pods(PodPeer {
+        },
+        PolicyPeer::Pods { namespaces, pods } => Peer::Pods(peers.intern(PodPeer {
             namespaces: match namespaces {
                 Some(selector) => Namespaces::Selected(selector.clone()),
                 None => Namespaces::Own(namespace.to_owned()),
             },
             pods: pods.clone().unwrap_or_default(),
-        }),
+        })),
+    };
+    Rule {
+        peers: (!rule.peers.is_empty()).then(|| rule.peers.iter().map(&mut peer).collect()),
+        ports: rule.ports.clone(),
     }
 }
 
-fn admin(number_of_policy: u32, policy: &DeclaredAdminPolicy, rules: &mut Rules) -> Admin {
-    let mut places = |given: &[AdminRule]| {
-        let place = |(index, rule): (u32, &AdminRule)| {
-            let peers = rule.peers.iter().flat_map(admin_named).collect();
-            let of = (PolicyRef::Admin(number_of_policy), index);
-            (rule.action, rules.add(of, Some(peers), &rule.ports))
+fn admin(policy: &DeclaredAdminPolicy, peers: &mut Peers) -> Admin {
+    let mut rules = |given: &[crate::declared::AdminRule]| {
+        let rule = |rule: &crate::declared::AdminRule| {
+            let all = rule.peers.iter().flat_map(|peer| admin_peer(peer, peers));
+            let compiled = Rule {
+                peers: Some(all.collect()),
+                ports: rule.ports.clone(),
+            };
+            (rule.action, compiled)
         };
-        (0..).zip(given).map(place).collect()
+        given.iter().map(rule).collect()
     };
     Admin {
         name: policy.name.clone(),
         priority: policy.priority,
         subject: policy.subject.clone(),
-        ingress: places(&policy.ingress),
-        egress: places(&policy.egress),
+        ingress: rules(&policy.ingress),
+        egress: rules(&policy.egress),
     }
 }
 
-fn admin_named(peer: &AdminPeer) -> Vec<Named> {
+fn admin_peer(peer: &AdminPeer, peers: &mut Peers) -> Vec<Peer> {
     match peer {
-        AdminPeer::Pods(pods) => vec![Named::Pods(PodPeer {
+        AdminPeer::Pods(pods) => vec![Peer::Pods(peers.intern(PodPeer {
             namespaces: Namespaces::Selected(pods.namespaces.clone()),
             pods: pods.pods.clone(),
-        })],
+        }))],
         AdminPeer::Networks(blocks) => {
-            let block = |cidr| Block {
+            let block = |cidr| Peer::Block {
                 cidr,
                 except: Vec::new(),
             };
-            let blocks = blocks.iter().copied().map(block);
-            blocks.map(Named::Block).collect()
+            blocks.iter().copied().map(block).collect()
         }
-        AdminPeer::Other(_) => vec![Named::Other],
+        AdminPeer::Other(_) => vec![Peer::Other],
     }
 }
 
-/// A source gives at most 100,000 objects, so that numbers of policies and rules fit.
-pub(super) fn number(index: usize) -> u32 {
+/// A source gives at most 100,000 objects, so that numbers of policies and peers fit.
+fn number(index: usize) -> u32 {
     u32::try_from(index).unwrap_or(u32::MAX)
 }

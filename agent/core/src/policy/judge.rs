@@ -1,5 +1,6 @@
 //! The verdict of one flow.
 
+use super::rules::Meeting;
 use super::{Direction, End, Endpoint, Flow, Match, Peer, Policies, Rule, RuleRef, Verdict};
 use crate::declared::{PolicyPort, PolicyPorts};
 
@@ -101,7 +102,7 @@ impl Policies {
         if self.foreign(&pod.namespace).is_some() {
             return unknown(SideVerdict::Foreign);
         }
-        let isolated = !pod.isolation(direction).policies.is_empty();
+        let isolated = !pod.policies(direction).is_empty();
         if !isolated && pod.admin.is_empty() {
             return Side::new(Verdict::None, SideVerdict::NotSelected);
         }
@@ -137,26 +138,24 @@ impl Policies {
         flow: &Flow<'_>,
         direction: Direction,
     ) -> Side {
-        if pod.isolation(direction).policies.is_empty() {
+        if pod.policies(direction).is_empty() {
             return Side::new(Verdict::None, SideVerdict::NotSelected);
         }
         let (mut best, mut rules) = (Match::No, Vec::new());
-        let named = match other {
-            End::Pod(other) => Some(*other),
-            End::Node { .. } | End::Outside(_) | End::Unknown => None,
-        };
-        for number in pod.rules(direction, named) {
-            let matches = self.matches(number, other, flow);
-            best = best.max(matches);
-            if matches == Match::Yes {
-                let Rule { policy, index, .. } = self.rules[number as usize];
-                rules.push(RuleRef {
-                    policy,
-                    direction,
-                    index,
-                });
-            }
-        }
+        let of_namespace = pod.rule_ports.of(direction);
+        Meeting::of(pod.selected.of(direction)).each(
+            |ports, peers| self.fill((ports, peers), of_namespace, other, flow, direction),
+            |met| {
+                if met.yes != 0 {
+                    best = Match::Yes;
+                    rules.reserve(met.yes.count_ones() as usize);
+                    let found = met.numbers();
+                    rules.extend(found.map(|number| self.index.rule(direction, number)));
+                } else if met.possible != 0 {
+                    best = best.max(Match::Maybe);
+                }
+            },
+        );
         let (verdict, why) = match best {
             Match::Yes => (Verdict::Allow, SideVerdict::Matched),
             Match::Maybe => (Verdict::Unknown, SideVerdict::MayMatch),
@@ -169,27 +168,28 @@ impl Policies {
         }
     }
 
-    /// Whether a rule matches a flow; `other` is the end that its peers are about.
-    pub(super) fn matches(&self, number: u32, other: &End<'_>, flow: &Flow<'_>) -> Match {
-        let rule = &self.rules[number as usize];
-        let peers = match (&rule.peers, other) {
-            (_, End::Pod(pod)) => pod.is_named(number),
-            (None, _) => Match::Yes,
-            (Some(peers), _) => best(peers.iter().map(|peer| is_peer(peer, other))),
-        };
-        if peers == Match::No || rule.ports.is_empty() {
-            return peers;
-        }
-        peers.and(best(rule.ports.iter().map(|port| is_port(port, flow))))
-    }
-
     /// Names of the NetworkPolicies that select a pod for one direction.
     #[must_use]
     pub fn selecting_endpoint(&self, pod: &Endpoint, direction: Direction) -> Vec<String> {
-        let names = pod.isolation(direction).policies.iter();
+        let names = pod.policies(direction).iter();
         names
             .map(|index| self.policies[*index as usize].name.clone())
             .collect()
+    }
+}
+
+/// Whether a rule matches a flow; `other` is the end that its peers are about. Ports first: they are quicker to tell.
+pub(super) fn matches(rule: &Rule, other: &End<'_>, flow: &Flow<'_>) -> Match {
+    let ports = if rule.ports.is_empty() {
+        Match::Yes
+    } else {
+        best(rule.ports.iter().map(|port| is_port(port, flow)))
+    };
+    match &rule.peers {
+        Some(peers) if ports != Match::No => {
+            ports.and(best(peers.iter().map(|peer| is_peer(peer, other))))
+        }
+        Some(_) | None => ports,
     }
 }
 
@@ -205,16 +205,32 @@ fn best(all: impl Iterator<Item = Match>) -> Match {
     best
 }
 
-/// Whether an end that is no known pod is a peer.
 fn is_peer(peer: &Peer, other: &End<'_>) -> Match {
     match (peer, other) {
-        (Peer::Block(block), End::Outside(address) | End::Node { address, .. }) => {
-            Match::of(block.contains(*address))
-        }
-        (Peer::Pods, End::Outside(_)) => Match::No,
+        (_, End::Unknown) | (Peer::Other, _) => Match::Maybe,
         // Some CNIs know a pod in its node's network, and some see the node.
-        (Peer::Pods, End::Node { .. }) => Match::Maybe,
-        (Peer::Other, _) | (_, End::Unknown | End::Pod(_)) => Match::Maybe,
+        (Peer::Pods(_), End::Node { .. }) => Match::Maybe,
+        (Peer::Pods(_), End::Outside(_)) => Match::No,
+        (Peer::Pods(peer), End::Pod(pod)) if pod.host_network => {
+            pod.is_peer(*peer).and(Match::Maybe)
+        }
+        (Peer::Pods(peer), End::Pod(pod)) => pod.is_peer(*peer),
+        (Peer::Block { cidr, except }, End::Outside(address) | End::Node { address, .. }) => {
+            let excepted = except.iter().any(|except| except.contains(*address));
+            Match::of(cidr.contains(*address) && !excepted)
+        }
+        // The API means blocks for what is outside; whether they hold pods too is the CNI's choice.
+        (Peer::Block { cidr, except }, End::Pod(pod)) => {
+            let within = pod
+                .ips
+                .iter()
+                .any(|ip| cidr.contains(*ip) && !except.iter().any(|except| except.contains(*ip)));
+            if within || pod.ips.is_empty() {
+                Match::Maybe
+            } else {
+                Match::No
+            }
+        }
     }
 }
 
@@ -226,7 +242,7 @@ fn is_port(port: &PolicyPort, flow: &Flow<'_>) -> Match {
         PolicyPorts::All => Match::Yes,
         PolicyPorts::Range(first, last) => Match::of((*first..=*last).contains(&flow.port)),
         PolicyPorts::Name(name) => match flow.to {
-            End::Pod(pod) => Match::of(pod.has_port(name, flow.transport, flow.port)),
+            End::Pod(pod) => Match::of(pod.is_named(name, flow.transport, flow.port)),
             // A name is a pod's.
             End::Outside(_) => Match::No,
             End::Node { .. } | End::Unknown => Match::Maybe,
