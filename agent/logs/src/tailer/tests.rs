@@ -1,5 +1,6 @@
 //! The reader against a double of the kubelet, with an oracle that numbers every record.
 
+mod endless;
 mod faults;
 mod hostile;
 mod identity;
