@@ -1,5 +1,5 @@
-//! How fast policies are judged: prints verdicts per second of one core. Two clusters of 500 policies: spread over 50 namespaces,
-//! and all in one namespace, each selecting the pod that is judged.
+//! How fast policies are judged: prints verdicts per second of one core, with all rules that match. Clusters of 500 policies and
+//! 5,000 pods; each question is another one, and each is asked once.
 #![expect(clippy::print_stdout, reason = "figures are what it is for")]
 #![expect(
     clippy::unwrap_used,
@@ -8,7 +8,11 @@
 #![expect(clippy::cast_precision_loss, reason = "figures for people")]
 #![expect(clippy::disallowed_methods, reason = "it measures time")]
 
-use std::collections::BTreeMap;
+#[path = "../tests/churn/random.rs"]
+#[expect(dead_code, reason = "the tests use more of it")]
+mod random;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -17,59 +21,106 @@ use plumbline_core::declared::{
     PolicyPorts, PolicyRule, Transport,
 };
 use plumbline_core::policy::{End, Endpoint, Flow, Policies};
+use random::Random;
 
 const POLICIES: usize = 500;
 const PODS: usize = 5_000;
+/// No more, so that also a slow evaluator ends within a minute.
+const QUESTIONS: usize = 500_000;
+
+/// What rules look like.
+#[derive(Clone, Copy, PartialEq)]
+enum Shape {
+    /// Many name the same peers and ports, as they do.
+    Alike,
+    /// Each names peers, blocks and overlapping ranges of ports that no other names.
+    Distinct,
+    /// Each lets everybody in from everywhere, so that all of them match.
+    Open,
+}
 
 fn main() {
-    for (namespaces, what) in [(50, "in 50 namespaces"), (1, "all about every pod")] {
-        let (declared, pods) = cluster(namespaces);
+    for (namespaces, shape, what) in [
+        (50, Shape::Alike, "in 50 namespaces"),
+        (1, Shape::Alike, "all about every pod"),
+        (1, Shape::Distinct, "all about every pod, no two alike"),
+        (1, Shape::Open, "all about every pod, all rules match"),
+    ] {
+        let (declared, pods) = cluster(namespaces, shape);
         let begun = Instant::now();
         let policies = Policies::new(&declared);
         let compiled = begun.elapsed();
         let begun = Instant::now();
         let endpoints: Vec<Endpoint> = pods.iter().map(|pod| policies.endpoint(pod)).collect();
         let prepared = begun.elapsed();
-        let (count, spent, allowed) = judge(&policies, &endpoints);
+        let bytes: usize = endpoints.iter().map(Endpoint::bytes).sum();
+        let questions = questions();
+        let (spent, allowed, rules) = judge(&policies, &endpoints, &questions);
         println!(
-            "{POLICIES} policies {what}: {:.0} verdicts/s, {allowed} of {count} allowed; compiled in {compiled:.1?}, {PODS} pods prepared in {prepared:.1?}",
-            count as f64 / spent.as_secs_f64()
+            "{POLICIES} policies {what}: {:.0} verdicts/s, {} questions, {allowed} allowed by {:.1} rules each; compiled in {compiled:.1?}, {PODS} pods prepared in {prepared:.1?}, {} B each",
+            questions.len() as f64 / spent.as_secs_f64(),
+            questions.len(),
+            rules as f64 / allowed.max(1) as f64,
+            bytes / PODS
         );
     }
 }
 
-/// Flows between all sorts of pods and from outside, for three seconds.
-fn judge(policies: &Policies, endpoints: &[Endpoint]) -> (u64, Duration, u64) {
-    let outside = IpAddr::from([203, 0, 113, 7]);
-    let (mut count, mut allowed) = (0_u64, 0_u64);
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(3) {
-        for step in 0..1_000_usize {
-            let number = usize::try_from(count).unwrap() + step;
-            let to = &endpoints[number * 7 % endpoints.len()];
-            let from = match number % 8 {
-                0 => End::Outside(outside),
-                _ => End::Pod(&endpoints[number * 13 % endpoints.len()]),
-            };
-            let port = if number.is_multiple_of(3) {
-                9_999
-            } else {
-                8_080
-            };
-            let judgement = policies.judge(&Flow {
-                from,
-                to: End::Pod(to),
-                transport: Transport::Tcp,
-                port,
-            });
-            allowed += u64::from(judgement.verdict.as_str() == "allow");
+/// Who asks whom for which port: pods by number, or an address from outside.
+type Question = (Result<usize, [u8; 4]>, usize, u16);
+
+/// Distinct ones, in no order.
+fn questions() -> Vec<Question> {
+    let mut random = Random(7);
+    let (mut known, mut all) = (BTreeSet::new(), Vec::new());
+    while all.len() < QUESTIONS {
+        let mut pod = || usize::try_from(random.below(PODS as u64)).unwrap();
+        let (from, to) = (pod(), pod());
+        let [a, b, c, _, ..] = random.next().to_le_bytes();
+        let from = if random.percent(12) {
+            // Some in the blocks that rules name.
+            Err([if a % 2 == 0 { 10 } else { 203 }, b, c, a])
+        } else {
+            Ok(from)
+        };
+        let port = match random.percent(50) {
+            true => 8_080,
+            false => u16::try_from(random.below(65_536)).unwrap(),
+        };
+        if known.insert((from, to, port)) {
+            all.push((from, to, port));
         }
-        count += 1_000;
     }
-    (count, begun.elapsed(), allowed)
+    all
 }
 
-fn cluster(namespaces: usize) -> (Declared, Vec<PeerPod>) {
+/// Asks each once.
+fn judge(
+    policies: &Policies,
+    endpoints: &[Endpoint],
+    questions: &[Question],
+) -> (Duration, u64, u64) {
+    let (mut allowed, mut rules) = (0_u64, 0_u64);
+    let begun = Instant::now();
+    for (from, to, port) in questions {
+        let judgement = policies.judge(&Flow {
+            from: match from {
+                Ok(pod) => End::Pod(&endpoints[*pod]),
+                Err(address) => End::Outside(IpAddr::from(*address)),
+            },
+            to: End::Pod(&endpoints[*to]),
+            transport: Transport::Tcp,
+            port: *port,
+        });
+        if judgement.verdict.as_str() == "allow" {
+            allowed += 1;
+            rules += (judgement.egress.rules.len() + judgement.ingress.rules.len()) as u64;
+        }
+    }
+    (begun.elapsed(), allowed, rules)
+}
+
+fn cluster(namespaces: usize, shape: Shape) -> (Declared, Vec<PeerPod>) {
     let name = |index: usize| format!("ns-{}", index % namespaces);
     let namespace = |index: usize| DeclaredNamespace {
         name: name(index),
@@ -92,7 +143,7 @@ fn cluster(namespaces: usize) -> (Declared, Vec<PeerPod>) {
         namespaces: (0..namespaces).map(namespace).collect(),
         policies_known: true,
         policies: (0..POLICIES)
-            .map(|index| policy(index, name(index)))
+            .map(|index| policy(index, name(index), shape))
             .collect(),
         ..Declared::default()
     };
@@ -113,36 +164,44 @@ fn equal(pairs: &[(&str, String)]) -> LabelSelector {
     }
 }
 
-fn policy(index: usize, namespace: String) -> DeclaredPolicy {
-    let ports = vec![PolicyPort {
-        transport: Transport::Tcp,
-        ports: PolicyPorts::Range(8_080, 8_080),
-    }];
+fn policy(index: usize, namespace: String, shape: Shape) -> DeclaredPolicy {
+    // Of what is not alike, as many as there are policies; of what is, some.
+    let of = |some: usize| match shape {
+        Shape::Alike | Shape::Open => index % some,
+        Shape::Distinct => index,
+    };
     let peers = vec![
         PolicyPeer::Pods {
             namespaces: None,
-            pods: Some(equal(&[("app", format!("app-{}", index % 40))])),
+            pods: Some(equal(&[("app", format!("app-{}", of(40)))])),
         },
         PolicyPeer::Pods {
             namespaces: Some(equal(&[("team", format!("team-{}", index % 7))])),
-            pods: Some(equal(&[("tier", format!("tier-{}", index % 5))])),
+            pods: Some(equal(&[("tier", format!("tier-{}", of(5)))])),
         },
         PolicyPeer::Block {
-            cidr: format!("10.{}.0.0/16", index % 200).parse().unwrap(),
+            cidr: format!("10.{}.0.0/{}", of(200) % 256, 16 + of(1) % 9)
+                .parse()
+                .unwrap(),
             except: Vec::new(),
         },
     ];
-    let rules = vec![
-        PolicyRule {
+    let shift = u16::try_from(of(1)).unwrap();
+    let rule = |transport, ports| match shape {
+        Shape::Open => PolicyRule::default(),
+        Shape::Alike | Shape::Distinct => PolicyRule {
             peers: peers.clone(),
-            ports,
+            ports: vec![PolicyPort { transport, ports }],
         },
-        PolicyRule {
-            peers,
-            ports: vec![PolicyPort {
-                transport: Transport::Udp,
-                ports: PolicyPorts::All,
-            }],
+    };
+    let rules = vec![
+        rule(
+            Transport::Tcp,
+            PolicyPorts::Range(8_080 - shift, 8_080 + shift),
+        ),
+        match shape {
+            Shape::Distinct => rule(Transport::Tcp, PolicyPorts::Range(shift, 40_000 + shift)),
+            Shape::Alike | Shape::Open => rule(Transport::Udp, PolicyPorts::All),
         },
     ];
     DeclaredPolicy {

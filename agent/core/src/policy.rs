@@ -18,11 +18,14 @@ mod admin;
 mod admission;
 mod compile;
 mod endpoint;
+mod index;
 mod judge;
+mod rules;
 mod service;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -32,7 +35,9 @@ use crate::declared::{
 };
 pub use admission::Admission;
 pub use endpoint::Endpoint;
+use index::{Index, Ports};
 pub use judge::{Judgement, Side, SideVerdict};
+use rules::Both;
 pub use service::Backend;
 
 /// What the policies say of a flow, or of one end of it.
@@ -154,16 +159,24 @@ pub struct Policies {
     known: bool,
     namespaces: BTreeMap<String, Arc<DeclaredNamespace>>,
     policies: Vec<Policy>,
-    /// Policies of a namespace.
-    of_namespace: BTreeMap<String, Vec<u32>>,
+    of_namespace: BTreeMap<String, OfNamespace>,
+    /// Rules of NetworkPolicies by what they name.
+    index: Index,
     /// Lowest priority first, the baseline last.
     admin: Vec<Admin>,
-    /// Distinct peers of all rules.
-    peers: Vec<PodPeer>,
+    /// Distinct peers of rules of admin policies.
+    admin_peers: Vec<PodPeer>,
     /// Namespaces with policies that are not understood, and what these are called.
     foreign: BTreeMap<String, String>,
     /// Likewise for policies that may be about any pod.
     foreign_everywhere: Option<String>,
+}
+
+/// NetworkPolicies of one namespace.
+#[derive(Debug, Default)]
+struct OfNamespace {
+    policies: Vec<u32>,
+    ports: Arc<Both<Ports>>,
 }
 
 /// A NetworkPolicy.
@@ -171,6 +184,8 @@ pub struct Policies {
 struct Policy {
     name: String,
     selector: LabelSelector,
+    /// The numbers of its rules.
+    numbers: Both<Range<u32>>,
     ingress: Option<Vec<Rule>>,
     egress: Option<Vec<Rule>>,
 }
@@ -224,7 +239,7 @@ struct Rule {
 
 #[derive(Debug)]
 enum Peer {
-    /// Index into [`Policies::peers`].
+    /// Index into [`Policies::admin_peers`], or for NetworkPolicies into the peers of [`Policies::index`].
     Pods(u32),
     Block {
         cidr: Cidr,
@@ -309,8 +324,7 @@ impl Policies {
     ) -> BTreeSet<(String, Direction, u32)> {
         let mut found = BTreeSet::new();
         for pod in pods {
-            let here = self.of_namespace.get(&pod.namespace);
-            for index in here.into_iter().flatten() {
+            for index in self.policies_in(&pod.namespace) {
                 let policy = &self.policies[*index as usize];
                 if !found.contains(index) && policy.selector.selects(&pod.labels) {
                     found.insert(*index);
@@ -321,6 +335,12 @@ impl Policies {
         found
             .flat_map(|index| self.policies[index as usize].keys())
             .collect()
+    }
+
+    /// NetworkPolicies of a namespace.
+    fn policies_in(&self, namespace: &str) -> &[u32] {
+        let here = self.of_namespace.get(namespace);
+        here.map_or(&[], |here| &here.policies)
     }
 
     /// Policies of a kind that is not understood and that may be about pods of this namespace.

@@ -136,6 +136,8 @@ pub const PEER_HISTORY: Duration = Duration::from_secs(300);
 pub const PEER_LAG_MAX: Duration = Duration::from_secs(10);
 /// Pods that are prepared for policies at once. When full, all are prepared anew.
 pub const ENDPOINTS_MAX: usize = 16_384;
+/// Memory that prepared pods take at most, in bytes: with very many policies these are fewer. Likewise prepared anew.
+pub const ENDPOINTS_BYTES_MAX: usize = 32 << 20;
 /// Flow rows that wait for the name of their peer. Further ones are told as unresolved at once.
 pub const PEER_WAITING_MAX: usize = 8_192;
 /// Addresses that were waited for in vain and are not waited for again soon.

@@ -1,14 +1,18 @@
 //! The load of UDP: one process that sends from pod to pod and to itself, binds and connects, and says what CPU time that
 //! took.
 //!
-//! It has a socket in each pod's network namespace, so its datagrams take the way of all that pods send: two veth pairs and
-//! the node's bridge. Within one namespace they take the shortest way there is, on which hooks weigh most. A socket stays in
-//! the cgroup in which it was made: the process makes some in its container, and others after it has moved to a cgroup that
-//! nobody watches.
+//! It has sockets in both pods' network namespaces, so its datagrams take the ways of all that pods send; see [`Way`]. A socket
+//! stays in the cgroup in which it was made: the process makes some in its container, and others after it has moved to a cgroup
+//! that nobody watches.
+//!
+//! What hooks cost every socket of the node, watched or not, is not in the ratio of the two: as soon as any cgroup has a program
+//! for the addresses of datagrams, the kernel takes the socket's lock for each of them. So where no agent runs, the process
+//! itself attaches a program that does nothing to a cgroup without members, and detaches it, turn by turn.
 
 use std::{
+    collections::BTreeMap,
     fs,
-    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, UdpSocket},
     path::Path,
 };
 
@@ -16,7 +20,10 @@ use anyhow::{Context as _, Result, bail};
 use plumbline_tests::{netns::Netns, wait::process_cpu_ns};
 use serde::{Deserialize, Serialize};
 
-use super::paired::{SIDES, Turn, turns};
+use super::{
+    kernel::Addresses,
+    paired::{SIDES, Turn, turns},
+};
 
 /// What small services send.
 const BYTES: usize = 64;
@@ -33,13 +40,37 @@ pub(super) struct Work {
     pub(super) cpu_ns: u64,
 }
 
+/// How datagrams go, from the longest way to the shortest, on which hooks weigh most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Way {
+    /// To another pod, two veth pairs and the node's routing: as with network plugins that give each pod a route.
+    Routed,
+    /// To another pod, two veth pairs and the node's bridge.
+    Bridged,
+    /// Within one network namespace.
+    Within,
+}
+
+impl Way {
+    /// In the order of [`Sockets::to`].
+    const ALL: [Self; 3] = [Self::Routed, Self::Bridged, Self::Within];
+}
+
+/// Datagrams sent to an address and received with the sender's: both ends, turn by turn.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Exchanged {
+    /// By sockets of the container, and by those that nobody watches.
+    pub(super) watched: Vec<Turn>,
+    /// While some cgroup has hooks, and while none has. Empty beside an agent, which has some all the time.
+    pub(super) hooked: Vec<Turn>,
+}
+
 /// What the process did.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Datagrams {
-    /// Datagrams sent to an address of another pod and received there with the sender's: both ends, turn by turn.
-    pub(super) between_pods: Vec<Turn>,
-    /// The same within one network namespace.
-    pub(super) within: Vec<Turn>,
+    /// By the way they went.
+    pub(super) exchanged: BTreeMap<Way, Exchanged>,
     /// Sockets made, bound to a port that was chosen, and closed.
     pub(super) bound: Work,
     /// Sockets made, connected, and closed.
@@ -51,52 +82,79 @@ pub(super) struct Datagrams {
 pub(super) struct Other<'a> {
     /// Its network namespace.
     pub(super) namespace: &'a Path,
-    /// Its address.
-    pub(super) address: IpAddr,
+    /// Its address that the node's bridge leads to.
+    pub(super) bridged: IpAddr,
+    /// Its address that the node routes to.
+    pub(super) routed: IpAddr,
 }
 
 /// Sockets of one cgroup.
 struct Sockets {
     from: UdpSocket,
-    there: UdpSocket,
-    here: UdpSocket,
+    to: [UdpSocket; Way::ALL.len()],
 }
 
 impl Sockets {
     fn new(other: Other<'_>) -> Result<Self> {
-        let bound = |address: IpAddr| UdpSocket::bind((address, 0));
-        let there = Netns::open(other.namespace)?.run(|| bound(other.address))?;
+        let bound = |address: IpAddr| {
+            UdpSocket::bind((address, 0)).with_context(|| format!("make a UDP socket at {address}"))
+        };
+        let there = |address| Netns::open(other.namespace)?.run(|| bound(address))?;
         Ok(Self {
-            from: bound(Ipv4Addr::UNSPECIFIED.into()).context("make a UDP socket")?,
-            there: there.with_context(|| format!("make a UDP socket at {}", other.address))?,
-            here: bound(Ipv4Addr::LOCALHOST.into()).context("make a UDP socket")?,
+            from: bound(Ipv4Addr::UNSPECIFIED.into())?,
+            to: [
+                there(other.routed)?,
+                there(other.bridged)?,
+                bound(Ipv4Addr::LOCALHOST.into())?,
+            ],
         })
     }
 }
 
-/// Does all of them, `count` times each. Afterwards the process is in the cgroup `beside`.
+/// Does all of them, `count` times each, and with `hooks` those of hooks elsewhere, too. Afterwards the process is in the cgroup
+/// `beside`.
 ///
 /// # Errors
 /// When the kernel refuses, or a datagram is lost.
-pub(super) fn run(count: u64, other: Other<'_>, beside: &Path) -> Result<Datagrams> {
+pub(super) fn run(count: u64, other: Other<'_>, beside: &Path, hooks: bool) -> Result<Datagrams> {
     let watched = Sockets::new(other)?;
-    let own = watched.here.local_addr().context("own address")?;
     let bound = measured(count, || bind(count))?;
-    let connected = measured(count, || connect(own, count))?;
+    let connected = measured(count, || connect(count))?;
     let members = beside.join("cgroup.procs");
     fs::write(&members, "0").with_context(|| format!("write {}", members.display()))?;
     let sides: [Sockets; SIDES] = [watched, Sockets::new(other)?, Sockets::new(other)?];
-    let exchanges = |to: fn(&Sockets) -> &UdpSocket| {
-        turns(count, |side, count| {
-            exchange(&sides[side].from, to(&sides[side]), count)
-        })
-    };
+    let mut exchanged = BTreeMap::new();
+    for (nth, way) in Way::ALL.into_iter().enumerate() {
+        let work = |side: usize, count| exchange(&sides[side].from, &sides[side].to[nth], count);
+        let watched = turns(count, |_| Ok(()), work)?;
+        let hooked = match hooks {
+            true => hooked(count, beside, |count| work(SIDES - 1, count))?,
+            false => Vec::new(),
+        };
+        exchanged.insert(way, Exchanged { watched, hooked });
+    }
     Ok(Datagrams {
-        between_pods: exchanges(|sockets| &sockets.there)?,
-        within: exchanges(|sockets| &sockets.here)?,
+        exchanged,
         bound,
         connected,
     })
+}
+
+/// The same sockets while a cgroup that nobody is in has hooks, and while none has.
+fn hooked(count: u64, beside: &Path, work: impl Fn(u64) -> Result<()>) -> Result<Vec<Turn>> {
+    let nobody = beside.join("nobody");
+    fs::create_dir(&nobody).with_context(|| format!("create {}", nobody.display()))?;
+    let program = Addresses::load()?;
+    let mut links = None;
+    let prepare = |side| {
+        links = (side == 0).then(|| program.attach(&nobody)).transpose()?;
+        // The kernel has just changed its code.
+        work(2 * BURST)
+    };
+    let turns = turns(count, prepare, |_, count| work(count))?;
+    drop(links);
+    fs::remove_dir(&nobody).with_context(|| format!("remove {}", nobody.display()))?;
+    Ok(turns)
 }
 
 fn measured(count: u64, work: impl FnOnce() -> Result<()>) -> Result<Work> {
@@ -139,7 +197,9 @@ fn bind(count: u64) -> Result<()> {
     Ok(())
 }
 
-fn connect(address: SocketAddr, count: u64) -> Result<()> {
+fn connect(count: u64) -> Result<()> {
+    let other = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("make a UDP socket")?;
+    let address = other.local_addr().context("own address")?;
     for _ in 0..count {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("make a UDP socket")?;
         socket.connect(address).context("connect")?;
@@ -151,23 +211,25 @@ fn connect(address: SocketAddr, count: u64) -> Result<()> {
 mod tests {
     use std::{net::Ipv4Addr, path::Path};
 
-    use super::{Other, run};
+    use super::{Other, Way, run};
 
     #[test]
     fn everything_is_done_and_costs_time() {
         let beside = tempfile::tempdir().unwrap();
         let other = Other {
             namespace: Path::new("/proc/self/ns/net"),
-            address: Ipv4Addr::LOCALHOST.into(),
+            bridged: Ipv4Addr::LOCALHOST.into(),
+            routed: Ipv4Addr::new(127, 0, 0, 2).into(),
         };
-        let done = run(40, other, beside.path()).unwrap();
+        let done = run(40, other, beside.path(), false).unwrap();
         assert!(beside.path().join("cgroup.procs").exists(), "it moved");
-        for turns in [&done.between_pods, &done.within] {
-            let [turn] = turns[..] else {
+        for way in Way::ALL {
+            let exchanged = &done.exchanged[&way];
+            let [turn] = exchanged.watched[..] else {
                 panic!("{done:?}");
             };
-            assert_eq!(turn.count, 40);
-            let spent = [turn.watched_ns, turn.beside_ns, turn.again_ns];
+            assert_eq!((turn.count, exchanged.hooked.len()), (40, 0));
+            let spent = [turn.with_ns, turn.without_ns, turn.again_ns];
             assert!(spent.iter().all(|ns| *ns > 0), "{done:?}");
         }
         for work in [done.bound, done.connected] {

@@ -25,7 +25,10 @@ const BPF_ENABLE_STATS: i32 = 32;
 
 const BPF_PROG_TYPE_SOCK_OPS: u32 = 13;
 const BPF_PROG_TYPE_RAW_TRACEPOINT: u32 = 17;
+const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 const BPF_CGROUP_SOCK_OPS: u32 = 3;
+const BPF_CGROUP_UDP4_SENDMSG: u32 = 14;
+const BPF_CGROUP_UDP4_RECVMSG: u32 = 19;
 
 /// `union bpf_attr` as words of four bytes.
 type Attributes = [u32; 32];
@@ -75,20 +78,11 @@ impl Floor {
     /// # Errors
     /// When the kernel refuses.
     pub(super) fn attach(cgroups: &[&Path]) -> Result<Self> {
-        let switch = load_empty(BPF_PROG_TYPE_RAW_TRACEPOINT, 0)?;
-        let tcp = load_empty(BPF_PROG_TYPE_SOCK_OPS, 1)?;
+        let switch = load_empty(BPF_PROG_TYPE_RAW_TRACEPOINT, 0, 0)?;
+        let tcp = load_empty(BPF_PROG_TYPE_SOCK_OPS, BPF_CGROUP_SOCK_OPS, 1)?;
         let mut links = vec![raw_tracepoint(c"sched_switch", &switch)?];
         for cgroup in cgroups {
-            let directory =
-                File::open(cgroup).with_context(|| format!("open {}", cgroup.display()))?;
-            let mut attributes = [0; 32];
-            attributes[0] = number(&tcp);
-            attributes[1] = number(&directory);
-            attributes[2] = BPF_CGROUP_SOCK_OPS;
-            links.push(
-                descriptor(BPF_LINK_CREATE, &mut attributes)
-                    .context("attach an empty program to a cgroup")?,
-            );
+            links.push(to_cgroup(&tcp, cgroup, BPF_CGROUP_SOCK_OPS)?);
         }
         Ok(Self {
             programs: [switch, tcp],
@@ -111,6 +105,36 @@ impl Floor {
                 Ok(read)
             })
             .collect()
+    }
+}
+
+/// Programs that do nothing on the hooks for the addresses of IPv4 datagrams.
+#[derive(Debug)]
+pub(super) struct Addresses([(OwnedFd, u32); 2]);
+
+impl Addresses {
+    /// Attaches nothing yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn load() -> Result<Self> {
+        let load = |hook| {
+            let program = load_empty(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, hook, 1)?;
+            anyhow::Ok((program, hook))
+        };
+        Ok(Self([
+            load(BPF_CGROUP_UDP4_SENDMSG)?,
+            load(BPF_CGROUP_UDP4_RECVMSG)?,
+        ]))
+    }
+
+    /// They are attached while the result lives.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub(super) fn attach(&self, cgroup: &Path) -> Result<Vec<OwnedFd>> {
+        let attach = |(program, hook): &(OwnedFd, u32)| to_cgroup(program, cgroup, *hook);
+        self.0.iter().map(attach).collect()
     }
 }
 
@@ -194,8 +218,8 @@ fn by_id(command: i32, id: u32) -> Result<Option<OwnedFd>> {
     }
 }
 
-/// A program that returns `result`.
-fn load_empty(kind: u32, result: u32) -> Result<OwnedFd> {
+/// A program for that hook that returns `result`.
+fn load_empty(kind: u32, hook: u32, result: u32) -> Result<OwnedFd> {
     // r0 = result; exit
     let instructions: [u64; 2] = [0xb7 | (u64::from(result) << 32), 0x95];
     let mut attributes = [0; 32];
@@ -203,7 +227,18 @@ fn load_empty(kind: u32, result: u32) -> Result<OwnedFd> {
     attributes[1] = 2;
     put_pointer(&mut attributes, 2, instructions.as_ptr().cast());
     put_pointer(&mut attributes, 4, c"GPL".as_ptr().cast());
+    // `expected_attach_type`
+    attributes[17] = hook;
     descriptor(BPF_PROG_LOAD, &mut attributes).context("load an empty eBPF program")
+}
+
+fn to_cgroup(program: &OwnedFd, cgroup: &Path, hook: u32) -> Result<OwnedFd> {
+    let directory = File::open(cgroup).with_context(|| format!("open {}", cgroup.display()))?;
+    let mut attributes = [0; 32];
+    attributes[0] = number(program);
+    attributes[1] = number(&directory);
+    attributes[2] = hook;
+    descriptor(BPF_LINK_CREATE, &mut attributes).context("attach an empty program to a cgroup")
 }
 
 fn raw_tracepoint(name: &std::ffi::CStr, program: &OwnedFd) -> Result<OwnedFd> {

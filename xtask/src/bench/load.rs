@@ -187,17 +187,23 @@ pub(crate) struct Arguments {
     #[arg(long)]
     round_trips: Option<u64>,
     /// UDP datagrams, binds and connects on one CPU; prints [`datagrams::Datagrams`]
-    #[arg(long, requires_all = ["namespace", "address", "beside"])]
+    #[arg(long, requires_all = ["namespace", "bridged", "routed", "beside"])]
     datagrams: Option<u64>,
     /// Network namespace of the pod that datagrams go to
     #[arg(long, value_name = "PATH")]
     namespace: Option<PathBuf>,
-    /// Its address
+    /// Its address that the node's bridge leads to
     #[arg(long, value_name = "IP")]
-    address: Option<IpAddr>,
+    bridged: Option<IpAddr>,
+    /// Its address that the node routes to
+    #[arg(long, value_name = "IP")]
+    routed: Option<IpAddr>,
     /// Cgroup that nobody watches, for the sockets to compare with
     #[arg(long, value_name = "DIRECTORY")]
     beside: Option<PathBuf>,
+    /// Measure also what hooks of another cgroup cost: where no agent runs
+    #[arg(long)]
+    hooks: bool,
 }
 
 /// What the pair of threads did.
@@ -214,14 +220,24 @@ pub(super) struct Switched {
 /// # Errors
 /// When pipes, threads or sockets cannot be had.
 pub(crate) fn command(arguments: &Arguments) -> Result<()> {
-    if let (Some(count), Some(namespace), Some(address), Some(beside)) = (
+    if let (Some(count), Some(namespace), Some(bridged), Some(routed), Some(beside)) = (
         arguments.datagrams,
         &arguments.namespace,
-        arguments.address,
+        arguments.bridged,
+        arguments.routed,
         &arguments.beside,
     ) {
         pin_to_this_cpu()?;
-        let done = datagrams::run(count, Other { namespace, address }, beside)?;
+        let done = datagrams::run(
+            count,
+            Other {
+                namespace,
+                bridged,
+                routed,
+            },
+            beside,
+            arguments.hooks,
+        )?;
         shell::out(serde_json::to_string(&done).context("write JSON")?);
     }
     if let Some(round_trips) = arguments.round_trips {

@@ -1,6 +1,5 @@
-//! The same work done by sockets of a watched container and by sockets of nobody's, in turns of some milliseconds: what
-//! disturbs a virtual machine for seconds disturbs both alike. What hooks cost every socket of the node, watched or not, is not
-//! in their ratio: the kernel takes a socket's lock for each datagram as soon as any cgroup has a program for it.
+//! The same work done with and without what is to be measured, in turns of some milliseconds: what disturbs a virtual machine
+//! for seconds disturbs both alike.
 
 use anyhow::Result;
 use plumbline_tests::wait::process_cpu_ns;
@@ -16,23 +15,25 @@ const TURN: u64 = 1_000;
 pub(super) struct Turn {
     /// How often the work was done by each.
     pub(super) count: u64,
-    /// CPU time of the watched container's.
-    pub(super) watched_ns: u64,
-    /// Of those that nobody watches.
-    pub(super) beside_ns: u64,
-    /// Of others that nobody watches: what differs is noise.
+    /// CPU time with it.
+    pub(super) with_ns: u64,
+    /// Without.
+    pub(super) without_ns: u64,
+    /// Without once more: what differs is noise.
     pub(super) again_ns: u64,
 }
 
-/// Whose turn it is: the position is that of [`Turn`]'s fields.
+/// How many sides take turns: the position is that of [`Turn`]'s fields, so that side 0 is the one with it.
 pub(super) const SIDES: usize = 3;
 
-/// Does the work so often on each side, in an order that changes from turn to turn.
+/// Does the work so often on each side, in an order that changes from turn to turn. What `prepare` does for a side is not
+/// counted.
 ///
 /// # Errors
-/// Those of the work.
+/// Those of the work and its preparation.
 pub(super) fn turns(
     count: u64,
+    mut prepare: impl FnMut(usize) -> Result<()>,
     mut work: impl FnMut(usize, u64) -> Result<()>,
 ) -> Result<Vec<Turn>> {
     let mut turns = Vec::new();
@@ -42,15 +43,16 @@ pub(super) fn turns(
         let mut spent = [0; SIDES];
         for step in 0..SIDES {
             let side = (turns.len() + step) % SIDES;
+            prepare(side)?;
             let before = process_cpu_ns();
             work(side, count)?;
             spent[side] = process_cpu_ns() - before;
         }
-        let [watched_ns, beside_ns, again_ns] = spent;
+        let [with_ns, without_ns, again_ns] = spent;
         turns.push(Turn {
             count,
-            watched_ns,
-            beside_ns,
+            with_ns,
+            without_ns,
             again_ns,
         });
         left -= count;
@@ -60,35 +62,42 @@ pub(super) fn turns(
 
 /// Ratios, turn by turn.
 #[derive(Clone, Copy, Debug, Serialize)]
-pub(super) struct Beside {
-    /// CPU time of the watched container's sockets to that of the others beside.
+pub(super) struct Compared {
+    /// CPU time with it to that without.
     pub(super) ratio: Spread,
-    /// That of the others to that of those beside.
+    /// That without once more to that without.
     pub(super) noise: Spread,
 }
 
-impl Beside {
+impl Compared {
     /// Of any turns but none.
     pub(super) fn of<'a>(turns: impl Iterator<Item = &'a Turn> + Clone) -> Option<Self> {
-        let to_beside = |ns: fn(&Turn) -> u64| {
-            let turns = turns.clone().filter(|turn| turn.beside_ns > 0);
-            Spread::of(turns.map(move |turn| per(ns(turn), turn.beside_ns)))
+        let to_without = |ns: fn(&Turn) -> u64| {
+            let turns = turns.clone().filter(|turn| turn.without_ns > 0);
+            Spread::of(turns.map(move |turn| per(ns(turn), turn.without_ns)))
         };
         Some(Self {
-            ratio: to_beside(|turn| turn.watched_ns)?,
-            noise: to_beside(|turn| turn.again_ns)?,
+            ratio: to_without(|turn| turn.with_ns)?,
+            noise: to_without(|turn| turn.again_ns)?,
         })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Beside, SIDES, TURN, Turn, turns};
+    use std::cell::Cell;
+
+    use super::{Compared, SIDES, TURN, Turn, turns};
 
     #[test]
     fn each_side_does_all_and_every_order_comes() {
-        let (mut done, mut order) = ([0; SIDES], Vec::new());
-        let turns = turns(2 * TURN + 1, |side, count| {
+        let (mut done, mut order, prepared) = ([0; SIDES], Vec::new(), Cell::new(SIDES));
+        let prepare = |side| {
+            prepared.set(side);
+            Ok(())
+        };
+        let turns = turns(2 * TURN + 1, prepare, |side, count| {
+            assert_eq!(prepared.get(), side);
             done[side] += count;
             order.push(side);
             Ok(())
@@ -101,16 +110,16 @@ mod tests {
 
     #[test]
     fn a_ratio_is_that_of_one_turn() {
-        let turn = |watched_ns, beside_ns, again_ns| Turn {
+        let turn = |with_ns, without_ns, again_ns| Turn {
             count: 1,
-            watched_ns,
-            beside_ns,
+            with_ns,
+            without_ns,
             again_ns,
         };
         // The machine is half as fast in the second turn.
         let turns = [turn(110, 100, 100), turn(220, 200, 202), turn(105, 100, 99)];
-        let beside = Beside::of(turns.iter()).unwrap();
-        assert_eq!((beside.ratio.median, beside.noise.median), (1.1, 1.0));
-        assert!(Beside::of([].iter()).is_none());
+        let compared = Compared::of(turns.iter()).unwrap();
+        assert_eq!((compared.ratio.median, compared.noise.median), (1.1, 1.0));
+        assert!(Compared::of([].iter()).is_none());
     }
 }

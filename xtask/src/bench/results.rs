@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
-    datagrams::Work,
+    datagrams::{Exchanged, Way, Work},
     footprint::{Binary, Memory},
     machine::Machine,
-    paired::{Beside, Turn},
+    paired::{Compared, Turn},
     rounds::{Arm, Phase, Plan, Runs, Sample, Second},
     statistics::{Spread, per},
     verdicts::Verdict,
@@ -81,7 +81,9 @@ pub(super) struct QuantityResults {
     /// Of the quarter that was disturbed least, see [`Quantity::undisturbed`]: divided by that of `none`.
     pub(super) to_none: Option<f64>,
     /// Turn by turn beside sockets that nobody watches, where that was done.
-    pub(super) beside: Option<Beside>,
+    pub(super) beside: Option<Compared>,
+    /// Turn by turn beside no hooks anywhere, where that was done.
+    pub(super) hooked: Option<Compared>,
 }
 
 /// What is compared between arms.
@@ -98,10 +100,8 @@ pub(super) enum Quantity {
     KeptCpu,
     /// Nanoseconds of CPU per context switch of two threads that do nothing else.
     SwitchCpu,
-    /// Nanoseconds of CPU per UDP datagram of 64 bytes from pod to pod, both ends.
-    DatagramCpu,
-    /// The same within one network namespace.
-    DatagramWithinCpu,
+    /// Nanoseconds of CPU per UDP datagram of 64 bytes that goes that way, both ends.
+    DatagramCpu(Way),
     /// Nanoseconds of CPU per UDP socket that is bound to a chosen port and closed.
     BindCpu,
     /// Nanoseconds of CPU per UDP socket that is connected and closed.
@@ -110,14 +110,15 @@ pub(super) enum Quantity {
 
 impl Quantity {
     /// All of them.
-    pub(super) const ALL: [Self; 9] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::ShortRequests,
         Self::ShortCpu,
         Self::KeptRequests,
         Self::KeptCpu,
         Self::SwitchCpu,
-        Self::DatagramCpu,
-        Self::DatagramWithinCpu,
+        Self::DatagramCpu(Way::Routed),
+        Self::DatagramCpu(Way::Bridged),
+        Self::DatagramCpu(Way::Within),
         Self::BindCpu,
         Self::ConnectCpu,
     ];
@@ -130,8 +131,9 @@ impl Quantity {
             Self::KeptRequests => "kept-alive, requests/s",
             Self::KeptCpu => "kept-alive, CPU us/request",
             Self::SwitchCpu => "context switch, CPU ns",
-            Self::DatagramCpu => "UDP datagram of 64 B from pod to pod, CPU ns",
-            Self::DatagramWithinCpu => "UDP datagram of 64 B within a pod, CPU ns",
+            Self::DatagramCpu(Way::Routed) => "UDP datagram of 64 B between pods, routed, CPU ns",
+            Self::DatagramCpu(Way::Bridged) => "UDP datagram of 64 B between pods, bridged, CPU ns",
+            Self::DatagramCpu(Way::Within) => "UDP datagram of 64 B within a pod, CPU ns",
             Self::BindCpu => "UDP bind and close, CPU ns",
             Self::ConnectCpu => "UDP connect and close, CPU ns",
         }
@@ -146,27 +148,27 @@ impl Quantity {
             Self::KeptRequests => each(&sample.kept_alive, |second| second.requests_per_second),
             Self::KeptCpu => each(&sample.kept_alive, |second| second.cpu_us_per_request),
             Self::SwitchCpu => vec![sample.switches.cpu_ns_per_switch],
-            Self::DatagramCpu | Self::DatagramWithinCpu => {
-                let turns = self.turns(sample).iter();
-                turns.map(|turn| per(turn.watched_ns, turn.count)).collect()
+            Self::DatagramCpu(_) => {
+                let turns = self.exchanged(sample).map(|exchanged| &exchanged.watched);
+                let turns = turns.into_iter().flatten();
+                turns.map(|turn| per(turn.with_ns, turn.count)).collect()
             }
             Self::BindCpu => vec![each_of(sample.udp.done.bound)],
             Self::ConnectCpu => vec![each_of(sample.udp.done.connected)],
         }
     }
 
-    /// The turns of it, where it was done in turns.
-    fn turns(self, sample: &Sample) -> &[Turn] {
+    /// Where it was done in turns.
+    fn exchanged(self, sample: &Sample) -> Option<&Exchanged> {
         match self {
-            Self::DatagramCpu => &sample.udp.done.between_pods,
-            Self::DatagramWithinCpu => &sample.udp.done.within,
+            Self::DatagramCpu(way) => sample.udp.done.exchanged.get(&way),
             Self::ShortRequests
             | Self::ShortCpu
             | Self::KeptRequests
             | Self::KeptCpu
             | Self::SwitchCpu
             | Self::BindCpu
-            | Self::ConnectCpu => &[],
+            | Self::ConnectCpu => None,
         }
     }
 
@@ -178,18 +180,21 @@ impl Quantity {
             Self::ShortCpu
             | Self::KeptCpu
             | Self::SwitchCpu
-            | Self::DatagramCpu
-            | Self::DatagramWithinCpu
+            | Self::DatagramCpu(_)
             | Self::BindCpu
             | Self::ConnectCpu => spread.lower,
         }
     }
 }
 
-fn turns(samples: &[Sample], arm: Arm, quantity: Quantity) -> Vec<&Turn> {
-    of(samples, arm)
-        .flat_map(|sample| quantity.turns(sample))
-        .collect()
+fn compared(
+    samples: &[Sample],
+    arm: Arm,
+    quantity: Quantity,
+    turns: fn(&Exchanged) -> &Vec<Turn>,
+) -> Option<Compared> {
+    let exchanged = of(samples, arm).filter_map(|sample| quantity.exchanged(sample));
+    Compared::of(exchanged.flat_map(turns))
 }
 
 fn each_of(work: Work) -> f64 {
@@ -240,7 +245,8 @@ pub(super) fn arms(plan: &Plan, samples: &[Sample]) -> Vec<ArmResults> {
                         value,
                         to_none: (*arm != Arm::None)
                             .then(|| quantity.undisturbed(value) / quantity.undisturbed(none)),
-                        beside: Beside::of(turns(samples, *arm, quantity).iter().copied()),
+                        beside: compared(samples, *arm, quantity, |done| &done.watched),
+                        hooked: compared(samples, *arm, quantity, |done| &done.hooked),
                     })
                 })
                 .collect(),
@@ -314,14 +320,14 @@ pub(super) fn kernel(samples: &[Sample]) -> Vec<PhaseCost> {
             |sample| (sample.switches.machine_switches, &sample.switches.programs),
         ),
         phase(
-            "UDP: as many datagrams between pods, as many within, binds and connects",
+            "UDP: as many datagrams of each way, binds and connects",
             "of each",
             |sample| (sample.udp.done.bound.count, &sample.udp.programs),
         ),
     ]
 }
 
-fn of(samples: &[Sample], arm: Arm) -> impl Iterator<Item = &Sample> {
+fn of(samples: &[Sample], arm: Arm) -> impl Iterator<Item = &Sample> + Clone {
     samples.iter().filter(move |sample| sample.arm == arm)
 }
 

@@ -297,7 +297,7 @@ impl Bench<'_> {
 
     fn udp(&self, count: u64) -> Result<Udp> {
         let programs = self.programs()?;
-        let done = self.stage.datagrams(count)?;
+        let done = self.stage.datagrams(count, self.agent.is_none())?;
         Ok(Udp {
             done,
             programs: runs(&programs, self.programs()?),

@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    net::{IpAddr, TcpStream},
+    net::{IpAddr, Ipv4Addr, TcpStream},
     path::Path,
     process::{Child, Command, Stdio},
     thread,
@@ -31,6 +31,8 @@ use crate::{interrupt, process, shell};
 const PREFIX: &str = "plumbline-bench";
 /// Pods in all; a container and the pause container in each.
 pub(super) const PODS: u32 = 20;
+/// A second address of the server's pod, which the bridge does not lead to.
+const ROUTED: Ipv4Addr = Ipv4Addr::new(10, 245, 0, 2);
 /// What the pods that do not work listen on: declared, and loopback-only.
 const IDLE_PORTS: [&str; 2] = ["0.0.0.0:8080", "127.0.0.1:9090"];
 /// How long a server may take to listen.
@@ -73,6 +75,7 @@ impl<'a> Stage<'a> {
         let sandbox = Sandbox::new(PREFIX)?;
         let (web, server) = pod(&sandbox, "web")?;
         let (_, client) = pod(&sandbox, "client")?;
+        route(&sandbox, &web)?;
         let player = shell::own_program()?;
         for number in 3..=pods {
             interrupt::check()?;
@@ -103,10 +106,7 @@ impl<'a> Stage<'a> {
             sandbox,
         };
         stage.wait_for(web.ipv4(), load::PORT)?;
-        stage.wait_for(
-            IpAddr::from(std::net::Ipv4Addr::LOCALHOST),
-            load::COLLECTOR_PORT,
-        )?;
+        stage.wait_for(IpAddr::from(Ipv4Addr::LOCALHOST), load::COLLECTOR_PORT)?;
         Ok(stage)
     }
 
@@ -175,23 +175,22 @@ impl<'a> Stage<'a> {
         self.load(&["--round-trips", &round_trips.to_string()])
     }
 
-    /// Has a process in the client's container use UDP, to a socket of its own in the server's pod among others.
+    /// Has a process in the client's container use UDP, to a socket of its own in the server's pod among others; with `hooks`
+    /// also beside hooks of another cgroup.
     ///
     /// # Errors
     /// When it fails; when the person interrupts.
-    pub(super) fn datagrams(&self, count: u64) -> Result<Datagrams> {
+    pub(super) fn datagrams(&self, count: u64, hooks: bool) -> Result<Datagrams> {
         let namespace = format!("/proc/{}/ns/net", self.server_pid);
         let beside = self.sandbox.unit("system.slice/beside.service")?;
-        self.load(&[
-            "--datagrams",
-            &count.to_string(),
-            "--namespace",
-            &namespace,
-            "--address",
-            &self.server_address.to_string(),
-            "--beside",
-            &beside.cgroup_path().display().to_string(),
-        ])
+        let (count, bridged) = (count.to_string(), self.server_address.to_string());
+        let routed = ROUTED.to_string();
+        let beside = beside.cgroup_path().display().to_string();
+        let mut what = vec!["--datagrams", &count, "--namespace", &namespace];
+        what.extend(["--bridged", &bridged, "--routed", &routed]);
+        what.extend(["--beside", &beside]);
+        what.extend(hooks.then_some("--hooks"));
+        self.load(&what)
     }
 
     fn load<T: DeserializeOwned>(&self, what: &[&str]) -> Result<T> {
@@ -215,6 +214,26 @@ impl<'a> Stage<'a> {
     pub(super) fn close(self) -> Result<()> {
         self.sandbox.close()
     }
+}
+
+/// Has the node route what goes to [`ROUTED`]: pods send it to their gateway, which is the node.
+fn route(sandbox: &Sandbox, to: &Pod) -> Result<()> {
+    to.netns()
+        .ip(&[&format!("addr add {ROUTED}/32 dev eth0")])?;
+    let node = sandbox.node();
+    node.ip(&[&format!("route add {ROUTED}/32 via {}", to.ipv4())])?;
+    node.run(|| {
+        // Only for datagrams that leave by the interface by which they came does the node tell the sender of a shorter way.
+        for (setting, value) in [
+            ("ip_forward", "1"),
+            ("conf/cni0/send_redirects", "0"),
+            ("conf/all/send_redirects", "0"),
+        ] {
+            let path = Path::new("/proc/sys/net/ipv4").join(setting);
+            fs::write(&path, value).with_context(|| format!("write {}", path.display()))?;
+        }
+        Ok(())
+    })?
 }
 
 fn pod(sandbox: &Sandbox, name: &str) -> Result<(Pod, Container)> {

@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{
+    paired::Compared,
     results::{Footprint, PhaseCost, Quantity, Results},
     rounds::Arm,
     statistics::{Spread, per},
@@ -71,18 +72,19 @@ fn ratios(results: &Results) -> String {
             let ratio = found
                 .to_none
                 .map_or_else(String::new, |ratio| format!("{ratio:.3}"));
-            let beside = found.beside.map_or_else(String::new, |beside| {
-                format!(
-                    "; to sockets that nobody watches {} (A/A {})",
-                    range(beside.ratio, 3),
-                    range(beside.noise, 3)
-                )
-            });
+            let compared = |compared: Option<Compared>, to: &str| {
+                compared.map_or_else(String::new, |compared| {
+                    let (ratio, noise) = (range(compared.ratio, 3), range(compared.noise, 3));
+                    format!("; {to} {ratio} (A/A {noise})")
+                })
+            };
+            let beside = compared(found.beside, "to sockets that nobody watches");
+            let hooked = compared(found.hooked, "beside hooks elsewhere");
             let value = found.value;
             line(
                 &mut text,
                 format_args!(
-                    "    {:<16} {:<32} ({:.digits$}..{:.digits$}) {ratio}{beside}",
+                    "    {:<16} {:<32} ({:.digits$}..{:.digits$}) {ratio}{beside}{hooked}",
                     arm.arm.name(),
                     range(value, digits),
                     value.min,

@@ -367,8 +367,19 @@ impl Cidr {
     /// Whether the address is in it. An IPv4-mapped address is one of IPv4.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {
-        masked(address.to_canonical(), self.prefix) == Some(self.first)
-            && address.to_canonical().is_ipv4() == self.first.is_ipv4()
+        let rest = |bits: u32| bits.saturating_sub(u32::from(self.prefix));
+        // A shift by all bits there are leaves nothing to differ in.
+        match (address.to_canonical(), self.first) {
+            (IpAddr::V4(address), IpAddr::V4(first)) => {
+                let differs = address.to_bits() ^ first.to_bits();
+                differs.checked_shr(rest(32)).unwrap_or(0) == 0
+            }
+            (IpAddr::V6(address), IpAddr::V6(first)) => {
+                let differs = address.to_bits() ^ first.to_bits();
+                differs.checked_shr(rest(128)).unwrap_or(0) == 0
+            }
+            (IpAddr::V4(_), IpAddr::V6(_)) | (IpAddr::V6(_), IpAddr::V4(_)) => false,
+        }
     }
 
     /// Whether all of the other block is in it.

@@ -17,7 +17,7 @@ use crate::policy::{
     Backend, Direction, End, Endpoint, Flow, Judgement, Policies, RuleRef, Side, SideVerdict,
     Verdict,
 };
-use crate::settings::{DECLARED_AGE_MAX, ENDPOINTS_MAX, Grace};
+use crate::settings::{DECLARED_AGE_MAX, ENDPOINTS_BYTES_MAX, ENDPOINTS_MAX, Grace};
 use crate::snapshot::Peer;
 use crate::time::Timestamp;
 use other::Other;
@@ -47,21 +47,32 @@ pub(super) struct Verdicts {
 
 /// Pods prepared by name. What is full is emptied: it fills again with those that are met.
 #[derive(Clone, Debug, Default)]
-struct Prepared(BTreeMap<(String, String), (Arc<PeerPod>, Arc<Endpoint>)>);
+struct Prepared {
+    pods: BTreeMap<(String, String), (Arc<PeerPod>, Arc<Endpoint>)>,
+    bytes: usize,
+}
 
 impl Prepared {
     fn get(&mut self, policies: &Policies, pod: &Arc<PeerPod>) -> Arc<Endpoint> {
+        self.within(ENDPOINTS_BYTES_MAX, policies, pod)
+    }
+
+    fn within(&mut self, max: usize, policies: &Policies, pod: &Arc<PeerPod>) -> Arc<Endpoint> {
         let key = (pod.namespace.clone(), pod.name.clone());
-        if let Some((known, endpoint)) = self.0.get(&key)
+        if let Some((known, endpoint)) = self.pods.get(&key)
             && Arc::ptr_eq(known, pod)
         {
             return Arc::clone(endpoint);
         }
-        if self.0.len() >= ENDPOINTS_MAX {
-            self.0.clear();
-        }
         let endpoint = Arc::new(policies.endpoint(pod));
-        self.0.insert(key, (Arc::clone(pod), Arc::clone(&endpoint)));
+        if self.pods.len() >= ENDPOINTS_MAX || self.bytes + endpoint.bytes() > max {
+            *self = Self::default();
+        }
+        self.bytes += endpoint.bytes();
+        let prepared = (Arc::clone(pod), Arc::clone(&endpoint));
+        if let Some((_, former)) = self.pods.insert(key, prepared) {
+            self.bytes -= former.bytes();
+        }
         endpoint
     }
 }
@@ -407,4 +418,37 @@ fn backends(declared: &Declared, service: &DeclaredService) -> Option<Vec<IpAddr
     addresses.sort_unstable();
     addresses.dedup();
     (!addresses.is_empty() && addresses.len() <= BACKENDS_MAX).then_some(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::Prepared;
+    use crate::declared::PeerPod;
+    use crate::policy::Policies;
+
+    #[test]
+    fn prepared_pods_take_no_more_memory_than_they_may() {
+        let policies = Policies::default();
+        let pod = |number: u32| {
+            Arc::new(PeerPod {
+                name: format!("pod-{number}"),
+                ..PeerPod::default()
+            })
+        };
+        let max = 10 * policies.endpoint(&pod(0)).bytes();
+        let mut prepared = Prepared::default();
+        let first = pod(0);
+        for number in 0..1_000 {
+            // Known again, known anew, and new.
+            prepared.within(max, &policies, &first);
+            prepared.within(max, &policies, &pod(1));
+            prepared.within(max, &policies, &pod(number));
+            let held = prepared.pods.values().map(|(_, endpoint)| endpoint.bytes());
+            assert_eq!(prepared.bytes, held.sum::<usize>());
+            assert!(prepared.bytes <= max, "{}", prepared.bytes);
+        }
+        assert!(prepared.pods.len() > 2);
+    }
 }

@@ -39,8 +39,7 @@ impl Policies {
         }
         let (mut policies, mut rules) = (Vec::new(), Vec::new());
         let (mut cluster, mut outside) = (false, false);
-        let here = self.of_namespace.get(&pod.namespace).into_iter().flatten();
-        for index in here {
+        for index in self.policies_in(&pod.namespace) {
             let policy = &self.policies[*index as usize];
             let Some(all) = policy.rules(Direction::Ingress) else {
                 continue;
@@ -80,7 +79,7 @@ impl Policies {
     /// one address.
     #[must_use]
     pub fn allows_metadata(&self, pod: &DeclaredPod) -> bool {
-        let here = self.of_namespace.get(&pod.namespace).into_iter().flatten();
+        let here = self.policies_in(&pod.namespace).iter();
         let selecting = here
             .map(|index| &self.policies[*index as usize])
             .filter(|policy| policy.selector.selects(&pod.labels));

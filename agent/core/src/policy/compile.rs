@@ -3,7 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Admin, Namespaces, Peer, PodPeer, Policies, Policy, Rule};
+use super::index::{IndexedPeer, Ports};
+use super::rules::Both;
+use super::{Admin, Direction, Namespaces, OfNamespace, Peer, PodPeer, Policies, Policy, Rule};
 use crate::declared::{
     AdminPeer, Declared, DeclaredAdminPolicy, DeclaredPolicy, PolicyPeer, PolicyRule,
 };
@@ -41,7 +43,6 @@ impl Policies {
             known: declared.policies_known,
             ..Self::default()
         };
-        let mut peers = Peers::default();
         for namespace in &declared.namespaces {
             let name = namespace.name.clone();
             all.namespaces.insert(name, Arc::new(namespace.clone()));
@@ -52,12 +53,11 @@ impl Policies {
             })
         };
         let standing = declared.policies.iter().filter(replaced);
-        for policy in standing.chain(candidates) {
-            let index = number(all.policies.len());
-            let of_namespace = all.of_namespace.entry(policy.namespace.clone());
-            of_namespace.or_default().push(index);
-            all.policies.push(network(policy, &mut peers));
-        }
+        let mut policies: Vec<&DeclaredPolicy> = standing.chain(candidates).collect();
+        // Rules of a namespace are numbered in a row: a pod is selected by those of its own only.
+        policies.sort_by_key(|policy| &policy.namespace);
+        all.add(&policies);
+        let mut peers = Peers::default();
         all.admin = declared
             .admin_policies
             .iter()
@@ -74,8 +74,69 @@ impl Policies {
                 None => all.foreign_everywhere = Some(foreign.kind.clone()),
             }
         }
-        all.peers = peers.all;
+        all.admin_peers = peers.all;
         all
+    }
+}
+
+impl Policies {
+    /// NetworkPolicies, sorted by namespace.
+    fn add(&mut self, policies: &[&DeclaredPolicy]) {
+        let mut peers = Peers::default();
+        for of_namespace in policies.chunk_by(|one, next| one.namespace == next.namespace) {
+            let mut here = OfNamespace::default();
+            let mut ports = Both::<Ports>::default();
+            for policy in of_namespace {
+                let number = number(self.policies.len());
+                let compiled = network(policy, &mut peers);
+                let known = peers.all.iter().skip(self.index.peers.len());
+                let known = known.map(|peer| (peer.clone(), Both::default()));
+                self.index.peers.extend(known);
+                here.policies.push(number);
+                self.policies.push(compiled);
+                self.add_rules(number, &mut ports);
+            }
+            ports.ingress.finish();
+            ports.egress.finish();
+            here.ports = Arc::new(ports);
+            let namespace = of_namespace[0].namespace.clone();
+            self.of_namespace.insert(namespace, here);
+        }
+    }
+
+    /// Numbers the rules of a policy, and enters what they name.
+    fn add_rules(&mut self, number: u32, ports: &mut Both<Ports>) {
+        let Self {
+            policies, index, ..
+        } = self;
+        let policy = &mut policies[number as usize];
+        for direction in [Direction::Ingress, Direction::Egress] {
+            let mut numbers = 0..0;
+            let rules = policy.rules(direction).unwrap_or_default();
+            for (place, rule) in (0..).zip(rules) {
+                let rule_number = index.number(direction, number, place);
+                numbers = if place == 0 {
+                    rule_number
+                } else {
+                    numbers.start
+                }..rule_number + 1;
+                ports.of_mut(direction).add(rule_number, &rule.ports);
+                let Some(peers) = &rule.peers else {
+                    index.everybody(direction, rule_number);
+                    continue;
+                };
+                for peer in peers {
+                    let peer = match peer {
+                        Peer::Pods(peer) => IndexedPeer::Pods(*peer),
+                        Peer::Block { cidr, except } => IndexedPeer::Block(*cidr, except),
+                        // Only admin policies have others.
+                        Peer::Other => continue,
+                    };
+                    index.peer(direction, rule_number, &peer);
+                }
+            }
+            *policy.numbers.of_mut(direction) = numbers;
+        }
     }
 }
 
@@ -88,6 +149,7 @@ fn network(policy: &DeclaredPolicy, peers: &mut Peers) -> Policy {
     Policy {
         name: format!("{}/{}", policy.namespace, policy.name),
         selector: policy.selector.clone(),
+        numbers: Both::default(),
         ingress: rules(&policy.ingress),
         egress: rules(&policy.egress),
     }

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
+use super::index::{Named, Ports};
+use super::rules::{Both, Rules};
 use super::{Direction, Match, Namespaces, PodPeer, Policies};
 use crate::declared::{LabelOperator, LabelSelector, NamedPort, PeerPod, Transport};
 
@@ -10,6 +13,9 @@ use crate::declared::{LabelOperator, LabelSelector, NamedPort, PeerPod, Transpor
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
 
 /// A pod, prepared. It stands for one state of the pod and of the policies; when either changes, it is made anew.
+///
+/// Takes at most three quarters of a byte for each rule of the cluster and 4 bytes for each direction of a policy that selects
+/// it: 5.3 KB where 500 policies with 2,000 rules all do.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
     pub(super) namespace: String,
@@ -17,12 +23,17 @@ pub struct Endpoint {
     pub(super) host_network: bool,
     pub(super) ips: Vec<IpAddr>,
     pub(super) ports: Vec<NamedPort>,
-    /// NetworkPolicies that select it, by direction.
-    pub(super) ingress: Vec<u32>,
-    pub(super) egress: Vec<u32>,
+    /// NetworkPolicies that select it.
+    policies: Both<Vec<u32>>,
+    /// Their rules.
+    pub(super) selected: Both<Rules>,
+    /// Rules of other pods that name it.
+    pub(super) named: Both<Named>,
+    /// Ports of the rules of its namespace.
+    pub(super) rule_ports: Arc<Both<Ports>>,
     /// Admin policies that select it, or may.
     pub(super) admin: Vec<(u32, bool)>,
-    /// Of each peer of [`Policies::peers`] one bit: it is that, and it may be that.
+    /// Of each peer of [`Policies::admin_peers`] one bit: it is that, and it may be that.
     yes: Vec<u64>,
     maybe: Vec<u64>,
 }
@@ -30,10 +41,7 @@ pub struct Endpoint {
 impl Endpoint {
     /// NetworkPolicies that select the pod for this direction; without one it is not isolated.
     pub(super) fn policies(&self, direction: Direction) -> &[u32] {
-        match direction {
-            Direction::Ingress => &self.ingress,
-            Direction::Egress => &self.egress,
-        }
+        self.policies.of(direction)
     }
 
     pub(super) fn is_peer(&self, peer: u32) -> Match {
@@ -53,6 +61,20 @@ impl Endpoint {
         (&self.namespace, &self.name) == (&other.namespace, &other.name)
     }
 
+    /// About how much memory it takes, in bytes: what policies say of it, by which it may be more than a few hundred.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let of = |direction| {
+            let named = self.named.of(direction);
+            let rules = [self.selected.of(direction), &named.yes, &named.may];
+            let rules: usize = rules.into_iter().map(Rules::heap_bytes).sum();
+            rules + self.policies.of(direction).capacity() * size_of::<u32>()
+        };
+        let admin = self.admin.capacity() * size_of::<(u32, bool)>();
+        let bits = (self.yes.capacity() + self.maybe.capacity()) * size_of::<u64>();
+        size_of::<Self>() + of(Direction::Ingress) + of(Direction::Egress) + admin + bits
+    }
+
     /// The numbers that a name of a port has in this pod.
     pub(super) fn is_named(&self, name: &str, transport: Transport, port: u16) -> bool {
         self.ports
@@ -65,26 +87,44 @@ impl Policies {
     /// Prepares a pod.
     #[must_use]
     pub fn endpoint(&self, pod: &PeerPod) -> Endpoint {
-        let here = self.of_namespace.get(&pod.namespace);
-        let (mut ingress, mut egress) = (Vec::new(), Vec::new());
-        for index in here.into_iter().flatten() {
+        let (mut policies, mut selected) = (Both::<Vec<u32>>::default(), Both::<Rules>::default());
+        for index in self.policies_in(&pod.namespace) {
             let policy = &self.policies[*index as usize];
-            if policy.selector.selects(&pod.labels) {
-                ingress.extend(policy.ingress.as_ref().map(|_| *index));
-                egress.extend(policy.egress.as_ref().map(|_| *index));
+            if !policy.selector.selects(&pod.labels) {
+                continue;
+            }
+            for direction in [Direction::Ingress, Direction::Egress] {
+                if policy.rules(direction).is_some() {
+                    policies.of_mut(direction).push(*index);
+                    for rule in policy.numbers.of(direction).clone() {
+                        selected.of_mut(direction).insert(rule);
+                    }
+                }
             }
         }
+        for direction in [Direction::Ingress, Direction::Egress] {
+            policies.of_mut(direction).shrink_to_fit();
+            selected.of_mut(direction).shrink();
+        }
+        let ips: Vec<IpAddr> = pod.ips.iter().map(IpAddr::to_canonical).collect();
+        let here = self.of_namespace.get(&pod.namespace);
         let mut endpoint = Endpoint {
             namespace: pod.namespace.clone(),
             name: pod.name.clone(),
             host_network: pod.host_network,
-            ips: pod.ips.iter().map(IpAddr::to_canonical).collect(),
             ports: pod.ports.clone(),
-            ingress,
-            egress,
+            policies,
+            selected,
+            // What a pod in the network of its node is to a rule for pods is not defined.
+            named: self.naming(&ips, |peer| match pod.host_network {
+                true => self.is_peer(pod, peer).and(Match::Maybe),
+                false => self.is_peer(pod, peer),
+            }),
+            rule_ports: here.map(|here| Arc::clone(&here.ports)).unwrap_or_default(),
+            ips,
             admin: Vec::new(),
-            yes: vec![0; self.peers.len().div_ceil(64)],
-            maybe: vec![0; self.peers.len().div_ceil(64)],
+            yes: vec![0; self.admin_peers.len().div_ceil(64)],
+            maybe: vec![0; self.admin_peers.len().div_ceil(64)],
         };
         for (index, policy) in (0_u32..).zip(&self.admin) {
             let subject = &policy.subject;
@@ -95,7 +135,7 @@ impl Policies {
                 endpoint.admin.push((index, selected == Match::Yes));
             }
         }
-        for (index, peer) in self.peers.iter().enumerate() {
+        for (index, peer) in self.admin_peers.iter().enumerate() {
             let bits = match self.is_peer(pod, peer) {
                 Match::Yes => &mut endpoint.yes,
                 Match::Maybe => &mut endpoint.maybe,
@@ -114,7 +154,7 @@ impl Policies {
         labels: &BTreeMap<String, String>,
         direction: Direction,
     ) -> Vec<&str> {
-        let here = self.of_namespace.get(namespace).into_iter().flatten();
+        let here = self.policies_in(namespace).iter();
         here.map(|index| &self.policies[*index as usize])
             .filter(|policy| policy.rules(direction).is_some() && policy.selector.selects(labels))
             .map(|policy| policy.name.as_str())

@@ -1,8 +1,7 @@
 //! The verdict of one flow.
 
-use super::{
-    Direction, End, Endpoint, Flow, Match, Peer, Policies, PolicyRef, Rule, RuleRef, Verdict,
-};
+use super::rules::Meeting;
+use super::{Direction, End, Endpoint, Flow, Match, Peer, Policies, Rule, RuleRef, Verdict};
 use crate::declared::{PolicyPort, PolicyPorts};
 
 /// What the policies say of a flow, and by which rules.
@@ -139,25 +138,24 @@ impl Policies {
         flow: &Flow<'_>,
         direction: Direction,
     ) -> Side {
-        let selecting = pod.policies(direction);
-        if selecting.is_empty() {
+        if pod.policies(direction).is_empty() {
             return Side::new(Verdict::None, SideVerdict::NotSelected);
         }
         let (mut best, mut rules) = (Match::No, Vec::new());
-        for policy in selecting {
-            let all = self.policies[*policy as usize].rules(direction);
-            for (index, rule) in (0..).zip(all.unwrap_or_default()) {
-                let matches = matches(rule, other, flow);
-                best = best.max(matches);
-                if matches == Match::Yes {
-                    rules.push(RuleRef {
-                        policy: PolicyRef::Network(*policy),
-                        direction,
-                        index,
-                    });
+        let of_namespace = pod.rule_ports.of(direction);
+        Meeting::of(pod.selected.of(direction)).each(
+            |ports, peers| self.fill((ports, peers), of_namespace, other, flow, direction),
+            |met| {
+                if met.yes != 0 {
+                    best = Match::Yes;
+                    rules.reserve(met.yes.count_ones() as usize);
+                    let found = met.numbers();
+                    rules.extend(found.map(|number| self.index.rule(direction, number)));
+                } else if met.possible != 0 {
+                    best = best.max(Match::Maybe);
                 }
-            }
-        }
+            },
+        );
         let (verdict, why) = match best {
             Match::Yes => (Verdict::Allow, SideVerdict::Matched),
             Match::Maybe => (Verdict::Unknown, SideVerdict::MayMatch),

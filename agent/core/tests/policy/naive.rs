@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use plumbline_core::declared::{
     AdminAction, AdminPeer, AdminPods, AdminRule, Cidr, DeclaredAdminPolicy, LabelOperator,
-    LabelSelector, PeerPod, PolicyPeer, PolicyPort, PolicyPorts, Transport,
+    LabelSelector, PeerPod, PolicyPeer, PolicyPort, PolicyPorts, PolicyRule, Transport,
 };
 
 use crate::world::World;
@@ -45,6 +45,44 @@ pub(crate) fn verdict(
         .into_iter()
         .find(|word| either(word))
         .unwrap_or("none")
+}
+
+/// Rules of NetworkPolicies that match the flow at one of its ends, which is a pod: policy and place.
+pub(crate) fn matching(
+    world: &World,
+    from: &Who,
+    to: &Who,
+    (transport, port): (Transport, u16),
+    ingress: bool,
+) -> BTreeSet<(String, u32)> {
+    let about = About {
+        world,
+        to: to.clone(),
+        transport,
+        port,
+    };
+    let (this, other) = if ingress { (to, from) } else { (from, to) };
+    let Who::Pod(index) = this else {
+        return BTreeSet::new();
+    };
+    let pod = &world.pods[*index];
+    let mut found = BTreeSet::new();
+    for policy in &world.declared.policies {
+        let rules = if ingress {
+            &policy.ingress
+        } else {
+            &policy.egress
+        };
+        if policy.namespace != pod.namespace || !holds(&policy.selector, &pod.labels) {
+            continue;
+        }
+        for (place, rule) in (0..).zip(rules.iter().flatten()) {
+            if about.rule(&policy.namespace, rule, other) == Some(true) {
+                found.insert((format!("{}/{}", policy.namespace, policy.name), place));
+            }
+        }
+    }
+    found
 }
 
 struct About<'a> {
@@ -109,13 +147,7 @@ impl About<'_> {
             }
             selected = true;
             for rule in rules {
-                let peers = any(
-                    rule.peers.is_empty(),
-                    rule.peers
-                        .iter()
-                        .map(|peer| self.network_peer(&policy.namespace, peer, other)),
-                );
-                match both(peers, self.ports(&rule.ports)) {
+                match self.rule(&policy.namespace, rule, other) {
                     Some(true) => certain = true,
                     None => uncertain = true,
                     Some(false) => {}
@@ -128,6 +160,16 @@ impl About<'_> {
             (false, false) => vec!["deny"],
         };
         selected.then(|| possible.into_iter().collect())
+    }
+
+    fn rule(&self, namespace: &str, rule: &PolicyRule, other: &Who) -> Fact {
+        let peers = any(
+            rule.peers.is_empty(),
+            rule.peers
+                .iter()
+                .map(|peer| self.network_peer(namespace, peer, other)),
+        );
+        both(peers, self.ports(&rule.ports))
     }
 
     /// Admin policies whose subject is, or may be, the pod, with the tier and certainty of each.

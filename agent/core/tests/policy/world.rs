@@ -90,6 +90,32 @@ impl World {
         }
     }
 
+    /// With thousands of policies, most in one namespace, and this share of their rules in percent.
+    pub(crate) fn crowded(random: &mut Random, share: u64) -> Self {
+        let mut world = Self::new(random);
+        world.declared.admin_policies.clear();
+        world.declared.foreign_policies.clear();
+        world.declared.policies = (0..5_000)
+            .map(|number| {
+                let mut policy = policy(random, number);
+                if random.percent(70) {
+                    policy.namespace = NAMESPACES[0].into();
+                }
+                // Rules for everybody make all verdicts the same.
+                let rules = policy.ingress.iter_mut().chain(&mut policy.egress);
+                for rules in rules {
+                    rules.retain(|rule| !rule.peers.is_empty() && !rule.ports.is_empty());
+                    rules.retain(|_| random.percent(share));
+                }
+                policy
+            })
+            .collect();
+        for pod in &mut world.pods[..4] {
+            pod.namespace = NAMESPACES[0].into();
+        }
+        world
+    }
+
     pub(crate) fn is_foreign(&self, namespace: &str) -> bool {
         self.declared.foreign_policies.iter().any(|foreign| {
             foreign
@@ -257,7 +283,10 @@ fn port(random: &mut Random) -> PolicyPort {
         ports: match random.below(4) {
             0 => PolicyPorts::All,
             1 => PolicyPorts::Range(first, first),
-            2 => PolicyPorts::Range(first, first + 1_000),
+            2 => PolicyPorts::Range(
+                first - random.pick(&[0, 1, 80]).unwrap(),
+                first + random.pick(&[0, 363, 920, 1_000]).unwrap(),
+            ),
             _ => PolicyPorts::Name(word(random, &NAMES)),
         },
     }
