@@ -12,6 +12,7 @@ use rustix::fs::FallocateFlags;
 use super::{Arrived, Paths, full, settings, until};
 use crate::batch::Batch;
 use crate::clock;
+use crate::offsets::BatchId;
 use crate::sink::{Answer, Sink};
 use crate::tailer::{Handle, spawn};
 use crate::watch::Waker;
@@ -87,22 +88,22 @@ impl Log<'_> {
 
 /// How long each record is, and how it ends: no more is kept of it.
 #[derive(Clone, Default)]
-struct Marks(Arc<Mutex<(Vec<Answer>, Vec<(usize, String)>)>>);
+struct Marks(Arc<Mutex<Vec<(usize, String)>>>, Vec<BatchId>);
 
 impl Sink for Marks {
     fn send(&mut self, batch: Batch) {
         let arrived = Arrived::default();
         arrived.take(&batch.request());
-        let (answers, marks) = &mut *self.0.lock().unwrap();
         for body in arrived.bodies() {
             let end = body.len().saturating_sub(11);
-            marks.push((body.len(), body[end..].to_owned()));
+            let mark = (body.len(), body[end..].to_owned());
+            self.0.lock().unwrap().push(mark);
         }
-        answers.push(Answer::arrived(batch.id));
+        self.1.push(batch.id);
     }
 
     fn answers(&mut self) -> Vec<Answer> {
-        std::mem::take(&mut self.0.lock().unwrap().0)
+        self.1.drain(..).map(Answer::arrived).collect()
     }
 }
 
@@ -144,9 +145,9 @@ fn endless_child() {
         log.hole(hole);
         log.append(format!("\n{TIME} stdout F last\n").as_bytes());
         let want = 6 + usize::from(peaks.is_empty());
-        until("the records", || marks.0.lock().unwrap().1.len() >= want);
+        until("the records", || marks.0.lock().unwrap().len() >= want);
         peaks.push(peak());
-        let mut got = std::mem::take(&mut marks.0.lock().unwrap().1);
+        let mut got = std::mem::take(&mut *marks.0.lock().unwrap());
         got.retain(|(_, end)| end != "first");
         let ends: Vec<_> = got.iter().map(|(len, end)| (*len, end.as_str())).collect();
         let cut = (6 + (1 << 20), "zzzzz (cut)");
