@@ -270,6 +270,7 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
     core.rules
         .metadata_namespaces
         .clone_from(&file.metadata_namespaces);
+    core.rules.host_listeners.clone_from(&file.host_listeners);
     core.rulebook = Arc::new(rulebook::of(file, problems));
     args.logs.tell(&mut core);
     if let Some(range) = crate::sources::sock_diag::netns::dynamic_ports() {

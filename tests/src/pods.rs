@@ -195,6 +195,14 @@ impl Sandbox {
         Place::make(self.root.join(path), self.node.clone())
     }
 
+    /// Likewise in the network of the machine itself, which is that of process 1.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn host_unit(&self, path: &str) -> Result<Place> {
+        Place::make(self.root.join(path), Netns::host()?)
+    }
+
     /// Declares a Service.
     pub fn service(&self, service: &ServiceSpec) {
         let count = self.state().others.len();

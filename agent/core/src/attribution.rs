@@ -34,6 +34,12 @@ enum Place {
     Pod(PodUid),
 }
 
+/// Whether a path is within what the kubelet manages.
+#[must_use]
+pub fn is_of_kubelet(path: &str) -> bool {
+    path.split('/').any(is_kubepods)
+}
+
 /// Finds the container that owns a cgroup. `None` is the host (also the pod's own cgroup, which holds no process).
 #[must_use]
 pub fn container_of(path: &str) -> Option<ContainerPath<'_>> {

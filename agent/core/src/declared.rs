@@ -114,6 +114,9 @@ pub struct DeclaredPod {
     pub node: Option<String>,
     /// `spec.hostNetwork`.
     pub host_network: bool,
+    /// `spec.runtimeClassName`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub runtime_class: Option<String>,
     /// `status.podIPs`.
     pub ips: Vec<IpAddr>,
     /// All containers of all kinds, in the order of the spec.
@@ -126,7 +129,20 @@ pub struct DeclaredPod {
     pub finished: bool,
 }
 
+/// Parts of names of runtime classes whose pods have a kernel of their own: gVisor (`runsc`), Kata Containers, Firecracker.
+/// The names are the cluster's choice; these are those of the projects' own instructions.
+const SANDBOXES: [&str; 4] = ["gvisor", "runsc", "kata", "firecracker"];
+
 impl DeclaredPod {
+    /// The runtime class, where its name says that the pod has a kernel of its own: the node's sees none of its sockets.
+    #[must_use]
+    pub fn sandbox(&self) -> Option<&str> {
+        let class = self.runtime_class.as_deref()?;
+        let lower = class.to_ascii_lowercase();
+        let known = SANDBOXES.iter().any(|part| lower.contains(part));
+        known.then_some(class)
+    }
+
     /// The CPU request that the scheduler reckons with, in thousandths of a CPU: the pod's own, else that of everything
     /// that runs together, or of an init container with the sidecars before it, whichever is more. `None` where nothing
     /// of the pod has a request.

@@ -25,6 +25,7 @@ pub mod declared;
 pub mod exposure;
 pub mod finding;
 pub mod findings;
+pub mod host_listener;
 pub mod id;
 pub mod ledger;
 pub mod metric;

@@ -27,6 +27,7 @@ use crate::node::restarts::Restarts;
 use crate::node::verdicts::Verdicts;
 use crate::observation::{Fact, MemoryEventsRow, Observation, ProbeStatus, Refused, SourceRow};
 use crate::observed::flows::Flows;
+use crate::observed::host::HostListeners;
 use crate::observed::ledger::Ledger;
 use crate::observed::logs::Logs;
 use crate::observed::node_cpu::NodeCpu;
@@ -72,6 +73,7 @@ pub struct NodeState {
     unnamed: PeerQueue,
     verdicts: Verdicts,
     self_cgroup: Option<CgroupId>,
+    host_listeners: HostListeners,
     /// Of containers where the range is not the node's; at most as many as there are containers.
     dynamic_ports: BTreeMap<CgroupId, (u16, u16)>,
     probes: BTreeMap<String, ProbeStatus>,
@@ -109,6 +111,7 @@ impl NodeState {
             unnamed: PeerQueue::default(),
             verdicts: Verdicts::default(),
             self_cgroup: None,
+            host_listeners: HostListeners::default(),
             dynamic_ports: BTreeMap::new(),
             probes: BTreeMap::new(),
             ledger: Ledger::default(),
@@ -278,6 +281,7 @@ impl NodeState {
             node_cpu: self.node_cpu.view(),
             logs: self.log_views(now, &views),
             containers: views,
+            host_listeners: self.host_listeners.views(),
             flows: self.flow_views(&position),
             policies: Arc::clone(self.verdicts.policies()),
             rule_hits: self.rule_hit_views(),

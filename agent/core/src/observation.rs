@@ -288,6 +288,10 @@ pub struct ListenerRow {
     pub netns: u64,
     /// Whether the network namespace is the one of process 1.
     pub host_netns: bool,
+    /// Whether all processes that hold it are in other network namespaces than the socket, as those of a mesh that listens inside
+    /// pods (trap 12).
+    #[serde(default)]
+    pub foreign_netns: bool,
     /// Processes that hold the socket, by pid; at most [`HOLDERS_MAX`].
     pub holders: Vec<Holder>,
 }

@@ -5,6 +5,7 @@
 pub mod cpu;
 pub mod flows;
 pub mod history;
+pub(crate) mod host;
 pub(crate) mod ledger;
 pub mod listeners;
 pub(crate) mod logs;

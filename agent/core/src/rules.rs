@@ -32,11 +32,13 @@ pub mod p001;
 pub mod p004;
 pub mod p005;
 pub mod p007;
+pub mod p008;
 pub mod p009;
 mod patch;
 pub mod ports;
 pub mod reference;
 pub mod s001;
+mod sidecars;
 #[cfg(test)]
 pub(crate) mod testing;
 mod undeclared;
@@ -73,6 +75,7 @@ pub static ALL: &[&Rule] = &[
     &p004::RULE,
     &p005::RULE,
     &p007::RULE,
+    &p008::RULE,
     &p009::RULE,
     &s001::RULE,
 ];

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::host_listener::AllowedListener;
 use crate::suppression::Rulebook;
 
 /// Who this node is: attributes of every resource that leaves.
@@ -65,6 +66,8 @@ pub struct RuleSettings {
     pub trusted_registries: Vec<String>,
     /// Namespaces whose pods may use the cloud's metadata service (F007).
     pub metadata_namespaces: Vec<String>,
+    /// What processes of the host may listen on (P008). Without any, the rule is silent.
+    pub host_listeners: Vec<AllowedListener>,
 }
 
 /// The kubelet's own defaults: 10 MiB, five files.
@@ -114,6 +117,8 @@ pub const FLOW_SERIES_MAX: usize = 2_000;
 pub const SERIES_PER_NODE_MAX: usize = 10_000;
 /// Containers of the node. 110 pods is Kubernetes' default limit; five containers each leaves room.
 pub const CONTAINERS_MAX: usize = 1_024;
+/// Ports of units of the host that are remembered: what P008 judges. Further ones are counted, not stored.
+pub const HOST_LISTENERS_MAX: usize = 1_024;
 /// Cgroups of the node whose path is remembered.
 pub const CGROUPS_MAX: usize = 16_384;
 /// Findings that are open at once.

@@ -2,7 +2,7 @@
 
 mod logs;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +44,8 @@ pub struct Snapshot {
     pub api_clients: Option<BTreeMap<PodUid, ApiUse>>,
     /// Containers, sorted by namespace, pod, container name and id.
     pub containers: Vec<ContainerView>,
+    /// What processes of the host listen on in the node's own network, sorted by unit, protocol and port.
+    pub host_listeners: Vec<HostListenerView>,
     /// CPU of the node; `None` until it was read.
     pub node_cpu: Option<NodeCpuView>,
     /// CPU of pods, sorted by subject.
@@ -70,6 +72,25 @@ pub struct Snapshot {
     pub logs: Vec<LogView>,
     /// How often findings came into each state since the agent began, sorted; filled in once the rules have judged.
     pub transitions: Vec<TransitionCount>,
+}
+
+/// A port that a unit of the host listens on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostListenerView {
+    /// Its systemd service, else its first cgroup below the root.
+    pub unit: String,
+    /// TCP or UDP.
+    pub transport: Transport,
+    /// The port.
+    pub port: u16,
+    /// Local addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// Executables of the processes that hold it, as far as they could be read.
+    pub executables: BTreeSet<String>,
+    /// When a scan first found it.
+    pub first_seen: Timestamp,
+    /// Complete scans in a row that found it.
+    pub scans: u32,
 }
 
 /// How often findings of a rule came into a state since the agent began.

@@ -234,6 +234,8 @@ impl Container {
             file.aliases.remove(0);
         }
         file.aliases.push((name, stamp));
+        // It may have been renamed and compressed since it was last seen by its own name: it stays older than what came after.
+        file.name.age = name.age;
         Some(file.id)
     }
 
@@ -447,3 +449,6 @@ fn listing(directory: &OwnedFd, scan: &mut Scan<'_>) -> Vec<(LogName, Stamp)> {
     listing.sort_by_key(|(name, _)| *name);
     listing
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use plumbline_core::host_listener::AllowedListener;
 use plumbline_core::suppression::{AnnotationGrant, RuleSettings, Suppression};
 use serde::Deserialize;
 
@@ -74,6 +75,8 @@ pub struct File {
     pub trusted_registries: Vec<String>,
     /// Namespaces whose pods may use the metadata service.
     pub metadata_namespaces: Vec<String>,
+    /// What processes of the host may listen on.
+    pub host_listeners: Vec<AllowedListener>,
     /// What is hidden.
     pub suppressions: Vec<Suppression>,
     /// Whose annotations are heard.

@@ -133,6 +133,7 @@ pub(super) const KEYS: &[Key] = &[
     key("rules", Kind::Rules, "all as they are", "By id of the rule: `enabled` (default true) and `severity` (default: what the rule says).").hot(),
     key("trusted_registries", Kind::Texts, "[]", "Registries, with or without a path, whose images are trusted (I003). Without any, the rule is silent.").hot(),
     key("metadata_namespaces", Kind::Texts, "[]", "Namespaces whose pods may use the cloud's metadata service (F007).").hot(),
+    key("host_listeners", Kind::Texts, "[]", "What processes of the host may listen on (P008): `sshd.service`, `tcp/22`, `tcp/30000-32767`, or `kubelet.service tcp/10250`. Without any, the rule is silent.").hot(),
     key("suppressions", Kind::List(SUPPRESSION), "[]", "Findings to hide, each with `until` and `reason`; see below.").hot(),
     key("annotations", Kind::List(GRANT), "[]", "Namespaces and rules for which annotations of pods may hide findings; see below.").hot(),
     key("otlp.endpoint", Kind::Text, "none: nothing is sent", "Where metrics and findings go.").variable("OTEL_EXPORTER_OTLP_ENDPOINT"),

@@ -105,6 +105,7 @@ fn judged(config: &Config, path: &str) -> Option<Value> {
         "rules" => json!(rulebook.rules),
         "trusted_registries" => json!(core.rules.trusted_registries),
         "metadata_namespaces" => json!(core.rules.metadata_namespaces),
+        "host_listeners" => json!(core.rules.host_listeners),
         "suppressions" => json!(rulebook.suppressions),
         "annotations" => json!(rulebook.annotations),
         _ => return None,

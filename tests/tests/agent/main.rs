@@ -4,9 +4,11 @@
 mod canary;
 mod candidates;
 mod ends;
+mod host;
 mod life;
 mod logs;
 mod same;
+mod traps;
 
 use std::collections::BTreeSet;
 use std::fs;

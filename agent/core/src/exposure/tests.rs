@@ -185,7 +185,7 @@ fn routes_lead_by_a_pod_of_the_cluster() {
 }
 
 #[test]
-fn endpoints_written_by_hand_lead_too() {
+fn trap_16_endpoints_written_by_hand_lead_too() {
     let by_hand = DeclaredService {
         selector: Default::default(),
         ..service(TargetPort::Number(1), Transport::Tcp, Some(30_001))

@@ -89,7 +89,7 @@ fn flapping_within_the_grace_is_one_finding() {
 }
 
 #[test]
-fn replicas_are_one_finding() {
+fn trap_20_replicas_are_one_finding() {
     let mut findings = Findings::default();
     let opened = findings.update(
         vec![condition("b", "tcp/1"), condition("a", "tcp/1")],
@@ -398,7 +398,7 @@ fn restarted(seconds: u64) -> Snapshot {
 }
 
 #[test]
-fn a_restart_is_no_news() {
+fn trap_24_a_restart_is_no_news() {
     let mut findings = Findings::default();
     let opened = findings.update(vec![about_app(Severity::Medium)], &node(0));
     let mut findings = again(&findings, &node(100), &BTreeMap::new());

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::declared::{DeclaredContainer, Transport};
+use crate::declared::{DeclaredContainer, DeclaredPod, Transport};
 use crate::finding::{Coverage, Subject};
 use crate::id::{CgroupId, ContainerId, PodUid};
 use crate::node::NodeState;
@@ -126,6 +126,7 @@ impl NodeState {
                 .map(|declared| declared.image.clone())
                 .filter(|image| !image.is_empty()),
         };
+        let coverage = self.coverage(container, pod.as_deref());
         let restarts = declared.and_then(|declared| {
             self.restarts
                 .of(&container.pod_uid, &declared.name, &container.container_id)
@@ -144,7 +145,7 @@ impl NodeState {
             is_self: self
                 .self_cgroup
                 .is_some_and(|own| self.container_above(own) == Some(id)),
-            coverage: self.coverage(container),
+            coverage,
             dynamic_ports,
             listeners,
             listeners_overflow,
@@ -204,7 +205,10 @@ impl NodeState {
     }
 
     /// How much of a container's network activity is seen.
-    fn coverage(&self, container: &Container) -> Coverage {
+    fn coverage(&self, container: &Container, pod: Option<&DeclaredPod>) -> Coverage {
+        if let Some(class) = pod.and_then(DeclaredPod::sandbox) {
+            return Coverage::Blind(format!("runtime class {class}: a kernel of its own"));
+        }
         let Some(probe) = self.probes.get("tcp") else {
             return Coverage::Blind("the tcp probe has not started".into());
         };

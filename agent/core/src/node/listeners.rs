@@ -2,9 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::attribution::is_of_kubelet;
 use crate::id::CgroupId;
 use crate::node::NodeState;
 use crate::observation::{DynamicPortsRow, ListenerEvent, ListenerRow, ScanScope};
+use crate::observed::host;
 use crate::observed::listeners::{Reach, Scanned, is_dynamic_udp};
 use crate::time::Timestamp;
 
@@ -65,6 +67,7 @@ impl NodeState {
                 .collect(),
             ScanScope::Containers(ids) => ids.into_iter().map(|id| (id, BTreeMap::new())).collect(),
         };
+        let rows = self.without_host(rows, complete, at);
         for row in rows {
             let holder = self.container_above(row.owner);
             let owner = match row.creator {
@@ -87,12 +90,7 @@ impl NodeState {
             let scanned: &mut Scanned = rows.entry(key).or_default();
             scanned.sockets += 1;
             // Nobody who could be looked at holds it: not known to be in other hands.
-            scanned.held_by_owner |= row.holders.is_empty()
-                || holder == Some(owner)
-                || row
-                    .holders
-                    .iter()
-                    .any(|holder| self.container_above(holder.cgroup) == Some(owner));
+            scanned.held_by_owner |= self.is_held_by(owner, holder, &row);
             scanned.host_netns |= row.host_netns;
             scanned.v6only = match (scanned.v6only, row.v6only) {
                 // One socket that also takes IPv4 is enough.
@@ -116,6 +114,52 @@ impl NodeState {
             container.listeners.scanned(at, rows, reach);
         }
         self.scans += u32::from(complete);
+    }
+
+    /// Whether the container serves the socket itself, in a network of its own: not where it was passed to others, nor where its
+    /// processes are in another network than the socket (trap 12).
+    fn is_held_by(&self, owner: CgroupId, holder: Option<CgroupId>, row: &ListenerRow) -> bool {
+        let of_owner = |cgroup| self.container_above(cgroup) == Some(owner);
+        let mut holders = row.holders.iter();
+        let held = holder == Some(owner) || holders.any(|one| of_owner(one.cgroup));
+        row.holders.is_empty() || held && !row.foreign_netns
+    }
+
+    /// Takes out what units of the host listen on, and remembers it where the scan was of the whole node.
+    fn without_host(
+        &mut self,
+        rows: Vec<ListenerRow>,
+        complete: bool,
+        at: Timestamp,
+    ) -> Vec<ListenerRow> {
+        let (mut of_host, mut others) = (Vec::new(), Vec::new());
+        for row in rows {
+            match self.host_unit(&row) {
+                Some(unit) => of_host.push((unit, row)),
+                None => others.push(row),
+            }
+        }
+        if complete {
+            let left_out = self.host_listeners.scanned(of_host, at);
+            self.count("host_listeners", "full", left_out);
+        }
+        others
+    }
+
+    /// The unit of the host whose processes listen on it in the node's own network. `None` for what is a pod's or the agent's,
+    /// and for what is likely a client's.
+    fn host_unit(&self, row: &ListenerRow) -> Option<String> {
+        let known = self.cgroups.get(&row.owner)?;
+        let of_creator = row
+            .creator
+            .and_then(|creator| self.container_above(creator));
+        let of_pods = of_creator
+            .or_else(|| self.container_above(row.owner))
+            .is_some()
+            || is_of_kubelet(&known.path);
+        let own = self.self_cgroup == Some(row.owner);
+        let client = is_dynamic_udp(row.transport, row.port, self.settings.ephemeral_ports);
+        (row.host_netns && !of_pods && !own && !client).then(|| host::unit(&known.path))
     }
 
     /// A socket belongs to its creator, which the kernel told when it began to listen; a scan sees only who holds it. A

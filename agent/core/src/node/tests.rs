@@ -92,6 +92,7 @@ fn row(owner: u64, port: u16, inode: u64) -> ListenerRow {
         inode,
         netns: 1,
         host_netns: false,
+        foreign_netns: false,
         holders: vec![holder],
     }
 }

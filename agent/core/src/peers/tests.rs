@@ -227,7 +227,7 @@ fn go(table: &mut PeerTable, pod: &str, container: &str, at: u64) {
 }
 
 #[test]
-fn a_name_is_of_its_time() {
+fn trap_19_a_name_is_of_its_time() {
     let mut table = PeerTable::new(None);
     let at = |second: u64| Timestamp(second * SECOND);
     appear(&mut table, "a", "a1", 10 * SECOND);

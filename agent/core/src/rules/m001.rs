@@ -193,7 +193,8 @@ fn partly_seen(coverage: Coverage, containers: &[&ContainerView]) -> Condition {
     condition.observed = format!("{} seen {how}: {reason}", count(containers.len()));
     condition.remediation = match reason.as_str() {
         "passed_socket" => {
-            "A listening socket is held by another container than its creator: look at the holders."
+            "A listening socket is held by another container than its creator, or by processes in another network than its own, \
+             as those of a mesh that listens inside pods: look at the holders."
         }
         "too_many_listeners" => {
             "Close ports, or take the overflow for what it is: ports beyond 64 are only counted."

@@ -22,6 +22,7 @@ pub static RULE: Rule = Rule {
         "hostNetwork pods are P007's (1).",
         "Ports of the kernel's dynamic range are one condition, `dynamic` (2).",
         "Loopback is no exposure (3).",
+        "What Istio, Linkerd, Kuma and Dapr open in their sidecars is known by the name of the container and the port (4).",
         "Native sidecars declare ports, init containers end, ephemeral containers cannot declare any (5).",
         "Any container of the pod declares for all; that another one listens is no condition (6).",
         "Port-forward and exec dial from a host cgroup and never own a listener here (7).",

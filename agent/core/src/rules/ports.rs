@@ -11,6 +11,7 @@ use std::collections::BTreeSet;
 
 use crate::declared::{Declared, DeclaredPod, DeclaredService, ServicePort, TargetPort, Transport};
 use crate::finding::Coverage;
+use crate::rules::sidecars;
 use crate::snapshot::{ContainerView, Snapshot};
 
 /// What declares a port of a pod. Of several, the first in this order.
@@ -25,6 +26,8 @@ pub enum DeclaredBy {
     /// The `targetPort` of a Service that selects the pod. For a hostNetwork pod also the `nodePort` of any Service:
     /// kube-proxy and CNIs reserve those by listening on them (trap 1).
     Service,
+    /// The container is a sidecar that is known to open it (trap 4).
+    Sidecar,
     /// Nothing does.
     None,
     /// The pod's declaration is not known.
@@ -40,6 +43,7 @@ impl DeclaredBy {
             Self::HostPort => "host_port",
             Self::Probe => "probe",
             Self::Service => "service",
+            Self::Sidecar => "sidecar",
             Self::None => "none",
             Self::Unknown => "unknown",
         }
@@ -68,6 +72,12 @@ pub fn declared_by(
         || (pod.host_network && node_ports(declared).any(|node_port| node_port == wanted))
     {
         DeclaredBy::Service
+    } else if transport == Transport::Tcp
+        && container
+            .declared()
+            .is_some_and(|own| sidecars::opens(&own.name, port))
+    {
+        DeclaredBy::Sidecar
     } else {
         DeclaredBy::None
     }

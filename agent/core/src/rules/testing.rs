@@ -269,6 +269,7 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
         policies: Arc::new(declared.as_ref().map(Policies::new).unwrap_or_default()),
         rule_hits: Vec::new(),
         declared: declared.map(Arc::new),
+        host_listeners: Vec::new(),
         scans: 10,
         probes: probes
             .iter()

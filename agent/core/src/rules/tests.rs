@@ -1,4 +1,6 @@
 use std::collections::BTreeSet;
+use std::fs;
+use std::path::Path;
 
 use expect_test::expect;
 
@@ -96,6 +98,7 @@ fn rules_that_cannot_decide_say_why() {
         P004: listeners has not reported yet; tcp is unsupported: no CAP_BPF
         P005: listeners has not reported yet; tcp is unsupported: no CAP_BPF
         P007: listeners has not reported yet; tcp is unsupported: no CAP_BPF
+        P008: listeners has not reported yet; tcp is unsupported: no CAP_BPF
         P009: listeners has not reported yet; tcp is unsupported: no CAP_BPF
         S001: tcp is unsupported: no CAP_BPF"#]]
     .assert_eq(&unknown(&snapshot).join("\n"));
@@ -119,6 +122,7 @@ fn rules_that_cannot_decide_say_why() {
         P004: no declared side has been read yet
         P005: no declared side has been read yet
         P007: no declared side has been read yet
+        P008: listeners has not reported yet; tcp is unsupported: no CAP_BPF
         P009: no declared side has been read yet
         S001: no declared side has been read yet"#]]
     .assert_eq(&unknown(&snapshot).join("\n"));
@@ -164,4 +168,32 @@ fn figures_that_the_kernel_does_not_have_are_named() {
         "",
         "nothing to judge, and no second reading"
     );
+}
+
+/// The catalogue's list of false-positive traps: a test is named after each.
+#[test]
+fn each_of_the_24_traps_has_a_test() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut directories = vec![source];
+    let mut tested = BTreeSet::new();
+    while let Some(directory) = directories.pop() {
+        for entry in fs::read_dir(directory).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                directories.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                let text = fs::read_to_string(path).unwrap();
+                let names = text
+                    .lines()
+                    .filter_map(|line| line.trim().strip_prefix("fn trap_"));
+                for name in names {
+                    let words = name
+                        .split('_')
+                        .take_while(|word| *word == "and" || word.parse::<u8>().is_ok());
+                    tested.extend(words.filter_map(|word| word.parse::<u8>().ok()));
+                }
+            }
+        }
+    }
+    assert_eq!(tested, (1..=24).collect());
 }

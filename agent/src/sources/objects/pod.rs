@@ -124,6 +124,7 @@ fn specified(
     let (request, limit) = cpu(spec.resources.as_ref()).map_err(|error| error.under("spec"))?;
     Ok(DeclaredPod {
         host_network: spec.host_network == Some(true),
+        runtime_class: spec.runtime_class_name.clone(),
         cpu_request_millis: request.or_else(|| default_request(spec, &containers, limit)),
         cpu_limit_millis: limit,
         containers,

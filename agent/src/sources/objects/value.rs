@@ -15,12 +15,13 @@ const META: [&str; 7] = [
     "annotations",
     "ownerReferences",
 ];
-const POD_SPEC: [&str; 7] = [
+const POD_SPEC: [&str; 8] = [
     "volumes",
     "containers",
     "initContainers",
     "ephemeralContainers",
     "hostNetwork",
+    "runtimeClassName",
     "nodeName",
     "resources",
 ];

@@ -129,6 +129,7 @@ pub(super) fn scan(
             inode,
             netns: socket.netns,
             host_netns: Some(socket.netns) == host_netns,
+            foreign_netns: !socket.holders.is_empty() && !socket.at_home,
             holders: socket.holders,
         });
     }
@@ -268,6 +269,7 @@ fn hold(candidate: &Candidate, sockets: &mut Sockets, errors: &mut Errors) {
         let Some(socket) = sockets.get_mut(&inode) else {
             return;
         };
+        socket.at_home |= candidate.netns == socket.netns;
         let known = socket
             .holders
             .last()

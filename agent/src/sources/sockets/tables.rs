@@ -31,6 +31,8 @@ pub(super) struct Socket {
     pub(super) v6only: Option<bool>,
     pub(super) cookie: Option<u64>,
     pub(super) holders: Vec<Holder>,
+    /// One of its holders is in its network namespace.
+    pub(super) at_home: bool,
 }
 
 /// Inode of the root cgroup. Kernels before 5.14 also tell it where a v1 hierarchy (net_cls, net_prio) has taken the place of
@@ -124,6 +126,7 @@ fn told(entry: &Entry, netns: u64) -> Socket {
         v6only: entry.v6only,
         cookie: Some(entry.cookie),
         holders: Vec::new(),
+        at_home: false,
     }
 }
 
@@ -181,5 +184,6 @@ fn seen(transport: Transport, address: SocketAddr, netns: u64) -> Socket {
         v6only: None,
         cookie: None,
         holders: Vec::new(),
+        at_home: false,
     }
 }

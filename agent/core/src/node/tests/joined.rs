@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use super::{POD, apply, container_id, node, only, path, seen};
 use crate::declared::{Declared, DeclaredContainer, DeclaredPod, WorkloadRef};
-use crate::id::{ContainerId, PodUid};
-use crate::observation::Fact;
+use crate::finding::Coverage;
+use crate::id::{CgroupId, ContainerId, PodUid};
+use crate::observation::{Fact, Health, ProbeStatus};
 use crate::time::Timestamp;
 
 fn declared(pod: DeclaredPod) -> Fact {
@@ -147,4 +148,32 @@ fn kills_are_those_of_the_cgroup_and_unknown_without_the_controller() {
     };
     apply(&mut node, 3, Fact::MemoryEvents { rows: vec![row] });
     assert_eq!(only(&node.snapshot(Timestamp(4))).oom_kills, Some(3));
+}
+
+#[test]
+fn trap_21_a_pod_with_a_kernel_of_its_own_is_blind_never_clean() {
+    let coverage = |class: Option<&str>| {
+        let mut node = node();
+        seen(&mut node, 1, 10, path(1));
+        let mut pod = pod();
+        pod.runtime_class = class.map(str::to_owned);
+        apply(&mut node, 2, declared(pod));
+        let ok = ProbeStatus {
+            probe: "tcp".into(),
+            health: Health::Ok,
+            reason: None,
+        };
+        apply(&mut node, 3, Fact::Probe(ok));
+        let attached = Fact::Attached {
+            cgroup: CgroupId(10),
+            error: None,
+            pre_existing: false,
+        };
+        apply(&mut node, 3, attached);
+        only(&node.snapshot(Timestamp(5))).coverage.clone()
+    };
+    assert_eq!(coverage(None), Coverage::Full);
+    assert_eq!(coverage(Some("nvidia")), Coverage::Full);
+    let blind = Coverage::Blind("runtime class Kata-QEMU: a kernel of its own".into());
+    assert_eq!(coverage(Some("Kata-QEMU")), blind);
 }

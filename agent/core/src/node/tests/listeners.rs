@@ -6,6 +6,7 @@ use super::{apply, node, only, path, ports, row, scan, seen};
 use crate::declared::Transport;
 use crate::id::CgroupId;
 use crate::observation::{DynamicPortsRow, Fact, ListenerRow, Refused, ScanScope};
+use crate::settings::HOST_LISTENERS_MAX;
 use crate::snapshot::{ContainerView, RefusedView};
 use crate::time::Timestamp;
 
@@ -131,4 +132,97 @@ fn refusals_of_several_sources_are_kept_together() {
         last: Timestamp(4),
     };
     assert_eq!(only(&node.snapshot(Timestamp(10))).refused, Some(wanted));
+}
+
+#[test]
+fn units_of_the_host_are_known_by_what_they_listen_on_in_the_nodes_network() {
+    let mut node = node();
+    seen(&mut node, 1, 10, path(1));
+    seen(&mut node, 1, 30, "/system.slice/sshd.service".into());
+    seen(&mut node, 1, 31, "/system.slice/plumbline.service".into());
+    seen(&mut node, 1, 32, "/kubepods/besteffort".into());
+    apply(
+        &mut node,
+        2,
+        Fact::SelfCgroup {
+            cgroup: CgroupId(31),
+        },
+    );
+    let on_host = |owner, port, inode| ListenerRow {
+        host_netns: true,
+        ..row(owner, port, inode)
+    };
+    let client = ListenerRow {
+        transport: Transport::Udp,
+        ..on_host(30, 40_000, 907)
+    };
+    let passed = ListenerRow {
+        creator: Some(CgroupId(10)),
+        ..on_host(30, 82, 908)
+    };
+    let rows = vec![
+        on_host(30, 22, 900),
+        on_host(30, 22, 901),
+        // In a pod's network, of a container in the node's, the agent's own, of a pod whose container is not known yet, of
+        // somebody whose cgroup is not known.
+        row(30, 23, 902),
+        on_host(10, 80, 903),
+        on_host(31, 9_090, 904),
+        on_host(32, 81, 905),
+        on_host(77, 83, 906),
+        client,
+        passed,
+    ];
+    scan(&mut node, 3, ScanScope::Node, rows.clone());
+    scan(&mut node, 4, ScanScope::Containers(vec![]), vec![]);
+    scan(&mut node, 5, ScanScope::Node, rows);
+    let listeners = node.snapshot(Timestamp(6)).host_listeners;
+    let [only] = &listeners[..] else {
+        panic!("{listeners:?}");
+    };
+    assert_eq!((only.unit.as_str(), only.port), ("sshd.service", 22));
+    assert_eq!((only.first_seen, only.scans), (Timestamp(3), 2));
+    assert!(only.executables.contains("/bin/server"));
+    scan(&mut node, 7, ScanScope::Node, vec![]);
+    assert!(node.snapshot(Timestamp(8)).host_listeners.is_empty());
+}
+
+#[test]
+fn what_units_of_the_host_listen_on_is_bounded() {
+    let mut node = node();
+    seen(&mut node, 1, 30, "/system.slice/many.service".into());
+    let more = 10;
+    let numbers = 1..=u16::try_from(HOST_LISTENERS_MAX).unwrap() + more;
+    let on_host = |number: u16| ListenerRow {
+        host_netns: true,
+        ..row(30, number, number.into())
+    };
+    scan(
+        &mut node,
+        3,
+        ScanScope::Node,
+        numbers.map(on_host).collect(),
+    );
+    let snapshot = node.snapshot(Timestamp(4));
+    assert_eq!(snapshot.host_listeners.len(), HOST_LISTENERS_MAX);
+    let mut dropped = snapshot.dropped.iter();
+    let lost = dropped.find(|dropped| dropped.place == "host_listeners");
+    assert_eq!(lost.unwrap().count, u64::from(more));
+}
+
+/// A mesh's node agent listens in the networks of the pods, from a pod of its own.
+#[test]
+fn trap_12_a_socket_in_another_network_is_not_blamed_on_its_pod() {
+    let mut node = node();
+    seen(&mut node, 1, 10, path(1));
+    let inside = ListenerRow {
+        foreign_netns: true,
+        ..row(10, 15_008, 900)
+    };
+    let rows = vec![inside, row(10, 15_020, 901)];
+    scan(&mut node, 3, ScanScope::Node, rows);
+    let snapshot = node.snapshot(Timestamp(5));
+    let listeners = only(&snapshot).listeners.iter();
+    let held: Vec<_> = listeners.map(|one| (one.port, one.held_by_owner)).collect();
+    assert_eq!(held, [(15_008, Some(false)), (15_020, Some(true))]);
 }

@@ -110,7 +110,7 @@ fn addresses(node: &mut NodeState) {
 }
 
 #[test]
-fn a_probe_is_the_nodes_and_what_a_node_port_lets_in_may_be_anybodys() {
+fn trap_8_and_17_a_probe_is_the_nodes_and_what_a_node_port_lets_in_may_be_anybodys() {
     for (keeps_source, expected) in [
         (false, ["node 1", "unresolved snat 1"]),
         (true, ["node 1", "node 1"]),

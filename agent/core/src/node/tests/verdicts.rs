@@ -203,7 +203,7 @@ fn other_nodes_are_never_denied_as_clients() {
 }
 
 #[test]
-fn pods_of_a_mesh_are_never_denied() {
+fn trap_4_and_12_pods_of_a_mesh_are_never_denied() {
     // Traps 4 and 12: the proxy takes every connection, whatever comes of it.
     let mut sidecar = world();
     let mut pod = web();
@@ -226,7 +226,7 @@ fn pods_of_a_mesh_are_never_denied() {
 }
 
 #[test]
-fn after_a_change_nothing_is_believed_for_the_grace() {
+fn trap_18_after_a_change_nothing_is_believed_for_the_grace() {
     let mut open = world();
     open.policies.clear();
     let mut relabelled = world();

@@ -47,7 +47,7 @@ fn all_endpoints_are_asked() {
 }
 
 #[test]
-fn each_pod_resolves_the_name_of_the_port_for_itself() {
+fn trap_15_each_pod_resolves_the_name_of_the_port_for_itself() {
     let http = TargetPort::Name("http".into());
     assert_eq!(verdict(&http, &[web()], false, true), Verdict::Deny);
     let none = TargetPort::Name("none".into());

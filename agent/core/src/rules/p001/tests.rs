@@ -113,6 +113,23 @@ fn trap_3_loopback_is_no_exposure() {
 }
 
 #[test]
+fn trap_4_sidecars_are_known_by_their_container_not_by_the_port() {
+    let ports = [15_001, 15_006, 15_020, 15_021, 9_999];
+    let listeners = || ports.map(|port| listener(port, &["0.0.0.0"])).to_vec();
+    let pod = pod(vec![
+        container("app", ContainerKind::Regular, &[8080]),
+        container("istio-proxy", ContainerKind::Sidecar, &[15_090]),
+    ]);
+    let of = |index| {
+        let view = view(&pod, Some(index), listeners());
+        snapshot(Some(declared(&pod, vec![])), vec![view])
+    };
+    check(&of(1), &expect!["P001 medium web/istio-proxy tcp/9999"]);
+    let told = said(&of(0));
+    assert_eq!(told.lines().count(), ports.len(), "{told}");
+}
+
+#[test]
 fn trap_5_native_sidecars_declare_and_ephemeral_containers_cannot() {
     let pod = pod(vec![
         container("app", ContainerKind::Regular, &[8080]),

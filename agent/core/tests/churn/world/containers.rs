@@ -136,6 +136,7 @@ impl World {
                     inode: container.cgroup * 10_000 + u64::from(*port),
                     netns: 1,
                     host_netns: false,
+                    foreign_netns: false,
                     holders: vec![Holder {
                         pid: container.pid,
                         executable: Some(container.id.clone()),

@@ -1,0 +1,85 @@
+use std::time::Duration;
+
+use crate::declared::Transport;
+use crate::finding::{Condition, Evidence};
+use crate::rules::evaluate;
+use crate::rules::testing::{NOW, of_rule, snapshot};
+use crate::settings::Grace;
+use crate::snapshot::{HostListenerView, Snapshot};
+
+fn on(unit: &str, transport: Transport, port: u16, addresses: &[&str]) -> HostListenerView {
+    HostListenerView {
+        unit: unit.into(),
+        transport,
+        port,
+        addresses: addresses.iter().map(|one| one.parse().unwrap()).collect(),
+        executables: ["/usr/sbin/daemon".to_owned()].into(),
+        first_seen: NOW.minus(Duration::from_secs(60)),
+        scans: 2,
+    }
+}
+
+fn node(allowed: &[&str], listeners: Vec<HostListenerView>) -> Snapshot {
+    let mut node = snapshot(None, vec![]);
+    node.settings.rules.host_listeners = allowed.iter().map(|one| one.parse().unwrap()).collect();
+    node.host_listeners = listeners;
+    node
+}
+
+fn p008(node: &Snapshot) -> Condition {
+    let mut found = evaluate(node).into_iter();
+    found.find(|one| one.rule.id == "P008").unwrap()
+}
+
+fn said(allowed: &[&str], listener: HostListenerView) -> String {
+    of_rule("P008", &node(allowed, vec![listener]))
+}
+
+#[test]
+fn a_listener_that_the_list_does_not_allow() {
+    let rpc = || on("rpcbind.service", Transport::Tcp, 111, &["0.0.0.0", "::"]);
+    let told = "P008 medium node rpcbind.service tcp/111";
+    assert_eq!(said(&["sshd.service"], rpc()), told);
+    assert_eq!(said(&["rpcbind.service udp/111"], rpc()), told);
+    assert_eq!(said(&["rpcbind.service"], rpc()), "");
+    assert_eq!(said(&["tcp/100-200"], rpc()), "");
+    assert_eq!(said(&[], rpc()), "", "no list, nothing said");
+    let node = node(&["sshd.service"], vec![rpc()]);
+    let condition = p008(&node);
+    assert_eq!(
+        condition.evidence["addresses"],
+        Evidence::List(vec!["0.0.0.0".into(), "::".into()])
+    );
+}
+
+#[test]
+fn loopback_is_no_exposure_and_any_other_address_is() {
+    let on = |addresses| on("db.service", Transport::Tcp, 5_432, addresses);
+    assert_eq!(said(&["tcp/22"], on(&["127.0.0.1", "::1"])), "");
+    assert_ne!(said(&["tcp/22"], on(&["127.0.0.1", "192.0.2.10"])), "");
+}
+
+#[test]
+fn ports_that_the_kernel_chose_are_one_finding() {
+    let listeners = [40_001, 40_002].map(|port| on("nfs.service", Transport::Tcp, port, &["::"]));
+    let node = node(&["tcp/22"], listeners.to_vec());
+    assert_eq!(
+        of_rule("P008", &node),
+        "P008 medium node nfs.service dynamic"
+    );
+    assert_eq!(
+        p008(&node).observed,
+        "nfs.service listens on tcp/40001, tcp/40002 of the node"
+    );
+}
+
+#[test]
+fn a_port_that_is_bound_for_a_moment_is_not_told() {
+    let mut young = on("a.service", Transport::Tcp, 80, &["0.0.0.0"]);
+    young.first_seen = NOW.minus(Duration::from_secs(1));
+    young.scans = 1;
+    let mut node = node(&["tcp/22"], vec![young]);
+    assert_eq!(of_rule("P008", &node), "");
+    node.settings.grace = Grace::Scans(1);
+    assert_ne!(of_rule("P008", &node), "");
+}
