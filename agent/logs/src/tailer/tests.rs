@@ -1,5 +1,42 @@
 //! The reader against a double of the kubelet, with an oracle that numbers every record.
+//!
+//! Which test proves which row of the project's catalogue of faults and attacks, and what of a row none proves; those of the
+//! exporter (export) are in `agent/tests/export/records.rs`:
+//!
+//! | Row | Tests |
+//! |---|---|
+//! | F1 | `outages_and_restarts_lose_nothing` (export); CPU and blackhole: none |
+//! | F2 | `a_slow_collector_gets_everything_in_its_own_time` (export); 1 KiB/s: none |
+//! | F3 | `what_may_pass_costs_nothing` (export), `retry_after_is_read_and_capped` (agent/src/export/verdict) |
+//! | F4 | `too_large_is_halved_until_it_fits`, `what_is_refused_for_good_is_counted_and_not_sent_again`, `a_collector_that_refuses_us_gets_one_record_at_a_time`, `a_record_that_is_not_wanted_is_given_up_alone` (export) |
+//! | F5 | `partial_success_is_counted_and_never_sent_again` (export) |
+//! | F6 | `what_may_pass_costs_nothing` (export): reset, stall; half-open, GOAWAY: none |
+//! | F7 | `a_changed_certificate_loses_nothing` (export), agent/tests/export/tls |
+//! | F8 | `a_panic_in_the_lane_loses_nothing` (export) |
+//! | F9 | `at_the_end_what_is_refused_stays_in_its_file` (export), `shutdown_with_a_hung_collector_ends_and_counts_the_loss` (agent/tests/export/faults), `container_logs_are_shipped_told_and_counted_to_the_end` (tests/tests/agent/logs) |
+//! | F50 | `kill::killed_at_random_moments`, `kill::killed_at_each_step` |
+//! | F51 | `rotation::nothing_is_lost_or_doubled_while_files_are_rotated` |
+//! | F52 | `rotation::after_a_pause_of_some_rotations_it_goes_on_where_it_was` |
+//! | F53 | `file::of_a_broken_one_all_that_can_be_had`, `fuzz::compressed_files` |
+//! | F54 | `identity::truncated_and_written_anew` |
+//! | F55 | `endless`, `lines::long_lines_around_each_bound`, `lines::a_last_line_without_end_is_shipped_when_the_file_is_over`, `partial::a_chain_that_does_not_go_on_is_shipped` |
+//! | F56 | `lines::odd_lines`, `line::neither`, `fuzz::lines` |
+//! | F57 | `load::a_burst_is_read_within_the_bound_of_memory` |
+//! | F58 | `faults::a_disk_that_fails_at_any_step_of_the_checkpoint_stops_nothing`, `faults::a_disk_that_is_slow_stops_nothing` |
+//! | F59 | `checkpoint::each_flipped_byte_and_each_cut_is_found`, `store::what_does_not_check_is_put_aside`, `identity::without_a_checkpoint_that_checks_all_is_sent_again` |
+//! | F60 | `identity::a_new_file_with_an_old_inode_is_read_from_its_beginning` |
+//! | F61 | `faults::where_the_kernel_refuses_watches_the_scan_finds_all`, `faults::an_overflow_of_hints_is_a_scan` |
+//! | F62 | `faults::pods_that_are_gone_at_once_are_read`; those missed are not counted from kernel events |
+//! | F63 | `identity::deleted_files_are_held_within_a_budget` |
+//! | T1 | `hostile::ten_thousand_hostile_lines_are_bodies_and_nothing_else` |
+//! | T2 | `endless::a_line_of_gibibytes_takes_no_more_memory_than_one_of_mebibytes`, `rotation::a_line_over_two_rotations_survives_a_restart` |
+//! | T3 | `load::a_flood_does_not_delay_the_quiet`, `options::beyond_a_pods_share_records_are_dropped_and_counted` |
+//! | T4 | `tricks::links_pipes_and_foreign_directories`, `tricks::swapped_while_it_looks` |
+//! | T5 | `names_that_are_chosen_to_harm_are_only_names` (agent/tests/declared_kube/hostile), `source::directories_of_pods` |
+//! | T15 | `redact::seeded_secrets_of_each_format`, `redact::hostile_input_takes_linear_time`, `options::secrets_are_hidden_over_the_parts_of_a_line` |
+//! | T16 | `a_storm_of_ten_minutes` (agent/src/logging/limit) |
 
+mod endless;
 mod faults;
 mod hostile;
 mod identity;

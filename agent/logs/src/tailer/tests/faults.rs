@@ -3,13 +3,16 @@
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::io::Errno;
 
 use super::{Arrived, Paths, full, settings, start, until};
+use crate::batch::Batch;
 use crate::fault::{self, Fault, Faults};
+use crate::sink::{Answer, Sink};
 use crate::store::Store;
 use crate::watch::Waker;
 
@@ -153,6 +156,60 @@ fn where_the_kernel_refuses_watches_the_scan_finds_all() {
         }
         assert!(command.status().unwrap().success(), "{limits}");
     }
+}
+
+/// Holds the reader where it sends, for as long as the test keeps the lock.
+struct Gate(super::Collect, Arc<Mutex<()>>, Arc<AtomicU32>);
+
+impl Sink for Gate {
+    fn send(&mut self, batch: Batch) {
+        self.2.fetch_add(1, Ordering::Relaxed);
+        drop(self.1.lock().unwrap());
+        self.0.send(batch);
+    }
+
+    fn answers(&mut self) -> Vec<Answer> {
+        self.0.answers()
+    }
+}
+
+/// F61: more happens than the kernel keeps hints for, and a pod comes after that. No scan is due: only the word of the
+/// overflow can lead to it.
+#[test]
+fn an_overflow_of_hints_is_a_scan() {
+    let (root, arrived) = (tempfile::tempdir().unwrap(), Arrived::default());
+    let app = |pod: &str| root.path().join(format!("shop_{pod}_uid-{pod}/app"));
+    fs::create_dir_all(app("web")).unwrap();
+    append(&app("web").join("0.log"), &lines(0..1));
+    let (gate, sends) = (Arc::new(Mutex::new(())), Arc::new(AtomicU32::new(0)));
+    let collect = super::Collect {
+        arrived: arrived.clone(),
+        answers: Vec::new(),
+    };
+    let sink = Box::new(Gate(collect, Arc::clone(&gate), Arc::clone(&sends)));
+    let mut settings = settings(root.path());
+    settings.scan_interval = Duration::from_hours(1);
+    let reader = super::spawn(settings, sink, Box::new(Paths), Waker::new().unwrap()).unwrap();
+    until("the first record", || arrived.len() == 1);
+    let held = gate.lock().unwrap();
+    append(&app("web").join("0.log"), &lines(1..2));
+    until("the reader to be held", || {
+        sends.load(Ordering::Relaxed) == 2
+    });
+    let queue = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let queue: u32 = queue.trim().parse().unwrap();
+    let passing = app("web").join("passing");
+    for _ in 0..queue {
+        // Two hints each.
+        fs::write(&passing, "").unwrap();
+        fs::remove_file(&passing).unwrap();
+    }
+    fs::create_dir_all(app("late")).unwrap();
+    append(&app("late").join("0.log"), &lines(2..3));
+    drop(held);
+    until("the pod that nothing hinted at", || arrived.len() == 3);
+    reader.join();
+    assert_eq!(arrived.bodies(), ["0", "1", "2"]);
 }
 
 /// F62: 50 pods a second that live for 300 ms. In the usual tier each lives until its file is open: a machine that is busy

@@ -1,12 +1,13 @@
 //! SIGKILL at random moments and at every step of the checkpoint, under writing and rotation: nothing is lost.
 
-use std::fs::{self, File, OpenOptions};
-use std::path::Path;
+use std::fs::{File, OpenOptions};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use super::kubelet::Kubelet;
-use super::oracle::judge;
+use super::oracle::Oracle;
 use super::{Arrived, Paths, Random, full, seed, settings, until};
 use crate::sink;
 use crate::tailer::spawn;
@@ -56,42 +57,64 @@ fn run(directory: &Path, kill_at: Option<u64>) -> Child {
     command.spawn().unwrap()
 }
 
-/// Whole requests in the file. A torn one at its end was never answered: it is cut off.
-fn received(directory: &Path) -> Arrived {
-    let arrived = Arrived::default();
-    let path = directory.join("out");
-    let bytes = fs::read(&path).unwrap_or_default();
-    let mut rest = &bytes[..];
-    while let Some((len, after)) = rest.split_first_chunk::<4>() {
-        let len = usize::try_from(u32::from_be_bytes(*len)).unwrap();
-        let Some((request, after)) = after.split_at_checked(len) else {
-            break;
-        };
-        arrived.take(request);
-        rest = after;
+/// What the killed processes sent, each request looked at once.
+struct Received {
+    path: PathBuf,
+    /// Bytes of it that were looked at: whole requests.
+    looked: u64,
+    oracle: Oracle,
+}
+
+impl Received {
+    fn new(directory: &Path) -> Self {
+        Self {
+            path: directory.join("out"),
+            looked: 0,
+            oracle: Oracle::default(),
+        }
     }
-    if !rest.is_empty() {
-        let whole = bytes.len() - rest.len();
-        OpenOptions::new()
-            .write(true)
-            .open(path)
-            .unwrap()
-            .set_len(whole as u64)
-            .unwrap();
+
+    /// Takes the whole requests that have come since. Gives how many bytes of a torn one follow.
+    fn look(&mut self) -> u64 {
+        let mut bytes = Vec::new();
+        if let Ok(mut file) = File::open(&self.path) {
+            file.seek(SeekFrom::Start(self.looked)).unwrap();
+            file.read_to_end(&mut bytes).unwrap();
+        }
+        let (mut rest, arrived) = (&bytes[..], Arrived::default());
+        while let Some((len, after)) = rest.split_first_chunk::<4>() {
+            let len = usize::try_from(u32::from_be_bytes(*len)).unwrap();
+            let Some((request, after)) = after.split_at_checked(len) else {
+                break;
+            };
+            arrived.take(request);
+            rest = after;
+        }
+        self.oracle.take(&arrived.all());
+        self.looked += (bytes.len() - rest.len()) as u64;
+        rest.len() as u64
     }
-    arrived
+
+    /// After a kill. A torn request at the end was never answered: it is cut off.
+    fn cut(&mut self) {
+        if self.look() > 0 {
+            let file = OpenOptions::new().write(true).open(&self.path).unwrap();
+            file.set_len(self.looked).unwrap();
+        }
+    }
 }
 
 /// Reads to the end and judges. Gives the duplicates.
-fn finish(directory: &Path, kubelet: &Kubelet) -> u64 {
+fn finish(directory: &Path, kubelet: &Kubelet, received: &mut Received) -> u64 {
     let mut last = run(directory, None);
     until("all records", || {
-        let seen = received(directory).all();
-        judge(&[kubelet], &seen).missing.is_empty()
+        received.look();
+        received.oracle.has_all(kubelet)
     });
     File::create(directory.join("stop")).unwrap();
     assert!(last.wait().unwrap().success());
-    let verdict = judge(&[kubelet], &received(directory).all());
+    assert_eq!(received.look(), 0, "a torn request");
+    let verdict = received.oracle.verdict(&[kubelet]);
     assert!(
         verdict.missing.is_empty() && verdict.damaged.is_empty(),
         "{verdict:?}"
@@ -100,14 +123,11 @@ fn finish(directory: &Path, kubelet: &Kubelet) -> u64 {
 }
 
 /// Stops at the latest when all have arrived: the kubelet keeps three files more than the live one.
-fn rotate_if_read(kubelet: &mut Kubelet, directory: &Path, rotations: &mut u32) {
+fn rotate_if_read(kubelet: &mut Kubelet, received: &Received, rotations: &mut u32) {
     if *rotations < 3 {
         kubelet.rotate();
         *rotations += 1;
-    } else if judge(&[kubelet], &received(directory).all())
-        .missing
-        .is_empty()
-    {
+    } else if received.oracle.has_all(kubelet) {
         *rotations = 0;
     }
 }
@@ -120,6 +140,7 @@ fn killed_at_random_moments() {
         let directory = directory.path();
         let mut kubelet = Kubelet::new(&directory.join("pods"), 0, seed);
         let (mut random, mut rotations) = (Random::new(seed), 0);
+        let mut received = Received::new(directory);
         for kill in 0..kills {
             kubelet.write(random.below(records));
             let mut child = run(directory, None);
@@ -128,15 +149,15 @@ fn killed_at_random_moments() {
                 std::thread::sleep(Duration::from_millis(random.below(25)));
             }
             if kill % 3 == 0 {
-                rotate_if_read(&mut kubelet, directory, &mut rotations);
+                rotate_if_read(&mut kubelet, &received, &mut rotations);
             }
             kubelet.write(random.below(records));
             std::thread::sleep(Duration::from_millis(random.below(30)));
             child.kill().unwrap();
             child.wait().unwrap();
-            received(directory);
+            received.cut();
         }
-        let duplicates = finish(directory, &kubelet);
+        let duplicates = finish(directory, &kubelet, &mut received);
         // At most what was in flight or not yet in a checkpoint, each time.
         let written = kubelet.written;
         eprintln!("{kills} kills, {written} records, {duplicates} duplicates");
@@ -150,7 +171,7 @@ fn killed_at_each_step() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path();
     let mut kubelet = Kubelet::new(&directory.join("pods"), 0, seed);
-    let mut rotations = 0;
+    let (mut rotations, mut received) = (0, Received::new(directory));
     let last = if full() { 200 } else { 24 };
     for step in 1..=last {
         kubelet.write(20);
@@ -165,12 +186,12 @@ fn killed_at_each_step() {
             std::thread::sleep(Duration::from_millis(10));
             child.try_wait().unwrap().is_some()
         });
-        received(directory);
+        received.cut();
         if step % 4 == 0 {
-            rotate_if_read(&mut kubelet, directory, &mut rotations);
+            rotate_if_read(&mut kubelet, &received, &mut rotations);
         }
     }
-    let duplicates = finish(directory, &kubelet);
+    let duplicates = finish(directory, &kubelet, &mut received);
     eprintln!(
         "{last} kills, {} records, {duplicates} duplicates",
         kubelet.written

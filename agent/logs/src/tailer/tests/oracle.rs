@@ -35,29 +35,61 @@ impl std::fmt::Debug for Verdict {
     }
 }
 
-/// Holds what arrived against what was written.
-pub(super) fn judge(kubelets: &[&Kubelet], arrived: &[(String, LogRecord)]) -> Verdict {
-    let mut verdict = Verdict::default();
-    let mut times: HashMap<(&str, u64), u64> = HashMap::new();
-    for (container, record) in arrived {
-        let Some(Value::StringValue(body)) =
-            record.body.as_ref().and_then(|body| body.value.as_ref())
-        else {
-            verdict.damaged.push(format!("{container}: {record:?}"));
-            continue;
-        };
-        match body.split(' ').next().unwrap().parse() {
-            Ok(seq) if *body == content(seq) => *times.entry((container, seq)).or_default() += 1,
-            _ => verdict.damaged.push(format!("{container}: {:.60}", body)),
-        }
-    }
-    for kubelet in kubelets {
-        for seq in 0..kubelet.written {
-            match times.get(&(kubelet.name.as_str(), seq)) {
-                None => verdict.missing.push((kubelet.name.clone(), seq)),
-                Some(times) => verdict.duplicates += times - 1,
+/// Counts what arrived as it arrives, so that asking again costs only what is new.
+#[derive(Debug, Default)]
+pub(super) struct Oracle {
+    times: HashMap<String, HashMap<u64, u64>>,
+    damaged: Vec<String>,
+}
+
+impl Oracle {
+    /// More that arrived.
+    pub(super) fn take(&mut self, arrived: &[(String, LogRecord)]) {
+        for (container, record) in arrived {
+            let Some(Value::StringValue(body)) =
+                record.body.as_ref().and_then(|body| body.value.as_ref())
+            else {
+                self.damaged.push(format!("{container}: {record:?}"));
+                continue;
+            };
+            match body.split(' ').next().unwrap().parse() {
+                Ok(seq) if *body == content(seq) => {
+                    let times = self.times.entry(container.clone()).or_default();
+                    *times.entry(seq).or_default() += 1;
+                }
+                _ => self.damaged.push(format!("{container}: {body:.60}")),
             }
         }
     }
-    verdict
+
+    /// Whether all that was written has arrived. What arrived was written, so that counting is enough.
+    pub(super) fn has_all(&self, kubelet: &Kubelet) -> bool {
+        let seen = self.times.get(&kubelet.name);
+        seen.map_or(0, HashMap::len) as u64 >= kubelet.written
+    }
+
+    /// Holds it against what was written.
+    pub(super) fn verdict(&self, kubelets: &[&Kubelet]) -> Verdict {
+        let mut verdict = Verdict {
+            damaged: self.damaged.clone(),
+            ..Verdict::default()
+        };
+        for kubelet in kubelets {
+            let times = self.times.get(&kubelet.name);
+            for seq in 0..kubelet.written {
+                match times.and_then(|times| times.get(&seq)) {
+                    None => verdict.missing.push((kubelet.name.clone(), seq)),
+                    Some(times) => verdict.duplicates += times - 1,
+                }
+            }
+        }
+        verdict
+    }
+}
+
+/// Holds what arrived against what was written.
+pub(super) fn judge(kubelets: &[&Kubelet], arrived: &[(String, LogRecord)]) -> Verdict {
+    let mut oracle = Oracle::default();
+    oracle.take(arrived);
+    oracle.verdict(kubelets)
 }
