@@ -20,7 +20,7 @@ pub(crate) struct Arguments {
     /// The loads and sizes that the product promises to stand, of which the usual run has a twentieth
     #[arg(long)]
     full: bool,
-    /// Only tests whose name contains this
+    /// Only tests whose name contains this; or the name of a file or directory of tests, for all in it
     filter: Option<String>,
 }
 
@@ -52,9 +52,14 @@ fn parts(arguments: &Arguments, times: &mut Times) -> Result<(Result<()>, Count)
     } else {
         times.of("check", || check::run(&cargo, false))
     };
+    let filter = arguments.filter.as_deref();
+    let mut targets = kernel::integration_tests(true)?;
+    targets.extend(kernel::integration_tests(false)?);
+    let target = filter.filter(|name| targets.iter().any(|target| target == name));
     let runner = Runner {
         cargo: &cargo,
-        filter: arguments.filter.as_deref(),
+        filter: filter.filter(|_| target.is_none()),
+        target,
         full: arguments.full,
     };
     let mut count = times.of("hosted", || runner.hosted())?;
@@ -138,13 +143,18 @@ fn one(name: &str, result: Result<()>) -> Count {
 struct Runner<'a> {
     cargo: &'a setup::Cargo,
     filter: Option<&'a str>,
+    /// The one target that is meant.
+    target: Option<&'a str>,
     full: bool,
 }
 
 impl Runner<'_> {
     /// Unit, property and replay tests: no root, no kernel, in parallel; by cargo-nextest where there is one.
     fn hosted(&self) -> Result<Count> {
-        let integration = targets(kernel::integration_tests(true)?);
+        let integration = self.targets(kernel::integration_tests(true)?);
+        if self.target.is_some() && integration.is_empty() {
+            return Ok(Count::default());
+        }
         let harness: &[&str] = if has_nextest() {
             &[
                 "nextest",
@@ -162,6 +172,9 @@ impl Runner<'_> {
             &["test"]
         };
         let mut command = self.command(harness);
+        if self.target.is_some() {
+            return count::run(command.args(integration));
+        }
         let mut count = count::run(command.args(["--lib", "--bins"]).args(integration))?;
         count += count::run(&mut self.command(&["test", "--doc"]))?;
         Ok(count)
@@ -169,7 +182,7 @@ impl Runner<'_> {
 
     /// Tests with real eBPF: as root, one at a time, since they share one kernel.
     fn kernel(&self) -> Result<Count> {
-        let integration = targets(kernel::integration_tests(false)?);
+        let integration = self.targets(kernel::integration_tests(false)?);
         if integration.is_empty() {
             return Ok(Count::default());
         }
@@ -210,14 +223,13 @@ impl Runner<'_> {
         }
         command
     }
-}
 
-/// `--test NAME` for each name.
-fn targets(names: Vec<String>) -> Vec<String> {
-    names
-        .into_iter()
-        .flat_map(|name| ["--test".to_owned(), name])
-        .collect()
+    /// `--test NAME` for each name that is meant.
+    fn targets(&self, names: Vec<String>) -> Vec<String> {
+        let meant = |name: &String| self.target.is_none_or(|target| target == name);
+        let names = names.into_iter().filter(meant);
+        names.flat_map(|name| ["--test".to_owned(), name]).collect()
+    }
 }
 
 fn has_nextest() -> bool {
