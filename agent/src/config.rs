@@ -22,6 +22,7 @@ pub use rulebook::warnings;
 use crate::cli::{LogFormat, NodeArgs, Probe};
 use crate::export::settings::ExportSettings;
 use crate::logs::LogConfig;
+use crate::logs::options::LogArgs;
 use crate::sources::ebpf::UdpMode;
 use crate::sources::kube::Peers;
 
@@ -66,6 +67,8 @@ pub struct Config {
     pub state_dir: Option<PathBuf>,
     /// Container logs; `None`: they are not read.
     pub logs: Option<LogConfig>,
+    /// What was said about them, by flags and file.
+    pub log_args: LogArgs,
     /// How log lines look.
     pub log_format: LogFormat,
 }
@@ -130,7 +133,9 @@ pub fn resolve(
     get: impl Fn(&str) -> Option<String>,
 ) -> Result<Config, Vec<Problem>> {
     let mut problems = Vec::new();
-    let core = core_settings(args, &file, &mut problems);
+    let log_args = args.logs.over(&file);
+    let mut core = core_settings(args, &file, &mut problems);
+    log_args.tell(&mut core);
     let scan_interval = scan_interval(args, &file, &mut problems);
     let connection_interval = connection_interval(args, &file, &mut problems);
     let canary = canary(args, &file, &mut problems);
@@ -145,8 +150,7 @@ pub fn resolve(
         problems.extend(found.into_iter().map(problem));
         ExportSettings::off()
     });
-    let (root, state) = (file.log_root.clone(), file.log_state.clone());
-    let logs = args.logs.resolve(root, state, &export, &mut problems);
+    let logs = log_args.resolve(&export, &mut problems);
     let node = NodeIdentity {
         cluster: args.cluster_name.clone().or(file.cluster_name),
         node: args
@@ -191,6 +195,7 @@ pub fn resolve(
         export,
         otlp,
         logs,
+        log_args,
         state_dir: args.state_dir.clone().or(file.state.dir),
         log_format: args.log_format.or(file.log_format).unwrap_or_default(),
     })
@@ -272,7 +277,6 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
         .clone_from(&file.metadata_namespaces);
     core.rules.host_listeners.clone_from(&file.host_listeners);
     core.rulebook = Arc::new(rulebook::of(file, problems));
-    args.logs.tell(&mut core);
     if let Some(range) = crate::sources::sock_diag::netns::dynamic_ports() {
         core.ephemeral_ports = range;
     }

@@ -9,6 +9,7 @@ use serde_saphyr::options::DuplicateKeyPolicy;
 
 use super::keys::{KEYS, Kind, RULE};
 use super::{Problem, Span, file};
+use crate::logs::options::{LabelRule, Size};
 
 /// A value of the file, with where it stands.
 type Node = Spanned<Raw>;
@@ -147,17 +148,16 @@ impl Check<'_> {
             (_, Raw::Null)
             | (Kind::Text, Raw::Text(_))
             | (Kind::Bool, Raw::Bool)
-            | (Kind::Number, Raw::Number(true)) => None,
+            | (Kind::Number | Kind::Size, Raw::Number(true)) => None,
             (Kind::Text, _) => Some("text; quote it if it looks like something else".to_owned()),
             (Kind::Bool, _) => Some("true or false".to_owned()),
             (Kind::Number, _) => Some("a whole number".to_owned()),
-            (Kind::Span, Raw::Text(text)) => {
-                if let Err(error) = text.parse::<Span>() {
-                    self.say(line, format!("`{path}`: {error}"));
-                }
-                None
-            }
+            (Kind::Span, Raw::Text(text)) => self.parsed(line, path, text.parse::<Span>()),
             (Kind::Span, _) => Some("a span of time like 500ms, 30s or 5m".to_owned()),
+            (Kind::Size, Raw::Text(text)) => self.parsed(line, path, text.parse::<Size>()),
+            (Kind::Size, _) => Some("a number of bytes like 500Ki, 50Mi or 1Gi".to_owned()),
+            (Kind::Label, Raw::Text(text)) => self.parsed(line, path, text.parse::<LabelRule>()),
+            (Kind::Label, _) => Some("text like NAMESPACE:KEY=VALUE".to_owned()),
             (Kind::Word(words), Raw::Text(text)) if words.contains(&text.as_str()) => None,
             (Kind::Word(words), _) => Some(format!("one of {}", words.join(", "))),
             (Kind::Rules, _) => {
@@ -170,18 +170,31 @@ impl Check<'_> {
                 }
                 None
             }
-            (Kind::Texts, Raw::List(items)) => {
+            (Kind::Texts | Kind::Labels, Raw::List(items)) => {
+                let of = if kind == Kind::Texts {
+                    Kind::Text
+                } else {
+                    Kind::Label
+                };
                 for (index, item) in items.iter().enumerate() {
-                    self.value(&format!("{path}[{index}]"), Kind::Text, item);
+                    self.value(&format!("{path}[{index}]"), of, item);
                 }
                 None
             }
-            (Kind::List(_) | Kind::Texts, _) => Some("a list".to_owned()),
+            (Kind::List(_) | Kind::Texts | Kind::Labels, _) => Some("a list".to_owned()),
         };
         if let Some(wrong) = wrong {
             let found = node.value.kind();
             self.say(line, format!("`{path}` must be {wrong}, not {found}"));
         }
+    }
+
+    /// Says what is wrong with a text in its own words.
+    fn parsed<T>(&mut self, line: u64, path: &str, parsed: Result<T, String>) -> Option<String> {
+        if let Err(error) = parsed {
+            self.say(line, format!("`{path}`: {error}"));
+        }
+        None
     }
 
     fn rules(&mut self, path: &str, node: &Node) {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 use super::{Problem, Span, check};
 use crate::cli::LogFormat;
+use crate::logs::options::{LabelRule, Size};
 use crate::sources::ebpf::UdpMode;
 use crate::sources::kube::Peers;
 
@@ -61,6 +62,28 @@ pub struct File {
     pub log_root: Option<PathBuf>,
     /// Where their checkpoint lives.
     pub log_state: Option<PathBuf>,
+    /// What the kubelet keeps of a container's logs.
+    pub log_kept: Option<Size>,
+    /// What is called a flood.
+    pub log_flood: Option<Size>,
+    /// Namespaces whose logs are shipped.
+    pub log_namespace: Vec<String>,
+    /// Namespaces whose logs are not.
+    pub log_exclude_namespace: Vec<String>,
+    /// Containers whose logs are not.
+    pub log_exclude_container: Vec<String>,
+    /// Labels of pods whose logs are not.
+    pub log_exclude_label: Vec<LabelRule>,
+    /// What is replaced in records.
+    pub log_redact: Vec<String>,
+    /// Which lines are one message.
+    pub log_join: Option<String>,
+    /// Tell the severity that a record says of itself.
+    pub log_severity: Option<bool>,
+    /// Drop what is less severe.
+    pub log_min_severity: Option<String>,
+    /// Bytes that a pod may log in a second.
+    pub log_pod_rate: Option<Size>,
     /// How the agent's own log looks.
     pub log_format: Option<LogFormat>,
     /// What outlives the agent.

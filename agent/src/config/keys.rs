@@ -18,6 +18,8 @@ pub(super) enum Kind {
     Bool,
     /// A span of time: `500ms`, `30s`, `1h 30m`.
     Span,
+    /// A number of bytes: `52428800`, `50Mi`.
+    Size,
     /// One of these words.
     Word(&'static [&'static str]),
     /// What is set about rules, by id.
@@ -26,6 +28,10 @@ pub(super) enum Kind {
     List(&'static [(&'static str, Kind)]),
     /// A list of texts.
     Texts,
+    /// A list of labels of pods: `NAMESPACE:KEY=VALUE`.
+    Labels,
+    /// One of them.
+    Label,
 }
 
 /// One key.
@@ -127,6 +133,17 @@ pub(super) const KEYS: &[Key] = &[
     key("socket", Kind::Text, "/run/plumbline/plumbline.sock", "Unix socket for `plumbline status` and `explain`.").flag("--socket", "PLUMBLINE_SOCKET"),
     key("log_root", Kind::Text, "none", "Ship the container logs below this directory, usually /var/log/pods.").flag("--log-root", "PLUMBLINE_LOG_ROOT"),
     key("log_state", Kind::Text, "/var/lib/plumbline", "Where the checkpoint of `log_root` lives.").flag("--log-state", "PLUMBLINE_LOG_STATE"),
+    key("log_kept", Kind::Size, "50Mi", "What the kubelet keeps of a container's logs: containerLogMaxSize times containerLogMaxFiles.").flag("--log-kept", "PLUMBLINE_LOG_KEPT").hot(),
+    key("log_flood", Kind::Size, "30Mi", "Logs of a container in each of ten minutes that are called a flood.").flag("--log-flood", "PLUMBLINE_LOG_FLOOD").hot(),
+    key("log_namespace", Kind::Texts, "[]", "Ship logs of these namespaces only; without any, of all.").flag("--log-namespace", "PLUMBLINE_LOG_NAMESPACE"),
+    key("log_exclude_namespace", Kind::Texts, "[]", "Ship no logs of these namespaces.").flag("--log-exclude-namespace", "PLUMBLINE_LOG_EXCLUDE_NAMESPACE"),
+    key("log_exclude_container", Kind::Texts, "[]", "Ship no logs of containers of this name: `NAME` or `NAMESPACE/NAME`.").flag("--log-exclude-container", "PLUMBLINE_LOG_EXCLUDE_CONTAINER"),
+    key("log_exclude_label", Kind::Labels, "[]", "Ship no logs of pods with this label when they begin, `NAMESPACE:KEY=VALUE`: who may set it in the namespace may then silence its pods.").flag("--log-exclude-label", "PLUMBLINE_LOG_EXCLUDE_LABEL"),
+    key("log_redact", Kind::Texts, "[]", "Replace what matches by *** in each record: expressions, or @aws-key, @bearer, @email, @jwt, @password, @private-key, @url-password.").flag("--log-redact", "PLUMBLINE_LOG_REDACT"),
+    key("log_join", Kind::Text, "none", "Join lines that are one message: `indented`, or `start:EXPRESSION` for first lines.").flag("--log-join", "PLUMBLINE_LOG_JOIN"),
+    key("log_severity", Kind::Bool, "false", "Tell the severity that a record says of itself; a guess.").flag("--log-severity", "PLUMBLINE_LOG_SEVERITY"),
+    key("log_min_severity", Kind::Word(&["trace", "debug", "info", "warn", "error", "fatal"]), "none", "Drop records that say that they are less severe.").flag("--log-min-severity", "PLUMBLINE_LOG_MIN_SEVERITY"),
+    key("log_pod_rate", Kind::Size, "none", "Drop what a pod logs beyond so many bytes a second.").flag("--log-pod-rate", "PLUMBLINE_LOG_POD_RATE"),
     key("log_format", Kind::Word(&["auto", "text", "json"]), "auto", "How the agent's own log looks.").flag("--log-format", "PLUMBLINE_LOG_FORMAT"),
     key("state.dir", Kind::Text, "none", "Directory in which findings outlive the agent. Without it, a restart tells of open ones anew.").flag("--state-dir", "PLUMBLINE_STATE_DIR"),
     key("findings.heartbeat", Kind::Span, "6h", "An open finding is told of again this often; at least 1m. A hidden one once a day.").hot(),

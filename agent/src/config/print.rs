@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::keys::KEYS;
 use super::{Config, DeclaredSource};
+use crate::logs::options::Size;
 
 /// A file that gives this configuration again, whatever the defaults: every key of which the value is known. Values are JSON,
 /// which is YAML. Headers and other things that may be secrets have no key, and are not printed.
@@ -79,6 +80,8 @@ fn value(config: &Config, path: &str) -> Option<Value> {
         ),
         "log_root" => json!(config.logs.as_ref()?.root),
         "log_state" => json!(config.logs.as_ref()?.state),
+        "log_kept" => json!(Size(config.core.log_kept_bytes).to_string()),
+        "log_flood" => json!(Size(config.core.log_flood_bytes).to_string()),
         "log_format" => json!(config.log_format),
         "state.dir" => json!(config.state_dir.as_ref()?),
         "probes.tcp" => json!(config.tcp),
@@ -86,7 +89,32 @@ fn value(config: &Config, path: &str) -> Option<Value> {
         "probes.cpu_windows" => json!(config.cpu_windows),
         "probes.connections" => json!(config.connection_interval.is_some()),
         "probes.canary" => json!(config.canary.is_some()),
-        other => return judged(config, other).or_else(|| sent(config, other)),
+        other => {
+            return judged(config, other)
+                .or_else(|| logged(config, other))
+                .or_else(|| sent(config, other));
+        }
+    })
+}
+
+/// Keys about container logs, as they were given.
+fn logged(config: &Config, path: &str) -> Option<Value> {
+    let given = &config.log_args;
+    let texts = |texts: &[String]| json!(texts);
+    Some(match path {
+        "log_namespace" => texts(&given.log_namespace),
+        "log_exclude_namespace" => texts(&given.log_exclude_namespace),
+        "log_exclude_container" => texts(&given.log_exclude_container),
+        "log_exclude_label" => {
+            let rules = given.log_exclude_label.iter();
+            json!(rules.map(ToString::to_string).collect::<Vec<_>>())
+        }
+        "log_redact" => texts(&given.log_redact),
+        "log_join" => json!(given.log_join.as_ref()?),
+        "log_severity" => json!(given.log_severity),
+        "log_min_severity" => json!(given.log_min_severity.as_ref()?.to_ascii_lowercase()),
+        "log_pod_rate" => json!(given.log_pod_rate?.to_string()),
+        _ => return None,
     })
 }
 

@@ -97,6 +97,90 @@ log_format: xml
     .assert_eq(&told.join("\n"));
 }
 
+const LOGS: &str = "\
+log_root: /pods
+log_kept: 100Mi
+log_flood: 1048576
+log_namespace: [shop, bank]
+log_exclude_namespace: [kube-system]
+log_exclude_container: [shop/proxy]
+log_exclude_label: ['shop:quiet=yes']
+log_redact: ['@jwt', 'card [0-9]+']
+log_join: indented
+log_severity: true
+log_min_severity: warn
+log_pod_rate: 500Ki
+";
+
+#[test]
+fn what_is_done_with_container_logs_may_stand_in_the_file() {
+    let collector =
+        |name: &str| (name == "OTEL_EXPORTER_OTLP_ENDPOINT").then(|| "http://c:4318".to_owned());
+    let config = resolve(&args(""), parse(LOGS, "f").unwrap(), collector).unwrap();
+    let printed = print(&config);
+    expect![[r#"
+        log_root: "/pods"
+        log_state: "/var/lib/plumbline"
+        log_kept: "100Mi"
+        log_flood: "1Mi"
+        log_namespace: ["shop","bank"]
+        log_exclude_namespace: ["kube-system"]
+        log_exclude_container: ["shop/proxy"]
+        log_exclude_label: ["shop:quiet=yes"]
+        log_redact: ["@jwt","card [0-9]+"]
+        log_join: "indented"
+        log_severity: true
+        log_min_severity: "warn"
+        log_pod_rate: "500Ki"
+        log_format: "auto"
+    "#]]
+    .assert_eq(&log_lines(&printed));
+    let again = resolve(&args(""), parse(&printed, "printed").unwrap(), |_| None).unwrap();
+    assert_eq!(print(&again), printed);
+    let options = config.logs.unwrap().options;
+    assert_eq!(options.pod_bytes_per_second, Some(500 << 10));
+    assert_eq!(options.select.namespaces, ["shop", "bank"]);
+    assert!(options.process.severity && options.process.redact.is_some());
+    assert!(options.join.is_some() && options.labels[0].key == "quiet");
+    // A flag wins, and a list of flags takes the place of the file's.
+    let flags = args("--log-kept 1Gi --log-namespace dev --log-pod-rate 7 --log-join start:^x");
+    let config = resolve(&flags, parse(LOGS, "f").unwrap(), collector).unwrap();
+    assert_eq!(config.core.log_kept_bytes, 1 << 30);
+    assert_eq!(config.core.log_flood_bytes, 1 << 20);
+    let options = config.logs.unwrap().options;
+    assert_eq!(options.select.namespaces, ["dev"]);
+    assert_eq!(options.select.exclude_namespaces, ["kube-system"]);
+    assert_eq!(options.pod_bytes_per_second, Some(7));
+}
+
+fn log_lines(printed: &str) -> String {
+    let lines = printed.lines().filter(|line| line.starts_with("log_"));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn what_is_wrong_about_container_logs_is_told_with_its_line() {
+    let text = "\
+log_kept: 5 loaves
+log_flood: [1]
+log_namespace: shop
+log_exclude_label: [quiet, 7]
+log_min_severity: loud
+log_severity: 3
+";
+    let told = parse(text, "f").unwrap_err();
+    let told: Vec<String> = told.iter().map(ToString::to_string).collect();
+    expect![[r#"
+        f: line 1: `log_kept`: `5 loaves` is no number of bytes; write it like 500Ki, 50Mi or 1Gi
+        f: line 2: `log_flood` must be a number of bytes like 500Ki, 50Mi or 1Gi, not a list
+        f: line 3: `log_namespace` must be a list, not this text
+        f: line 4: `log_exclude_label[0]`: `quiet` is no NAMESPACE:KEY=VALUE; the namespace may be *
+        f: line 4: `log_exclude_label[1]` must be text like NAMESPACE:KEY=VALUE, not this number
+        f: line 5: `log_min_severity` must be one of trace, debug, info, warn, error, fatal, not this text
+        f: line 6: `log_severity` must be true or false, not this number"#]]
+    .assert_eq(&told.join("\n"));
+}
+
 #[test]
 fn what_is_no_yaml_or_no_mapping_is_refused() {
     for text in [
@@ -181,6 +265,9 @@ fn keys_flags_and_variables_are_the_same_three_times() {
                 )
             }
             Kind::Texts => "[x]".to_owned(),
+            Kind::Size => "7Mi".to_owned(),
+            Kind::Labels => "['ns:key=value']".to_owned(),
+            Kind::Label => "'ns:key=value'".to_owned(),
         };
         let text = match key.path.split_once('.') {
             Some((group, name)) => format!("{group}: {{{name}: {value}}}"),

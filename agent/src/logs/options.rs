@@ -1,5 +1,6 @@
 //! What the operator says about container logs: flags and variables to settings. All problems are told at once.
 
+use std::fmt::{self, Display, Formatter};
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -10,9 +11,11 @@ use plumbline_logs::process::Process;
 use plumbline_logs::redact::Redactor;
 use plumbline_logs::select::Select;
 use plumbline_logs::severity::Severity;
+use serde::Deserialize;
 
 use super::LogConfig;
 use crate::config::Problem;
+use crate::config::file::File;
 use crate::export::settings::ExportSettings;
 
 /// Container logs on the command line.
@@ -90,15 +93,38 @@ pub struct LogArgs {
 const STATE: &str = "/var/lib/plumbline";
 
 impl LogArgs {
-    /// Container logs: only where they were asked for. `root` and `state` are the file's.
+    /// With what the file says where no flag or variable says anything. A list is one or the other, never both.
+    pub(crate) fn over(&self, file: &File) -> Self {
+        fn list<T: Clone>(flags: &[T], file: &[T]) -> Vec<T> {
+            if flags.is_empty() { file } else { flags }.to_vec()
+        }
+        let of = self.clone();
+        Self {
+            log_root: of.log_root.or_else(|| file.log_root.clone()),
+            log_state: of.log_state.or_else(|| file.log_state.clone()),
+            log_kept: of.log_kept.or(file.log_kept),
+            log_flood: of.log_flood.or(file.log_flood),
+            log_namespace: list(&of.log_namespace, &file.log_namespace),
+            log_exclude_namespace: list(&of.log_exclude_namespace, &file.log_exclude_namespace),
+            log_exclude_container: list(&of.log_exclude_container, &file.log_exclude_container),
+            log_exclude_label: list(&of.log_exclude_label, &file.log_exclude_label),
+            log_redact: list(&of.log_redact, &file.log_redact),
+            log_join: of.log_join.or_else(|| file.log_join.clone()),
+            log_severity: of.log_severity || file.log_severity.unwrap_or(false),
+            log_min_severity: of
+                .log_min_severity
+                .or_else(|| file.log_min_severity.clone()),
+            log_pod_rate: of.log_pod_rate.or(file.log_pod_rate),
+        }
+    }
+
+    /// Container logs: only where they were asked for.
     pub(crate) fn resolve(
         &self,
-        root: Option<PathBuf>,
-        state: Option<PathBuf>,
         export: &ExportSettings,
         problems: &mut Vec<Problem>,
     ) -> Option<LogConfig> {
-        let root = self.log_root.clone().or(root)?;
+        let root = self.log_root.clone()?;
         let options = LogOptions::resolve(self, problems);
         let Some(endpoint) = export.findings.clone() else {
             problems.push(Problem {
@@ -109,11 +135,7 @@ impl LogArgs {
         };
         Some(LogConfig {
             root,
-            state: self
-                .log_state
-                .clone()
-                .or(state)
-                .unwrap_or_else(|| STATE.into()),
+            state: self.log_state.clone().unwrap_or_else(|| STATE.into()),
             endpoint,
             options,
         })
@@ -194,7 +216,8 @@ impl LogOptions {
 }
 
 /// A label that, in a namespace or in all (`*`), keeps a pod's logs from being shipped.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub struct LabelRule {
     /// The namespace, or `*`.
     pub namespace: String,
@@ -209,6 +232,20 @@ impl LabelRule {
     #[must_use]
     pub fn is_about(&self, namespace: &str) -> bool {
         self.namespace == "*" || self.namespace == namespace
+    }
+}
+
+impl Display for LabelRule {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}={}", self.namespace, self.key, self.value)
+    }
+}
+
+impl TryFrom<String> for LabelRule {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 
@@ -235,8 +272,40 @@ impl FromStr for LabelRule {
 }
 
 /// Bytes as people write them: `52428800`, `50Mi`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Written")]
 pub struct Size(pub u64);
+
+/// A size in the file.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Written {
+    Number(u64),
+    Text(String),
+}
+
+impl TryFrom<Written> for Size {
+    type Error = String;
+
+    fn try_from(written: Written) -> Result<Self, String> {
+        match written {
+            Written::Number(bytes) => Ok(Self(bytes)),
+            Written::Text(text) => text.parse(),
+        }
+    }
+}
+
+/// In the largest unit of which it is a whole number.
+impl Display for Size {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let units = [("Gi", 1 << 30), ("Mi", 1 << 20), ("Ki", 1 << 10)];
+        let whole = |unit: &&(&str, u64)| self.0 > 0 && self.0.is_multiple_of(unit.1);
+        match units.iter().find(whole) {
+            Some((unit, bytes)) => write!(f, "{}{unit}", self.0 / bytes),
+            None => write!(f, "{}", self.0),
+        }
+    }
+}
 
 impl FromStr for Size {
     type Err = String;
