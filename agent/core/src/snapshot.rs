@@ -1,8 +1,9 @@
 //! The node at one moment: declared and observed joined per container. What rules and the report read.
 
+mod host;
 mod logs;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use crate::policy::{Direction, Policies};
 use crate::settings::{CoreSettings, NodeIdentity};
 use crate::sketch::Sketch;
 use crate::time::{ClockAnchor, Timestamp, UnixNanos};
+pub use host::HostListenerView;
 pub(crate) use logs::used_percent;
 pub use logs::{BACKLOG_PERCENT_MAX, LogLost, LogView};
 
@@ -72,25 +74,6 @@ pub struct Snapshot {
     pub logs: Vec<LogView>,
     /// How often findings came into each state since the agent began, sorted; filled in once the rules have judged.
     pub transitions: Vec<TransitionCount>,
-}
-
-/// A port that a unit of the host listens on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct HostListenerView {
-    /// Its systemd service, else its first cgroup below the root.
-    pub unit: String,
-    /// TCP or UDP.
-    pub transport: Transport,
-    /// The port.
-    pub port: u16,
-    /// Local addresses.
-    pub addresses: BTreeSet<IpAddr>,
-    /// Executables of the processes that hold it, as far as they could be read.
-    pub executables: BTreeSet<String>,
-    /// When a scan first found it.
-    pub first_seen: Timestamp,
-    /// Complete scans in a row that found it.
-    pub scans: u32,
 }
 
 /// How often findings of a rule came into a state since the agent began.
