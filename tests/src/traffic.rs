@@ -43,7 +43,8 @@ pub enum Plan {
         /// Closes its own copy once the socket was handed over.
         then_close: bool,
     },
-    /// Opens and closes listeners as told by lines on stdin: `open`, `close`, `exit`.
+    /// Opens and closes listeners as told by lines on stdin: `open`, `close`, `exit`; `inside PATH` opens them in that network
+    /// namespace, and `leave` goes to a new one and takes them along.
     Listen {
         /// Opened and closed together.
         endpoints: Vec<Endpoint>,

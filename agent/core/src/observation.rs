@@ -288,8 +288,9 @@ pub struct ListenerRow {
     pub netns: u64,
     /// Whether the network namespace is the one of process 1.
     pub host_netns: bool,
-    /// Whether all processes that hold it are in other network namespaces than the socket, as those of a mesh that listens inside
-    /// pods (trap 12).
+    /// Whether it is in a network namespace in which there is no process of the pods that hold it, as those of a mesh that listens
+    /// inside pods (trap 12). Never in the node's own. A pod that leaves its network does not come to this: its pause container
+    /// stays (T6).
     #[serde(default)]
     pub foreign_netns: bool,
     /// Processes that hold the socket, by pid; at most [`HOLDERS_MAX`].

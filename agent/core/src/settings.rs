@@ -119,6 +119,8 @@ pub const SERIES_PER_NODE_MAX: usize = 10_000;
 pub const CONTAINERS_MAX: usize = 1_024;
 /// Ports of units of the host that are remembered: what P008 judges. Further ones are counted, not stored.
 pub const HOST_LISTENERS_MAX: usize = 1_024;
+/// Addresses, and executables, that are named of each of them; further ones are left out.
+pub const HOST_LISTENER_NAMES_MAX: usize = 16;
 /// Cgroups of the node whose path is remembered.
 pub const CGROUPS_MAX: usize = 16_384;
 /// Findings that are open at once.

@@ -7,8 +7,10 @@ use std::os::fd::OwnedFd;
 use anyhow::{Context, Result, bail};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, Protocol, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::thread::{UnshareFlags, unshare_unsafe};
 
 use super::{Endpoint, RandomListeners, worker};
+use crate::netns::Netns;
 use crate::pods::text::mixed;
 
 /// Connections that may wait to be accepted.
@@ -51,16 +53,21 @@ fn bound(endpoint: &Endpoint, kind: SocketType, protocol: Protocol) -> Result<Ow
     Ok(socket)
 }
 
-/// Obeys `open`, `close` and `exit`, and answers each with the same word once it is done. A closed stdin is `exit`.
+/// Obeys [`super::Plan::Listen`], and answers whether the listeners are `open` or `close`d once it is done. A closed stdin is
+/// `exit`.
 pub(super) fn obey(endpoints: &[Endpoint]) -> Result<()> {
     let mut listening = Vec::new();
     worker::say("ready");
     for line in stdin().lines() {
         match line.context("read a command")?.as_str() {
-            "open" => listening = endpoints.iter().map(open).collect::<Result<_>>()?,
+            "open" => listening = all(endpoints)?,
             "close" => listening.clear(),
+            "leave" => leave()?,
             "exit" => break,
-            other => bail!("unknown command {other:?}: open, close or exit"),
+            other => match other.strip_prefix("inside ") {
+                Some(path) => listening = Netns::open(path.as_ref())?.run(|| all(endpoints))??,
+                None => bail!("unknown command {other:?}"),
+            },
         }
         worker::say(if listening.is_empty() {
             "close"
@@ -69,6 +76,16 @@ pub(super) fn obey(endpoints: &[Endpoint]) -> Result<()> {
         });
     }
     Ok(())
+}
+
+fn all(endpoints: &[Endpoint]) -> Result<Vec<TcpListener>> {
+    endpoints.iter().map(open).collect()
+}
+
+/// Goes to a network namespace of its own: sockets stay in that in which they were made.
+fn leave() -> Result<()> {
+    // SAFETY: the process has one thread, and a new network takes no descriptor away.
+    unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.context("go to a new network namespace")
 }
 
 /// Opens and closes TCP listeners and UDP sockets at random: `<n>` on stdin makes so many changes, answered with `done`.

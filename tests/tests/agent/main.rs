@@ -4,6 +4,7 @@
 mod canary;
 mod candidates;
 mod ends;
+mod foreign;
 mod host;
 mod life;
 mod logs;

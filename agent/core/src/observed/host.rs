@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::declared::Transport;
 use crate::observation::ListenerRow;
-use crate::settings::HOST_LISTENERS_MAX;
+use crate::settings::{HOST_LISTENER_NAMES_MAX, HOST_LISTENERS_MAX};
 use crate::snapshot::HostListenerView;
 use crate::time::Timestamp;
 
 /// Unit, protocol and port.
 type Key = (String, Transport, u16);
 
-/// At most [`HOST_LISTENERS_MAX`]; what a scan finds beyond is left out.
+/// At most [`HOST_LISTENERS_MAX`]; what a scan finds beyond is left out. Loopback is no exposure (trap 3).
 #[derive(Clone, Debug, Default)]
 pub(crate) struct HostListeners(BTreeMap<Key, HostListenerView>);
 
@@ -21,6 +21,9 @@ impl HostListeners {
         let before = std::mem::take(&mut self.0);
         let mut left_out = 0;
         for (unit, row) in rows {
+            if row.address.is_loopback() {
+                continue;
+            }
             let key = (unit, row.transport, row.port);
             if self.0.len() >= HOST_LISTENERS_MAX && !self.0.contains_key(&key) {
                 left_out += 1;
@@ -39,9 +42,12 @@ impl HostListeners {
                     first_seen: known.map_or(at, |known| known.first_seen),
                     scans: known.map_or(0, |known| known.scans).saturating_add(1),
                 });
-            view.addresses.insert(row.address);
+            if view.addresses.len() < HOST_LISTENER_NAMES_MAX {
+                view.addresses.insert(row.address);
+            }
             let executables = row.holders.into_iter().filter_map(|one| one.executable);
-            view.executables.extend(executables);
+            let room = HOST_LISTENER_NAMES_MAX.saturating_sub(view.executables.len());
+            view.executables.extend(executables.take(room));
         }
         left_out
     }

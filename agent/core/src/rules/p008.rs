@@ -54,14 +54,12 @@ fn conditions(snapshot: &Snapshot) -> Vec<Condition> {
 }
 
 fn is_wrong(snapshot: &Snapshot, listener: &HostListenerView) -> bool {
-    let mut addresses = listener.addresses.iter();
     let mut allowed = snapshot.settings.rules.host_listeners.iter();
     let over = match snapshot.settings.grace {
         Grace::Time(grace) => snapshot.now.since(listener.first_seen) >= grace,
         Grace::Scans(scans) => listener.scans >= scans,
     };
-    over && addresses.any(|address| !address.is_loopback())
-        && !allowed.any(|one| one.allows(&listener.unit, listener.transport, listener.port))
+    over && !allowed.any(|one| one.allows(&listener.unit, listener.transport, listener.port))
 }
 
 fn name(listener: &HostListenerView) -> String {

@@ -15,7 +15,7 @@ pub struct HostListenerView {
     pub transport: Transport,
     /// The port.
     pub port: u16,
-    /// Local addresses.
+    /// Local addresses, loopback not among them; not all where there are very many.
     pub addresses: BTreeSet<IpAddr>,
     /// Executables of the processes that hold it, as far as they could be read.
     pub executables: BTreeSet<String>,

@@ -57,7 +57,7 @@ type Spoof = fn(&mut DeclaredPod);
 type Change = fn(&mut Suppression, &str);
 
 /// What a pod's author may write, in the hope of being left alone.
-const SPOOFS: [(&str, Spoof); 20] = [
+const SPOOFS: [(&str, Spoof); 22] = [
     ("a right annotation", |pod| {
         asks(pod, "2026-07-01 let me be")
     }),
@@ -99,6 +99,12 @@ const SPOOFS: [(&str, Spoof); 20] = [
     ("no namespace", |pod| pod.namespace = String::new()),
     ("a name like a rule", |pod| {
         pod.containers[0].name = "P001".into()
+    }),
+    ("a sidecar's name", |pod| {
+        pod.containers[0].name = "istio-proxy".into()
+    }),
+    ("a runtime that hides sockets", |pod| {
+        pod.runtime_class = Some("kata".into())
     }),
     ("the agent's image", |pod| {
         pod.containers[0].image = "plumbline".into()

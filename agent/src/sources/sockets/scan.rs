@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use plumbline_core::id::CgroupId;
+use plumbline_core::attribution::container_of;
+use plumbline_core::id::{CgroupId, PodUid};
 use plumbline_core::observation::{HOLDERS_MAX, Holder, ListenerRow};
 use procfs::ProcError;
 use procfs::process::Process;
@@ -103,8 +104,9 @@ pub(super) fn scan(
             scan.ports.insert(placed.cgroup, *ports);
         }
     }
+    let homes = homes(&candidates);
     for candidate in &candidates {
-        hold(candidate, &mut sockets, errors);
+        hold(candidate, &homes, &mut sockets, errors);
     }
     for (inode, socket) in sockets {
         // Held by nobody that was looked at: of another container in a shared namespace, or gone since. Who created it is
@@ -118,6 +120,7 @@ pub(super) fn scan(
             scan.errors.cut = scan.errors.cut.saturating_add(1);
             continue;
         }
+        let host_netns = Some(socket.netns) == host_netns;
         scan.rows.push(ListenerRow {
             owner,
             creator: socket.creator,
@@ -128,8 +131,9 @@ pub(super) fn scan(
             port: socket.port,
             inode,
             netns: socket.netns,
-            host_netns: Some(socket.netns) == host_netns,
-            foreign_netns: !socket.holders.is_empty() && !socket.at_home,
+            host_netns,
+            // What is in the node's own network is the node's to answer for, whoever left it behind.
+            foreign_netns: !socket.holders.is_empty() && !socket.at_home && !host_netns,
             holders: socket.holders,
         });
     }
@@ -258,18 +262,36 @@ fn tables_of_any(
     None
 }
 
+/// Pods, with the network namespaces that some process of theirs is in: the pause container stays in the pod's own, whatever
+/// the others do.
+type Homes = BTreeSet<(PodUid, u64)>;
+
+fn homes(candidates: &[Candidate]) -> Homes {
+    let home = |candidate: &Candidate| Some((pod_of(candidate)?, candidate.netns));
+    candidates.iter().filter_map(home).collect()
+}
+
+fn pod_of(candidate: &Candidate) -> Option<PodUid> {
+    let placed = candidate.placed.as_ref()?;
+    container_of(&placed.path).map(|found| found.pod_uid)
+}
+
 /// Adds a process to the sockets that it holds.
-fn hold(candidate: &Candidate, sockets: &mut Sockets, errors: &mut Errors) {
+fn hold(candidate: &Candidate, homes: &Homes, sockets: &mut Sockets, errors: &mut Errors) {
     if sockets.is_empty() {
         return;
     }
-    let placed = candidate.placed.as_ref();
+    let (placed, pod) = (candidate.placed.as_ref(), pod_of(candidate));
+    let is_home = |netns: u64| {
+        let of_pod = |pod: &PodUid| homes.contains(&(pod.clone(), netns));
+        candidate.netns == netns || pod.as_ref().is_some_and(of_pod)
+    };
     let mut executable = None;
     let looked_at = process::each_socket(&candidate.process, |inode| {
         let Some(socket) = sockets.get_mut(&inode) else {
             return;
         };
-        socket.at_home |= candidate.netns == socket.netns;
+        socket.at_home |= is_home(socket.netns);
         let known = socket
             .holders
             .last()

@@ -31,7 +31,7 @@ pub(super) struct Socket {
     pub(super) v6only: Option<bool>,
     pub(super) cookie: Option<u64>,
     pub(super) holders: Vec<Holder>,
-    /// One of its holders is in its network namespace.
+    /// One of its holders, or another process of the same pod, is in its network namespace.
     pub(super) at_home: bool,
 }
 

@@ -6,7 +6,7 @@ use super::{apply, node, only, path, ports, row, scan, seen};
 use crate::declared::Transport;
 use crate::id::CgroupId;
 use crate::observation::{DynamicPortsRow, Fact, ListenerRow, Refused, ScanScope};
-use crate::settings::HOST_LISTENERS_MAX;
+use crate::settings::{HOST_LISTENER_NAMES_MAX, HOST_LISTENERS_MAX};
 use crate::snapshot::{ContainerView, RefusedView};
 use crate::time::Timestamp;
 
@@ -160,6 +160,10 @@ fn units_of_the_host_are_known_by_what_they_listen_on_in_the_nodes_network() {
         creator: Some(CgroupId(10)),
         ..on_host(30, 82, 908)
     };
+    let local = ListenerRow {
+        address: "127.0.0.1".parse().unwrap(),
+        ..on_host(30, 84, 909)
+    };
     let rows = vec![
         on_host(30, 22, 900),
         on_host(30, 22, 901),
@@ -172,6 +176,7 @@ fn units_of_the_host_are_known_by_what_they_listen_on_in_the_nodes_network() {
         on_host(77, 83, 906),
         client,
         passed,
+        local,
     ];
     scan(&mut node, 3, ScanScope::Node, rows.clone());
     scan(&mut node, 4, ScanScope::Containers(vec![]), vec![]);
@@ -208,6 +213,13 @@ fn what_units_of_the_host_listen_on_is_bounded() {
     let mut dropped = snapshot.dropped.iter();
     let lost = dropped.find(|dropped| dropped.place == "host_listeners");
     assert_eq!(lost.unwrap().count, u64::from(more));
+    let everywhere = (1..=100_u8).map(|last| ListenerRow {
+        address: IpAddr::from([192, 0, 2, last]),
+        ..on_host(9)
+    });
+    scan(&mut node, 5, ScanScope::Node, everywhere.collect());
+    let listeners = node.snapshot(Timestamp(6)).host_listeners;
+    assert_eq!(listeners[0].addresses.len(), HOST_LISTENER_NAMES_MAX);
 }
 
 /// A mesh's node agent listens in the networks of the pods, from a pod of its own.

@@ -53,13 +53,6 @@ fn a_listener_that_the_list_does_not_allow() {
 }
 
 #[test]
-fn loopback_is_no_exposure_and_any_other_address_is() {
-    let on = |addresses| on("db.service", Transport::Tcp, 5_432, addresses);
-    assert_eq!(said(&["tcp/22"], on(&["127.0.0.1", "::1"])), "");
-    assert_ne!(said(&["tcp/22"], on(&["127.0.0.1", "192.0.2.10"])), "");
-}
-
-#[test]
 fn ports_that_the_kernel_chose_are_one_finding() {
     let listeners = [40_001, 40_002].map(|port| on("nfs.service", Transport::Tcp, port, &["::"]));
     let node = node(&["tcp/22"], listeners.to_vec());
