@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use plumbline_core::host_listener::AllowedListener;
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 use serde_saphyr::options::DuplicateKeyPolicy;
@@ -158,6 +159,11 @@ impl Check<'_> {
             (Kind::Size, _) => Some("a number of bytes like 500Ki, 50Mi or 1Gi".to_owned()),
             (Kind::Label, Raw::Text(text)) => self.parsed(line, path, text.parse::<LabelRule>()),
             (Kind::Label, _) => Some("text like NAMESPACE:KEY=VALUE".to_owned()),
+            (Kind::Listener, Raw::Text(text)) => {
+                let parsed = text.parse::<AllowedListener>();
+                self.parsed(line, path, parsed.map_err(|error| error.to_string()))
+            }
+            (Kind::Listener, _) => Some("text like `sshd.service` or `tcp/22`".to_owned()),
             (Kind::Word(words), Raw::Text(text)) if words.contains(&text.as_str()) => None,
             (Kind::Word(words), _) => Some(format!("one of {}", words.join(", "))),
             (Kind::Rules, _) => {
@@ -170,18 +176,13 @@ impl Check<'_> {
                 }
                 None
             }
-            (Kind::Texts | Kind::Labels, Raw::List(items)) => {
-                let of = if kind == Kind::Texts {
-                    Kind::Text
-                } else {
-                    Kind::Label
-                };
+            (Kind::Each(kind), Raw::List(items)) => {
                 for (index, item) in items.iter().enumerate() {
-                    self.value(&format!("{path}[{index}]"), of, item);
+                    self.value(&format!("{path}[{index}]"), *kind, item);
                 }
                 None
             }
-            (Kind::List(_) | Kind::Texts | Kind::Labels, _) => Some("a list".to_owned()),
+            (Kind::List(_) | Kind::Each(_), _) => Some("a list".to_owned()),
         };
         if let Some(wrong) = wrong {
             let found = node.value.kind();

@@ -26,12 +26,12 @@ pub(super) enum Kind {
     Rules,
     /// A list of objects with these keys, of which the value is text or a list of texts.
     List(&'static [(&'static str, Kind)]),
-    /// A list of texts.
-    Texts,
-    /// A list of labels of pods: `NAMESPACE:KEY=VALUE`.
-    Labels,
-    /// One of them.
+    /// A list of such values.
+    Each(&'static Self),
+    /// A label of pods: `NAMESPACE:KEY=VALUE`.
     Label,
+    /// What a process of the host may listen on: `kubelet.service tcp/10250`.
+    Listener,
 }
 
 /// One key.
@@ -70,7 +70,10 @@ const SUPPRESSION: &[(&str, Kind)] = &[
     ("reason", Kind::Text),
 ];
 
-const GRANT: &[(&str, Kind)] = &[("namespace", Kind::Text), ("rules", Kind::Texts)];
+const GRANT: &[(&str, Kind)] = &[
+    ("namespace", Kind::Text),
+    ("rules", Kind::Each(&Kind::Text)),
+];
 
 const fn key(path: &'static str, kind: Kind, default: &'static str, meaning: &'static str) -> Key {
     Key {
@@ -135,11 +138,11 @@ pub(super) const KEYS: &[Key] = &[
     key("log_state", Kind::Text, "/var/lib/plumbline", "Where the checkpoint of `log_root` lives.").flag("--log-state", "PLUMBLINE_LOG_STATE"),
     key("log_kept", Kind::Size, "50Mi", "What the kubelet keeps of a container's logs: containerLogMaxSize times containerLogMaxFiles.").flag("--log-kept", "PLUMBLINE_LOG_KEPT").hot(),
     key("log_flood", Kind::Size, "30Mi", "Logs of a container in each of ten minutes that are called a flood.").flag("--log-flood", "PLUMBLINE_LOG_FLOOD").hot(),
-    key("log_namespace", Kind::Texts, "[]", "Ship logs of these namespaces only; without any, of all.").flag("--log-namespace", "PLUMBLINE_LOG_NAMESPACE"),
-    key("log_exclude_namespace", Kind::Texts, "[]", "Ship no logs of these namespaces.").flag("--log-exclude-namespace", "PLUMBLINE_LOG_EXCLUDE_NAMESPACE"),
-    key("log_exclude_container", Kind::Texts, "[]", "Ship no logs of containers of this name: `NAME` or `NAMESPACE/NAME`.").flag("--log-exclude-container", "PLUMBLINE_LOG_EXCLUDE_CONTAINER"),
-    key("log_exclude_label", Kind::Labels, "[]", "Ship no logs of pods with this label when they begin, `NAMESPACE:KEY=VALUE`: who may set it in the namespace may then silence its pods.").flag("--log-exclude-label", "PLUMBLINE_LOG_EXCLUDE_LABEL"),
-    key("log_redact", Kind::Texts, "[]", "Replace what matches by *** in each record: expressions, or @aws-key, @bearer, @email, @jwt, @password, @private-key, @url-password.").flag("--log-redact", "PLUMBLINE_LOG_REDACT"),
+    key("log_namespace", Kind::Each(&Kind::Text), "[]", "Ship logs of these namespaces only; without any, of all.").flag("--log-namespace", "PLUMBLINE_LOG_NAMESPACE"),
+    key("log_exclude_namespace", Kind::Each(&Kind::Text), "[]", "Ship no logs of these namespaces.").flag("--log-exclude-namespace", "PLUMBLINE_LOG_EXCLUDE_NAMESPACE"),
+    key("log_exclude_container", Kind::Each(&Kind::Text), "[]", "Ship no logs of containers of this name: `NAME` or `NAMESPACE/NAME`.").flag("--log-exclude-container", "PLUMBLINE_LOG_EXCLUDE_CONTAINER"),
+    key("log_exclude_label", Kind::Each(&Kind::Label), "[]", "Ship no logs of pods with this label when they begin, `NAMESPACE:KEY=VALUE`: who may set it in the namespace may then silence its pods.").flag("--log-exclude-label", "PLUMBLINE_LOG_EXCLUDE_LABEL"),
+    key("log_redact", Kind::Each(&Kind::Text), "[]", "Replace what matches by *** in each record: expressions, or @aws-key, @bearer, @email, @jwt, @password, @private-key, @url-password.").flag("--log-redact", "PLUMBLINE_LOG_REDACT"),
     key("log_join", Kind::Text, "none", "Join lines that are one message: `indented`, or `start:EXPRESSION` for first lines.").flag("--log-join", "PLUMBLINE_LOG_JOIN"),
     key("log_severity", Kind::Bool, "false", "Tell the severity that a record says of itself; a guess.").flag("--log-severity", "PLUMBLINE_LOG_SEVERITY"),
     key("log_min_severity", Kind::Word(&["trace", "debug", "info", "warn", "error", "fatal"]), "none", "Drop records that say that they are less severe.").flag("--log-min-severity", "PLUMBLINE_LOG_MIN_SEVERITY"),
@@ -148,9 +151,9 @@ pub(super) const KEYS: &[Key] = &[
     key("state.dir", Kind::Text, "none", "Directory in which findings outlive the agent. Without it, a restart tells of open ones anew.").flag("--state-dir", "PLUMBLINE_STATE_DIR"),
     key("findings.heartbeat", Kind::Span, "6h", "An open finding is told of again this often; at least 1m. A hidden one once a day.").hot(),
     key("rules", Kind::Rules, "all as they are", "By id of the rule: `enabled` (default true) and `severity` (default: what the rule says).").hot(),
-    key("trusted_registries", Kind::Texts, "[]", "Registries, with or without a path, whose images are trusted (I003). Without any, the rule is silent.").hot(),
-    key("metadata_namespaces", Kind::Texts, "[]", "Namespaces whose pods may use the cloud's metadata service (F007).").hot(),
-    key("host_listeners", Kind::Texts, "[]", "What processes of the host may listen on (P008): `sshd.service`, `tcp/22`, `tcp/30000-32767`, or `kubelet.service tcp/10250`. Without any, the rule is silent.").hot(),
+    key("trusted_registries", Kind::Each(&Kind::Text), "[]", "Registries, with or without a path, whose images are trusted (I003). Without any, the rule is silent.").hot(),
+    key("metadata_namespaces", Kind::Each(&Kind::Text), "[]", "Namespaces whose pods may use the cloud's metadata service (F007).").hot(),
+    key("host_listeners", Kind::Each(&Kind::Listener), "[]", "What processes of the host may listen on (P008): `sshd.service`, `tcp/22`, `tcp/30000-32767`, or `kubelet.service tcp/10250`. Without any, the rule is silent.").hot(),
     key("suppressions", Kind::List(SUPPRESSION), "[]", "Findings to hide, each with `until` and `reason`; see below.").hot(),
     key("annotations", Kind::List(GRANT), "[]", "Namespaces and rules for which annotations of pods may hide findings; see below.").hot(),
     key("otlp.endpoint", Kind::Text, "none: nothing is sent", "Where metrics and findings go.").variable("OTEL_EXPORTER_OTLP_ENDPOINT"),

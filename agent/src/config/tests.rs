@@ -159,7 +159,7 @@ fn log_lines(printed: &str) -> String {
 }
 
 #[test]
-fn what_is_wrong_about_container_logs_is_told_with_its_line() {
+fn what_is_wrong_about_values_is_told_with_its_line() {
     let text = "\
 log_kept: 5 loaves
 log_flood: [1]
@@ -167,6 +167,7 @@ log_namespace: shop
 log_exclude_label: [quiet, 7]
 log_min_severity: loud
 log_severity: 3
+host_listeners: [sshd.service, tcp/99999, 7]
 ";
     let told = parse(text, "f").unwrap_err();
     let told: Vec<String> = told.iter().map(ToString::to_string).collect();
@@ -177,7 +178,9 @@ log_severity: 3
         f: line 4: `log_exclude_label[0]`: `quiet` is no NAMESPACE:KEY=VALUE; the namespace may be *
         f: line 4: `log_exclude_label[1]` must be text like NAMESPACE:KEY=VALUE, not this number
         f: line 5: `log_min_severity` must be one of trace, debug, info, warn, error, fatal, not this text
-        f: line 6: `log_severity` must be true or false, not this number"#]]
+        f: line 6: `log_severity` must be true or false, not this number
+        f: line 7: `host_listeners[1]`: "tcp/99999" is no allowed listener: write a unit (`sshd.service`), ports (`tcp/22`, `udp/30000-32767`), or a unit and ports with a space between
+        f: line 7: `host_listeners[2]` must be text like `sshd.service` or `tcp/22`, not this number"#]]
     .assert_eq(&told.join("\n"));
 }
 
@@ -256,7 +259,11 @@ fn keys_flags_and_variables_are_the_same_three_times() {
             Kind::Rules => "{P001: {enabled: false, severity: low}}".to_owned(),
             Kind::List(keys) => {
                 let entry = |(key, kind): &(&str, Kind)| {
-                    let value = if *kind == Kind::Texts { "[x]" } else { "x" };
+                    let value = if matches!(kind, Kind::Each(_)) {
+                        "[x]"
+                    } else {
+                        "x"
+                    };
                     format!("{key}: {value}")
                 };
                 format!(
@@ -264,10 +271,10 @@ fn keys_flags_and_variables_are_the_same_three_times() {
                     keys.iter().map(entry).collect::<Vec<_>>().join(", ")
                 )
             }
-            Kind::Texts => "[x]".to_owned(),
+            Kind::Each(Kind::Label) => "['ns:key=value']".to_owned(),
+            Kind::Each(_) => "[x]".to_owned(),
             Kind::Size => "7Mi".to_owned(),
-            Kind::Labels => "['ns:key=value']".to_owned(),
-            Kind::Label => "'ns:key=value'".to_owned(),
+            Kind::Label | Kind::Listener => panic!("{}: not by itself", key.path),
         };
         let text = match key.path.split_once('.') {
             Some((group, name)) => format!("{group}: {{{name}: {value}}}"),
