@@ -156,9 +156,7 @@ impl Courier {
                 Verdict::Retry { .. } if closing => return self.lost("shutdown", batch.items),
                 Verdict::Retry { .. } => {}
             }
-            if matches!(reply, Reply::Transport(_)) {
-                self.transport.reconnect();
-            }
+            self.transport.reconnect(&reply);
         }
     }
 

@@ -150,7 +150,7 @@ struct Gate {
     gzip: bool,
     /// A compressed request was accepted.
     gzip_proven: bool,
-    /// Attempts in a row that are to be repeated.
+    /// Rounds in a row that are to be repeated: requests that were under way together are one.
     failures: u32,
     /// No request before this.
     not_before: Option<Instant>,
@@ -170,6 +170,8 @@ struct Work {
     /// It has refused the next record and then taken a request without any.
     suspect: bool,
     panics: u32,
+    /// Rounds that had failed when the last attempt began.
+    round: u32,
 }
 
 impl Work {
@@ -181,6 +183,7 @@ impl Work {
             proven: false,
             suspect: false,
             panics: 0,
+            round: 0,
         }
     }
 
@@ -229,7 +232,7 @@ impl Lane {
                 // Its hook has told.
                 Err(_panic) => {
                     self.stats.change(|stats| stats.failed += 1);
-                    self.put_off(None);
+                    self.put_off(None, work.round);
                     work.panics += 1;
                     if work.panics.is_multiple_of(PANICS_MAX)
                         && let Some(piece) = work.stack.pop()
@@ -258,6 +261,7 @@ impl Lane {
                 work.single_out();
             }
             let closing = self.is_closing();
+            work.round = self.gate().failures;
             let Some(piece) = work.stack.last() else {
                 break;
             };
@@ -314,7 +318,7 @@ impl Lane {
             }
             Verdict::Refused(_) => self.refuse(),
             Verdict::Uncompressed => work.compress = false,
-            Verdict::Retry { after } => self.put_off(after),
+            Verdict::Retry { after } => self.put_off(after, work.round),
         }
     }
 
@@ -352,8 +356,8 @@ impl Lane {
         };
         let verdict = decide(&reply, attempt);
         note(&self.stats, &self.origin, &reply, &verdict);
-        if matches!(reply, Reply::Transport(_)) {
-            self.transport.write().await.reconnect();
+        if matches!(reply, Reply::Transport(_) | Reply::Deadline(_)) {
+            self.transport.write().await.reconnect(&reply);
         }
         if matches!(verdict, Verdict::Accepted { .. }) {
             let mut gate = self.gate();
@@ -395,10 +399,12 @@ impl Lane {
         answer.lost.extend(losses(batch, reason));
     }
 
-    /// The earliest time for the next request, whoever sends it.
-    fn put_off(&self, after: Option<Duration>) {
+    /// The earliest time for the next request, whoever sends it. One fault fails all requests under way, and counts once.
+    fn put_off(&self, after: Option<Duration>, round: u32) {
         let mut gate = self.gate();
-        gate.failures = gate.failures.saturating_add(1);
+        if gate.failures == round {
+            gate.failures = gate.failures.saturating_add(1);
+        }
         let until = clock::instant() + backoff(gate.failures, after, random());
         gate.not_before = gate.not_before.max(Some(until));
     }

@@ -81,9 +81,14 @@ impl Transport {
             .unwrap_or(Reply::Deadline(limit))
     }
 
-    /// After a failed connection: the certificate files may have changed. Connections in the pool are given up.
-    pub(crate) fn reconnect(&mut self) {
-        if !self.endpoint.is_tls() {
+    /// After a request without an answer. A failed connection may mean that the certificate files have changed. One over
+    /// which no answer came in time is given up where requests share it (gRPC): to a peer that vanished without a word it
+    /// looks well until the kernel or HTTP/2's pings find out, and each request until then would meet its deadline.
+    pub(crate) fn reconnect(&mut self, reply: &Reply) {
+        let silent =
+            matches!(reply, Reply::Deadline(_)) && self.endpoint.protocol == Protocol::Grpc;
+        let changed = matches!(reply, Reply::Transport(_)) && self.endpoint.is_tls();
+        if !silent && !changed {
             return;
         }
         match client(&self.endpoint, &self.headers) {

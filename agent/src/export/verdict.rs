@@ -1,5 +1,6 @@
 //! What to do about a collector's answer, by the OTLP specification. Pure.
 
+use std::num::IntErrorKind;
 use std::time::Duration;
 
 use tonic::Code;
@@ -161,6 +162,8 @@ pub(crate) fn retry_after(header: &str, now_unix: Duration) -> Option<Duration> 
     let header = header.trim();
     let wait = match header.parse::<u64>() {
         Ok(seconds) => Duration::from_secs(seconds),
+        // More seconds than the number holds.
+        Err(error) if *error.kind() == IntErrorKind::PosOverflow => RETRY_AFTER_MAX,
         Err(_not_a_number) => {
             let at = httpdate::parse_http_date(header).ok()?;
             at.duration_since(std::time::UNIX_EPOCH)

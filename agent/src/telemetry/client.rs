@@ -81,9 +81,7 @@ impl Line {
             reply = self.transport.send(&payload, false, Duration::MAX).await;
             self.gzip = !matches!(reply, Reply::Accepted { .. });
         }
-        if matches!(reply, Reply::Transport(_)) {
-            self.transport.reconnect();
-        }
+        self.transport.reconnect(&reply);
         let failing = !matches!(reply, Reply::Accepted { .. });
         if failing && !self.failing {
             tracing::warn!(

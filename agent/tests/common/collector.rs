@@ -27,6 +27,7 @@ use opentelemetry_proto::tonic::collector::metrics::v1::metrics_service_server::
 use opentelemetry_proto::tonic::collector::metrics::v1::{
     ExportMetricsPartialSuccess, ExportMetricsServiceRequest, ExportMetricsServiceResponse,
 };
+use plumbline::clock;
 use plumbline::export::settings::Protocol;
 use prost::Message as _;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -47,6 +48,8 @@ pub(crate) enum Answer {
     Status(tonic::Status),
     /// An HTTP answer.
     Http(u16, Vec<(&'static str, String)>, &'static str),
+    /// 503, and not before the date that is so many seconds ahead, cut to the second.
+    Date(u64),
     /// Accepted, with an answer of 5 MiB.
     Huge,
     /// Never.
@@ -60,6 +63,7 @@ pub(crate) enum Answer {
 pub(crate) struct Seen {
     pub(crate) path: String,
     pub(crate) headers: HeaderMap,
+    pub(crate) at: tokio::time::Instant,
 }
 
 impl Seen {
@@ -277,6 +281,7 @@ impl State {
         let seen = Seen {
             path: request.uri().path().to_owned(),
             headers: request.headers().clone(),
+            at: tokio::time::Instant::now(),
         };
         lock(&self.seen).push(seen);
         lock(&self.script).pop_front().unwrap_or(Answer::Ok)
@@ -308,6 +313,11 @@ async fn stall() -> Answered {
 async fn by_script(answer: &Answer) -> Option<Answered> {
     match answer {
         Answer::Http(status, headers, body) => Some(plain(*status, headers, *body)),
+        Answer::Date(seconds) => {
+            let unix = Duration::from_nanos(clock::unix_ns()) + Duration::from_secs(*seconds);
+            let date = httpdate::fmt_http_date(std::time::UNIX_EPOCH + unix);
+            Some(plain(503, &[("retry-after", date)], "later"))
+        }
         Answer::Stall => Some(stall().await),
         Answer::Reset => Some(Err("reset by script".into())),
         Answer::Ok | Answer::Partial(..) | Answer::Status(_) | Answer::Huge => None,

@@ -23,7 +23,7 @@ fn grpc(code: Code) -> Answer {
     Answer::Status(Status::new(code, "said by the collector"))
 }
 
-fn with_retry_info(code: Code, delay: Duration) -> Answer {
+pub(super) fn with_retry_info(code: Code, delay: Duration) -> Answer {
     Answer::Status(Status::with_error_details(
         code,
         "later",

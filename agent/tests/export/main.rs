@@ -13,9 +13,12 @@ mod delivery;
 mod encode;
 mod faults;
 mod histogram;
+mod outage;
 mod own;
+mod proxy;
 mod records;
 mod tls;
+mod wait;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

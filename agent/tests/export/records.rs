@@ -4,7 +4,9 @@
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use opentelemetry_proto::tonic::common::v1::any_value::Value;
@@ -23,10 +25,10 @@ use crate::common::data::node;
 use crate::common::pki::Authority;
 use crate::{settings, start};
 
-const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
+pub(super) const BOTH: [Protocol; 2] = [Protocol::Grpc, Protocol::HttpProtobuf];
 
 /// Anyone is the same one.
-struct Nobody;
+struct Nobody(Arc<OnceLock<PathBuf>>);
 
 impl Resources for Nobody {
     fn generation(&self) -> u64 {
@@ -34,29 +36,34 @@ impl Resources for Nobody {
     }
 
     fn envelope(&self, _source: &Source) -> Envelope {
+        self.0
+            .get_or_init(|| fs::read_link("/proc/thread-self").unwrap());
         Envelope::new(b"", "test", "1", "")
     }
 }
 
 /// A log directory with one container, and its reader.
-struct Node {
+pub(super) struct Node {
     pods: tempfile::TempDir,
     state: tempfile::TempDir,
     written: u32,
-    compression: &'static str,
+    pub(super) compression: &'static str,
     /// A busy machine answers late, and an answer that is too late is a duplicate: only who stalls needs it short.
-    timeout_ms: &'static str,
+    pub(super) timeout_ms: &'static str,
     linger: Duration,
-    drain: Duration,
-    before_attempt: Option<fn()>,
+    pub(super) drain: Duration,
+    pub(super) before_attempt: Option<fn()>,
     certificate: Option<String>,
+    /// The reader's thread, below `/proc`.
+    pub(super) thread: Arc<OnceLock<PathBuf>>,
+    pub(super) scan_interval: Duration,
     lane: Option<Hold>,
-    exporter: Option<Exporter>,
-    reader: Option<Handle>,
+    pub(super) exporter: Option<Exporter>,
+    pub(super) reader: Option<Handle>,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let pods = tempfile::tempdir().unwrap();
         fs::create_dir_all(pods.path().join("shop_web_uid/app")).unwrap();
         Self {
@@ -69,13 +76,15 @@ impl Node {
             drain: Duration::from_secs(20),
             before_attempt: None,
             certificate: None,
+            thread: Arc::default(),
+            scan_interval: Duration::from_millis(50),
             lane: None,
             exporter: None,
             reader: None,
         }
     }
 
-    fn write(&mut self, records: u32) {
+    pub(super) fn write(&mut self, records: u32) {
         let path = self.pods.path().join("shop_web_uid/app/0.log");
         let mut file = OpenOptions::new()
             .create(true)
@@ -88,7 +97,7 @@ impl Node {
         self.written += records;
     }
 
-    fn start(&mut self, collector: &Collector, batch_bytes: usize) {
+    pub(super) fn start(&mut self, collector: &Collector, batch_bytes: usize) {
         let mut more = vec![
             ("OTEL_EXPORTER_OTLP_TIMEOUT", self.timeout_ms),
             ("OTEL_EXPORTER_OTLP_COMPRESSION", self.compression),
@@ -115,16 +124,22 @@ impl Node {
             // The margin below which a batch counts as full is 32 KiB.
             batch_bytes: (32 << 10) + batch_bytes,
             linger: self.linger,
-            scan_interval: Duration::from_millis(50),
+            scan_interval: self.scan_interval,
             checkpoint_interval: Duration::from_millis(20),
             drain: self.drain,
             ..Settings::new(self.pods.path().to_owned())
         };
-        let reader = tailer::spawn(settings, Box::new(sink), Box::new(Nobody), waker).unwrap();
+        let reader = tailer::spawn(
+            settings,
+            Box::new(sink),
+            Box::new(Nobody(Arc::clone(&self.thread))),
+            waker,
+        )
+        .unwrap();
         (self.exporter, self.lane, self.reader) = (Some(exporter), Some(lane), Some(reader));
     }
 
-    async fn end(&mut self) -> Counts {
+    pub(super) async fn end(&mut self) -> Counts {
         let counts = self.join().await;
         self.shutdown().await;
         counts
@@ -151,7 +166,7 @@ impl Node {
     }
 
     /// How often each record arrived.
-    fn arrived(&self, collectors: &[&Collector]) -> BTreeMap<u32, u32> {
+    pub(super) fn arrived(&self, collectors: &[&Collector]) -> BTreeMap<u32, u32> {
         let mut arrived = BTreeMap::new();
         let requests = collectors.iter().flat_map(|collector| collector.logs());
         let scopes = requests
@@ -166,12 +181,12 @@ impl Node {
         arrived
     }
 
-    fn missing(&self, collectors: &[&Collector]) -> u32 {
+    pub(super) fn missing(&self, collectors: &[&Collector]) -> u32 {
         self.written - u32::try_from(self.arrived(collectors).len()).unwrap()
     }
 
     /// Whether all that was read is settled.
-    fn is_settled(&self) -> bool {
+    pub(super) fn is_settled(&self) -> bool {
         let stats = self.reader.as_ref().unwrap().stats().read();
         let records: u64 = stats
             .containers
@@ -430,7 +445,7 @@ async fn at_the_end_what_is_refused_stays_in_its_file() {
 }
 
 /// The thorough tier; else the one for every change.
-fn full() -> bool {
+pub(super) fn full() -> bool {
     std::env::var("PLUMBLINE_TEST_TIER").is_ok_and(|tier| tier == "full")
 }
 

@@ -161,7 +161,7 @@ fn retry_after_is_read_and_capped() {
         ("soon", None),
         ("", None),
         ("1.5", None),
-        ("99999999999999999999999", None),
+        ("99999999999999999999999", Some(300)),
         ("Tue, 14 Nov 2023 22:13:30 GMT", Some(10)),
         ("Tue, 14 Nov 2023 22:13:10 GMT", None),
         ("Tue, 14 Nov 2034 22:13:10 GMT", Some(300)),
