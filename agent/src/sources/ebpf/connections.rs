@@ -90,7 +90,7 @@ impl Connections {
         let (ready, read) = sync_channel(1);
         let interval = settings.interval;
         let owners = Owners::new(settings.cgroup_root.clone());
-        let ledger = Ledger::new(readings_in(2 * LINGER, interval));
+        let ledger = Ledger::new(readings_over(2 * LINGER, interval));
         let books = Books::new(ledger, owners, entries, sink.clone());
         let books = Arc::new(Mutex::new(books));
         let reader = Reader::new(settings, Arc::clone(&books), sink);
@@ -150,10 +150,12 @@ impl Drop for Connections {
     }
 }
 
-/// Readings that begin within a time, at least one.
-fn readings_in(span: Duration, interval: Duration) -> u32 {
-    let readings = span.as_millis() / interval.as_millis().max(1);
-    u32::try_from(readings).unwrap_or(u32::MAX).max(1)
+/// Readings of which the first and the last are at least a time apart, however long the interval.
+fn readings_over(span: Duration, interval: Duration) -> u32 {
+    let intervals = span.as_millis().div_ceil(interval.as_millis().max(1));
+    u32::try_from(intervals)
+        .unwrap_or(u32::MAX)
+        .saturating_add(1)
 }
 
 /// It is not to run.
@@ -176,5 +178,27 @@ fn status(health: Health, why: &str) -> ProbeStatus {
         probe: CONNECTIONS.into(),
         health,
         reason: Some(format!("{why}; {WITHOUT}")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{LINGER, readings_over};
+
+    /// Until then a program may still count the connection's end, as a whole.
+    #[test]
+    fn who_is_given_up_has_no_program_any_more() {
+        for seconds in 1..=300 {
+            let interval = Duration::from_secs(seconds);
+            let readings = readings_over(2 * LINGER, interval);
+            let first_to_last = interval * (readings - 1);
+            assert!(first_to_last >= 2 * LINGER, "{seconds} s: {readings}");
+            assert!(
+                first_to_last < 2 * LINGER + interval,
+                "{seconds} s: {readings}"
+            );
+        }
     }
 }
