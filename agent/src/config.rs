@@ -13,7 +13,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use plumbline_core::settings::{CPU_MEAN_WINDOW_MAX, CoreSettings, Grace, NodeIdentity};
+use plumbline_core::settings::{
+    CPU_MEAN_WINDOW_MAX, CoreSettings, Grace, NodeIdentity, RuleSettings,
+};
 use serde::Deserialize;
 
 pub use file::{File, read_file};
@@ -269,13 +271,14 @@ fn core_settings(args: &NodeArgs, file: &File, problems: &mut Vec<Problem>) -> C
             message: format!("must be at least {}s", HEARTBEAT_MIN.as_secs()),
         });
     }
-    core.rules
-        .trusted_registries
-        .clone_from(&file.trusted_registries);
-    core.rules
-        .metadata_namespaces
-        .clone_from(&file.metadata_namespaces);
-    core.rules.host_listeners.clone_from(&file.host_listeners);
+    core.rules = RuleSettings {
+        trusted_registries: file.trusted_registries.clone(),
+        metadata_namespaces: file.metadata_namespaces.clone(),
+        undeclared_namespaces: file.undeclared_namespaces.clone(),
+        mesh_namespaces: file.mesh_namespaces.clone(),
+        sandbox_runtime_classes: file.sandbox_runtime_classes.clone(),
+        host_listeners: file.host_listeners.clone(),
+    };
     core.rulebook = Arc::new(rulebook::of(file, problems));
     if let Some(range) = crate::sources::sock_diag::netns::dynamic_ports() {
         core.ephemeral_ports = range;

@@ -125,6 +125,7 @@ fn cluster(namespaces: usize, shape: Shape) -> (Declared, Vec<PeerPod>) {
     let namespace = |index: usize| DeclaredNamespace {
         name: name(index),
         labels: labels(&[("team", format!("team-{}", index % 7))]),
+        ..DeclaredNamespace::default()
     };
     let pod = |index: usize| {
         let [_, _, high, low] = u32::try_from(index).unwrap().to_be_bytes();

@@ -13,9 +13,9 @@ use serde::{Deserialize, Serialize};
 use crate::id::{ContainerId, PodUid};
 pub use network::{
     AdminAction, AdminPeer, AdminPods, AdminRule, Cidr, CidrError, DeclaredAdminPolicy,
-    DeclaredEndpoints, DeclaredNamespace, DeclaredPolicy, DeclaredRoute, ForeignPolicies,
-    LabelExpression, LabelOperator, LabelSelector, NamedPort, PeerPod, PolicyPeer, PolicyPort,
-    PolicyPorts, PolicyRule, RouteBackend,
+    DeclaredEndpoints, DeclaredPolicy, DeclaredRoute, ForeignPolicies, LabelExpression,
+    LabelOperator, LabelSelector, NamedPort, PeerPod, PolicyPeer, PolicyPort, PolicyPorts,
+    PolicyRule, RouteBackend,
 };
 
 /// The declared side at one moment.
@@ -129,18 +129,52 @@ pub struct DeclaredPod {
     pub finished: bool,
 }
 
+/// A namespace.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeclaredNamespace {
+    /// `metadata.name`.
+    pub name: String,
+    /// `metadata.labels`, with `kubernetes.io/metadata.name`, which the API server gives to every namespace.
+    pub labels: BTreeMap<String, String>,
+    /// Its labels or annotations have a mesh put its proxy into pods.
+    pub meshed: bool,
+}
+
+/// Containers that a mesh puts beside others, and to which it redirects their connections.
+const MESH_SIDECARS: [&str; 5] = [
+    "istio-proxy",
+    "linkerd-proxy",
+    "kuma-sidecar",
+    "consul-dataplane",
+    "envoy-sidecar",
+];
+
+/// With the value `ambient` Istio's node agent listens inside the pods instead.
+pub(crate) const AMBIENT_LABEL: &str = "istio.io/dataplane-mode";
+
 /// Parts of names of runtime classes whose pods have a kernel of their own: gVisor (`runsc`), Kata Containers, Firecracker.
 /// The names are the cluster's choice; these are those of the projects' own instructions.
 const SANDBOXES: [&str; 4] = ["gvisor", "runsc", "kata", "firecracker"];
 
 impl DeclaredPod {
-    /// The runtime class, where its name says that the pod has a kernel of its own: the node's sees none of its sockets.
+    /// The runtime class, where its name or the operator says that the pod has a kernel of its own: the node's sees none of its
+    /// sockets. `more` are the classes that the operator names.
     #[must_use]
-    pub fn sandbox(&self) -> Option<&str> {
+    pub fn sandbox(&self, more: &[String]) -> Option<&str> {
         let class = self.runtime_class.as_deref()?;
         let lower = class.to_ascii_lowercase();
         let known = SANDBOXES.iter().any(|part| lower.contains(part));
-        known.then_some(class)
+        (known || more.iter().any(|one| one == class)).then_some(class)
+    }
+
+    /// Whether the pod says that it is in a mesh, by the name of a container or a label. Its author can say so of any pod:
+    /// believed only where the namespace or the operator says so too.
+    #[must_use]
+    pub fn looks_meshed(&self) -> bool {
+        let sidecar = |one: &DeclaredContainer| MESH_SIDECARS.contains(&one.name.as_str());
+        let ambient = self.labels.get(AMBIENT_LABEL);
+        ambient.is_some_and(|mode| mode == "ambient") || self.containers.iter().any(sidecar)
     }
 
     /// The CPU request that the scheduler reckons with, in thousandths of a CPU: the pod's own, else that of everything

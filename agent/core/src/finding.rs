@@ -313,8 +313,8 @@ pub enum Need {
 impl Need {
     /// What is declared of pods.
     pub const PODS: Self = Self::Declared(&["files", "pods"]);
-    /// What is declared of pods and Services.
-    pub const SERVICES: Self = Self::Declared(&["files", "pods", "services"]);
+    /// What is declared of pods, of Services and of their endpoints.
+    pub const SERVICES: Self = Self::Declared(&["files", "pods", "services", "endpointslices"]);
     /// What is declared of pods and of who may reach them.
     pub const POLICIES: Self = Self::Declared(&[
         "files",

@@ -351,12 +351,16 @@ impl Policies {
             .map(String::as_str)
     }
 
-    /// Labels of a namespace, where it is known.
+    /// A namespace, where it is known.
+    #[must_use]
+    pub fn namespace(&self, namespace: &str) -> Option<&DeclaredNamespace> {
+        self.namespaces.get(namespace).map(Arc::as_ref)
+    }
+
+    /// Its labels.
     #[must_use]
     pub fn namespace_labels(&self, namespace: &str) -> Option<&BTreeMap<String, String>> {
-        self.namespaces
-            .get(namespace)
-            .map(|namespace| &namespace.labels)
+        self.namespace(namespace).map(|namespace| &namespace.labels)
     }
 }
 

@@ -80,6 +80,9 @@ pub static ALL: &[&Rule] = &[
     &s001::RULE,
 ];
 
+/// The source that tells of NetworkPolicies.
+const POLICIES: &str = "networkpolicies";
+
 /// The rule of an id, in either case.
 #[must_use]
 pub fn find(id: &str) -> Option<&'static Rule> {
@@ -191,9 +194,25 @@ fn no_declared(snapshot: &Snapshot) -> Option<String> {
     )
 }
 
-/// Why what a rule compares with is not known: there is no declared side, or one of its sources is too old.
+/// Why what a rule compares with is not known: there is no declared side, one of its sources is too old, or nobody tells of
+/// policies: files with pods only say nothing about them, and what was judged by them before is not over.
 fn declared_for(snapshot: &Snapshot, sources: &[&str]) -> Option<String> {
-    no_declared(snapshot).or_else(|| m003::too_old(snapshot, sources))
+    let no_policies = || {
+        let needed = sources.contains(&POLICIES) && !snapshot.policies.are_known();
+        needed.then(|| {
+            "the declared side has no NetworkPolicies, nor an empty NetworkPolicyList: whether there are any is not known"
+                .into()
+        })
+    };
+    no_declared(snapshot)
+        .or_else(|| m003::too_old(snapshot, sources))
+        .or_else(no_policies)
+}
+
+/// Whether a rule judges by NetworkPolicies.
+pub(crate) fn needs_policies(rule: &Rule) -> bool {
+    let mut needs = rule.needs.iter();
+    needs.any(|need| matches!(need, Need::Declared(sources) if sources.contains(&POLICIES)))
 }
 
 /// Why none of the probes measures, unless one does.

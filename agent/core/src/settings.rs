@@ -66,6 +66,12 @@ pub struct RuleSettings {
     pub trusted_registries: Vec<String>,
     /// Namespaces whose pods may use the cloud's metadata service (F007).
     pub metadata_namespaces: Vec<String>,
+    /// Namespaces whose pods may listen on ports that nobody declares (P001).
+    pub undeclared_namespaces: Vec<String>,
+    /// Namespaces in which a pod's word that it is in a mesh is believed (F001, F006), besides those that say so themselves.
+    pub mesh_namespaces: Vec<String>,
+    /// Runtime classes whose pods have a kernel of their own, besides those whose names say so (M001).
+    pub sandbox_runtime_classes: Vec<String>,
     /// What processes of the host may listen on (P008). Without any, the rule is silent.
     pub host_listeners: Vec<AllowedListener>,
 }

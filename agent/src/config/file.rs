@@ -98,6 +98,12 @@ pub struct File {
     pub trusted_registries: Vec<String>,
     /// Namespaces whose pods may use the metadata service.
     pub metadata_namespaces: Vec<String>,
+    /// Namespaces whose pods may listen on ports that nobody declares.
+    pub undeclared_namespaces: Vec<String>,
+    /// Namespaces in which a pod's word that it is in a mesh is believed.
+    pub mesh_namespaces: Vec<String>,
+    /// Runtime classes whose pods have a kernel of their own.
+    pub sandbox_runtime_classes: Vec<String>,
     /// What processes of the host may listen on.
     pub host_listeners: Vec<AllowedListener>,
     /// What is hidden.

@@ -153,6 +153,9 @@ pub(super) const KEYS: &[Key] = &[
     key("rules", Kind::Rules, "all as they are", "By id of the rule: `enabled` (default true) and `severity` (default: what the rule says).").hot(),
     key("trusted_registries", Kind::Each(&Kind::Text), "[]", "Registries, with or without a path, whose images are trusted (I003). Without any, the rule is silent.").hot(),
     key("metadata_namespaces", Kind::Each(&Kind::Text), "[]", "Namespaces whose pods may use the cloud's metadata service (F007).").hot(),
+    key("undeclared_namespaces", Kind::Each(&Kind::Text), "[]", "Namespaces whose pods may listen on ports that nobody declares (P001).").hot(),
+    key("mesh_namespaces", Kind::Each(&Kind::Text), "[]", "Namespaces in which a pod that has a mesh's container or label is believed to be in one, so that none of its connections is called denied (F001, F006). Those with a label or annotation of Istio, Kuma or Linkerd that turns injection on need not be named.").hot(),
+    key("sandbox_runtime_classes", Kind::Each(&Kind::Text), "[]", "Runtime classes whose pods have a kernel of their own, so that the node's sees none of their sockets (M001). Those with gvisor, runsc, kata or firecracker in their name need not be named.").hot(),
     key("host_listeners", Kind::Each(&Kind::Listener), "[]", "What processes of the host may listen on (P008): `sshd.service`, `tcp/22`, `tcp/30000-32767`, or `kubelet.service tcp/10250`. Without any, the rule is silent.").hot(),
     key("suppressions", Kind::List(SUPPRESSION), "[]", "Findings to hide, each with `until` and `reason`; see below.").hot(),
     key("annotations", Kind::List(GRANT), "[]", "Namespaces and rules for which annotations of pods may hide findings; see below.").hot(),
@@ -219,6 +222,9 @@ suppressions:
 annotations:
   - namespace: sandbox
     rules: [P001, C001]
+undeclared_namespaces: [playground]
+mesh_namespaces: [edge]
+sandbox_runtime_classes: [strict]
 ";
 
 const TAIL: &str = "

@@ -111,7 +111,7 @@ fn logged(config: &Config, path: &str) -> Option<Value> {
         }
         "log_redact" => texts(&given.log_redact),
         "log_join" => json!(given.log_join.as_ref()?),
-        "log_severity" => json!(given.log_severity),
+        "log_severity" => json!(given.log_severity.unwrap_or(false)),
         "log_min_severity" => json!(given.log_min_severity.as_ref()?.to_ascii_lowercase()),
         "log_pod_rate" => json!(given.log_pod_rate?.to_string()),
         _ => return None,
@@ -133,6 +133,9 @@ fn judged(config: &Config, path: &str) -> Option<Value> {
         "rules" => json!(rulebook.rules),
         "trusted_registries" => json!(core.rules.trusted_registries),
         "metadata_namespaces" => json!(core.rules.metadata_namespaces),
+        "undeclared_namespaces" => json!(core.rules.undeclared_namespaces),
+        "mesh_namespaces" => json!(core.rules.mesh_namespaces),
+        "sandbox_runtime_classes" => json!(core.rules.sandbox_runtime_classes),
         "host_listeners" => json!(core.rules.host_listeners),
         "suppressions" => json!(rulebook.suppressions),
         "annotations" => json!(rulebook.annotations),

@@ -16,6 +16,9 @@ use crate::cli::NodeArgs;
 
 /// Time between two looks at the file. ConfigMap volumes swap links, so that there is no event to wait for.
 const POLL: Duration = Duration::from_secs(2);
+/// A changed file must have stayed the same for this long: one that is being written is empty or half there, which may well be a
+/// configuration too.
+const SETTLED: Duration = Duration::from_millis(100);
 /// Problems told of; their number is told in full.
 const PROBLEMS_SHOWN: usize = 20;
 
@@ -183,6 +186,10 @@ fn follow(path: &Path, args: &NodeArgs, outbox: &SyncSender<Read>) {
     loop {
         let now = Some(std::fs::read(path).ok());
         if now != known {
+            std::thread::park_timeout(SETTLED);
+            if now != Some(std::fs::read(path).ok()) {
+                continue;
+            }
             let read = read_file(path)
                 .and_then(|file| resolve(args, file, |name| std::env::var(name).ok()));
             if outbox.send(read.map(Box::new)).is_err() {

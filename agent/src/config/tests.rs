@@ -143,7 +143,8 @@ fn what_is_done_with_container_logs_may_stand_in_the_file() {
     assert!(options.process.severity && options.process.redact.is_some());
     assert!(options.join.is_some() && options.labels[0].key == "quiet");
     // A flag wins, and a list of flags takes the place of the file's.
-    let flags = args("--log-kept 1Gi --log-namespace dev --log-pod-rate 7 --log-join start:^x");
+    let flags = "--log-kept 1Gi --log-namespace dev --log-pod-rate 7 --log-join start:^x";
+    let flags = args(&format!("{flags} --log-severity=false"));
     let config = resolve(&flags, parse(LOGS, "f").unwrap(), collector).unwrap();
     assert_eq!(config.core.log_kept_bytes, 1 << 30);
     assert_eq!(config.core.log_flood_bytes, 1 << 20);
@@ -151,6 +152,7 @@ fn what_is_done_with_container_logs_may_stand_in_the_file() {
     assert_eq!(options.select.namespaces, ["dev"]);
     assert_eq!(options.select.exclude_namespaces, ["kube-system"]);
     assert_eq!(options.pod_bytes_per_second, Some(7));
+    assert!(!options.process.severity);
 }
 
 fn log_lines(printed: &str) -> String {

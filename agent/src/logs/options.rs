@@ -79,8 +79,15 @@ pub struct LogArgs {
     #[arg(long, value_name = "RULE", env = "PLUMBLINE_LOG_JOIN")]
     pub log_join: Option<String>,
     /// Tell the severity that a record says of itself; a guess
-    #[arg(long, env = "PLUMBLINE_LOG_SEVERITY")]
-    pub log_severity: bool,
+    #[arg(
+        long,
+        value_name = "BOOL",
+        env = "PLUMBLINE_LOG_SEVERITY",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = "true"
+    )]
+    pub log_severity: Option<bool>,
     /// Drop records that say that they are less severe than trace, debug, info, warn, error or fatal
     #[arg(long, value_name = "SEVERITY", env = "PLUMBLINE_LOG_MIN_SEVERITY")]
     pub log_min_severity: Option<String>,
@@ -110,7 +117,7 @@ impl LogArgs {
             log_exclude_label: list(&of.log_exclude_label, &file.log_exclude_label),
             log_redact: list(&of.log_redact, &file.log_redact),
             log_join: of.log_join.or_else(|| file.log_join.clone()),
-            log_severity: of.log_severity || file.log_severity.unwrap_or(false),
+            log_severity: of.log_severity.or(file.log_severity),
             log_min_severity: of
                 .log_min_severity
                 .or_else(|| file.log_min_severity.clone()),
@@ -206,7 +213,7 @@ impl LogOptions {
             labels: args.log_exclude_label.clone(),
             process: Process {
                 redact,
-                severity: args.log_severity,
+                severity: args.log_severity.unwrap_or(false),
                 severity_min,
             },
             join,

@@ -10,16 +10,6 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use super::{DeclaredPod, DeclaredPort, Transport, WorkloadRef};
 use crate::id::PodUid;
 
-/// A namespace.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct DeclaredNamespace {
-    /// `metadata.name`.
-    pub name: String,
-    /// `metadata.labels`, with `kubernetes.io/metadata.name`, which the API server gives to every namespace.
-    pub labels: BTreeMap<String, String>,
-}
-
 /// A pod that is only somebody's peer: what policies and names need of it.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]

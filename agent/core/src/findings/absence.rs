@@ -114,6 +114,9 @@ impl<'a> Watched<'a> {
                 }
             };
         };
+        // Policies that are not understood came to the namespace: nothing is judged there any more (trap 18).
+        let not_understood = self.snapshot.policies.foreign(namespace).is_some();
+        let by_policies = || rules::find(finding.rule_id).is_some_and(rules::needs_policies);
         let owner = subject.owner.as_ref();
         let (kind, name) = owner.map_or(("", ""), |owner| (&owner.kind, &owner.name));
         let of = (namespace.as_str(), kind, name);
@@ -125,6 +128,9 @@ impl<'a> Watched<'a> {
         let running: Vec<&&ContainerView> = running.filter(about).collect();
         if running.is_empty() {
             return self.not_running(of, subject.container.as_deref());
+        }
+        if not_understood && by_policies() {
+            return Absence::Unknown;
         }
         let seen = running.iter().all(|container| {
             let watched = self.snapshot.now.since(container.first_seen);

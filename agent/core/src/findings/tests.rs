@@ -1,3 +1,5 @@
+mod policies;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -261,7 +263,7 @@ fn severity_rises_at_once_and_falls_after_the_grace() {
 }
 
 #[test]
-fn absence_counts_only_where_it_would_have_been_seen() {
+fn trap_20_absence_counts_only_where_it_would_have_been_seen() {
     type Change = fn(&mut Snapshot);
     let unseen: [(&str, Change); 6] = [
         ("the container crashed and will come back", |node| {
@@ -302,7 +304,7 @@ fn absence_counts_only_where_it_would_have_been_seen() {
 }
 
 #[test]
-fn it_ends_with_its_owner() {
+fn trap_20_it_ends_with_its_owner() {
     type Change = fn(&mut Snapshot);
     let gone: [(&str, Change); 3] = [
         ("deleted", |node| {

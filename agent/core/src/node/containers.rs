@@ -206,7 +206,8 @@ impl NodeState {
 
     /// How much of a container's network activity is seen.
     fn coverage(&self, container: &Container, pod: Option<&DeclaredPod>) -> Coverage {
-        if let Some(class) = pod.and_then(DeclaredPod::sandbox) {
+        let named = &self.settings.rules.sandbox_runtime_classes;
+        if let Some(class) = pod.and_then(|pod| pod.sandbox(named)) {
             return Coverage::Blind(format!("runtime class {class}: a kernel of its own"));
         }
         let Some(probe) = self.probes.get("tcp") else {

@@ -22,6 +22,7 @@ mod joined;
 mod listeners;
 mod peers;
 mod pods;
+mod traps;
 mod verdicts;
 
 const POD: &str = "0a1b2c3d-0000-4000-8000-000000000001";
@@ -150,7 +151,7 @@ fn a_nested_cgroup_is_found_even_if_it_was_seen_before_its_container() {
 }
 
 #[test]
-fn a_socket_passed_within_the_pod_stays_its_creators() {
+fn trap_11_a_socket_passed_within_the_pod_stays_its_creators() {
     let mut node = node();
     seen(&mut node, 1, 10, path(1));
     seen(&mut node, 1, 20, path(2));

@@ -185,16 +185,14 @@ impl NodeState {
         self.count_hits(waiting, &judgement, direction);
         // A CNI follows a change with a delay, and connections that stand may survive it (trap 18).
         let settled = self.verdicts.since.max(changed).max(peer_changed);
-        let young = waiting.since < settled.plus(self.policy_lag())
-            || self.is_stale(waiting.at)
-            || self.is_meshed(waiting);
+        let young = waiting.since < settled.plus(self.policy_lag()) || self.is_stale(waiting.at);
         let unnamed = matches!(other, Other::Unknown);
         let mut judged = Judged {
             verdict: judgement.verdict,
             ..Judged::default()
         };
         if judged.verdict == Verdict::Deny {
-            if young || unnamed {
+            if young || unnamed || self.is_meshed(waiting) {
                 judged.verdict = Verdict::Unknown;
             } else {
                 let text = |side: &Side| self.denial(&policies, side, waiting, &own, direction);

@@ -21,7 +21,7 @@ impl HostListeners {
         let before = std::mem::take(&mut self.0);
         let mut left_out = 0;
         for (unit, row) in rows {
-            if row.address.is_loopback() {
+            if row.address.to_canonical().is_loopback() {
                 continue;
             }
             let key = (unit, row.transport, row.port);

@@ -189,8 +189,9 @@ fn join(view: &mut ListenerView, address: IpAddr, row: &Row, host_network: bool)
     }
 }
 
-/// How far away an address can be reached.
+/// How far away an address can be reached. `::ffff:127.0.0.1` is a loopback address too (trap 10).
 fn scope_of(address: IpAddr, host_network: bool) -> BindScope {
+    let address = address.to_canonical();
     if address.is_loopback() {
         BindScope::Loopback
     } else if address.is_unspecified() {

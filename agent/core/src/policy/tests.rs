@@ -119,6 +119,7 @@ fn declared(policies: Vec<DeclaredPolicy>) -> Declared {
     let namespace = |name: &str, text: &str| DeclaredNamespace {
         name: name.into(),
         labels: labels(&format!("kubernetes.io/metadata.name={name},{text}")),
+        ..DeclaredNamespace::default()
     };
     Declared {
         namespaces: vec![namespace("ops", "team=ops"), namespace("shop", "team=shop")],

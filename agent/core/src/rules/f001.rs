@@ -24,8 +24,10 @@ pub static RULE: Rule = Rule {
          namespaces or labels, and after the start of a pod, nothing is believed (18, 24).",
         "The node reaches its pods, probes among it (8, 18); a pod reaches itself; a reply belongs to its \
          connection (18).",
-        "Inside a pod of a mesh a proxy takes every connection, whatever comes of it (4, 12).",
-        "A node port hides who dialed (17).",
+        "Inside a pod of a mesh a proxy takes every connection, whatever comes of it (4, 12). The pod's word that it is in one \
+         counts only where its namespace or `mesh_namespaces` of the configuration says so too.",
+        "A node port hides who dialed, and a node port or host port leads to pods (17): the host ports of other nodes are \
+         known where a pod of this node, or of the dump, has them.",
         "An address of a Service is judged by its endpoints (16).",
         "Pods in the node's network and kinds of policies that are not evaluated are never judged (1, 18).",
         "`port-forward` is loopback (7).",

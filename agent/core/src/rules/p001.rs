@@ -4,6 +4,9 @@
 //! loopback only, against [`crate::rules::ports::declared_by`]. No declared side, or a pod that is not in it: unknown, so
 //! nothing.
 
+use std::sync::Arc;
+
+use crate::declared::DeclaredPod;
 use crate::finding::{Condition, Judge, Memory, Need, Rule};
 use crate::rules::undeclared::{self, Wording};
 use crate::snapshot::{ContainerView, Snapshot};
@@ -30,7 +33,8 @@ pub static RULE: Rule = Rule {
         "All sockets and addresses of a port are one condition, whatever their number or family (10, 11).",
         "A socket passed on is not blamed on its creator (11).",
         "Static pods are found by their config hash (13).",
-        "A pod that declares nothing is one condition a container, `none-declared` (14).",
+        "A pod that declares nothing is one condition a container, `none-declared` (14); where a namespace is not to \
+         declare ports, `undeclared_namespaces` of the configuration names it.",
         "The agent does not report itself (22).",
     ],
     remediation: "Declare the containerPort, or bind to 127.0.0.1, or disable the endpoint.",
@@ -46,7 +50,9 @@ const WORDING: Wording = Wording {
 
 /// Undeclared listening ports of a container.
 pub(super) fn conditions(snapshot: &Snapshot, container: &ContainerView) -> Vec<Condition> {
-    if container.pod.as_ref().is_none_or(|pod| pod.host_network) {
+    let allowed = &snapshot.settings.rules.undeclared_namespaces;
+    let judged = |pod: &Arc<DeclaredPod>| !pod.host_network && !allowed.contains(&pod.namespace);
+    if !container.pod.as_ref().is_some_and(judged) {
         return Vec::new();
     }
     undeclared::conditions(snapshot, container, &WORDING)

@@ -133,11 +133,16 @@ fn probe_ports(pod: &DeclaredPod) -> impl Iterator<Item = (Transport, u16)> {
     ports.map(|port| (Transport::Tcp, *port))
 }
 
-/// Numeric targets of the Services that select the pod.
+/// Numeric targets of the Services that select the pod, and what hand-written endpoints name at its addresses (16).
 fn service_targets(
     declared: &Declared,
     pod: &DeclaredPod,
 ) -> impl Iterator<Item = (Transport, u16)> {
+    let by_hand = declared
+        .services
+        .iter()
+        .filter(|service| is_by_hand(service, pod));
+    let by_hand = by_hand.flat_map(|service| endpoints_at(declared, service, pod));
     let selecting = declared
         .services
         .iter()
@@ -148,6 +153,7 @@ fn service_targets(
             TargetPort::Number(number) => Some((port.transport, *number)),
             TargetPort::Name(_) => None,
         })
+        .chain(by_hand)
 }
 
 /// Whether a port of the pod is reached through a node port whose traffic may be masqueraded to an address of a node
@@ -185,7 +191,8 @@ pub(crate) fn services_of<'a>(
                 TargetPort::Number(number) => *number == wanted.1,
                 TargetPort::Name(name) => is_named(pod, name, wanted),
             };
-        by_selector || service.selector.is_empty() && has_endpoint(declared, service, pod, wanted)
+        let by_hand = || endpoints_at(declared, service, pod).any(|port| port == wanted);
+        by_selector || is_by_hand(service, pod) && by_hand()
     };
     let all = declared.services.iter();
     let all = all.flat_map(|service| service.ports.iter().map(move |port| (service, port)));
@@ -197,19 +204,25 @@ fn is_named(pod: &DeclaredPod, name: &str, wanted: (Transport, u16)) -> bool {
     ports.any(|port| port.name.as_deref() == Some(name) && (port.transport, port.port) == wanted)
 }
 
-/// Endpoints that somebody wrote by hand.
-fn has_endpoint(
+/// Whether somebody writes the Service's endpoints by hand, and may name pods of this namespace's in them. An ExternalName leads
+/// to a name, whatever endpoints there are.
+fn is_by_hand(service: &DeclaredService, pod: &DeclaredPod) -> bool {
+    service.namespace == pod.namespace
+        && service.service_type != "ExternalName"
+        && service.selector.is_empty()
+}
+
+/// Ports of the Service's endpoints that are addresses of the pod.
+fn endpoints_at(
     declared: &Declared,
     service: &DeclaredService,
     pod: &DeclaredPod,
-    wanted: (Transport, u16),
-) -> bool {
+) -> impl Iterator<Item = (Transport, u16)> {
     let of = declared.endpoints.iter().filter(|endpoints| {
         (&endpoints.namespace, &endpoints.service) == (&service.namespace, &service.name)
+            && pod.ips.iter().any(|ip| endpoints.addresses.contains(ip))
     });
-    let mut at_pod =
-        of.filter(|endpoints| pod.ips.iter().any(|ip| endpoints.addresses.contains(ip)));
-    at_pod.any(|endpoints| endpoints.ports.contains(&wanted))
+    of.flat_map(|endpoints| endpoints.ports.iter().copied())
 }
 
 fn node_ports(declared: &Declared) -> impl Iterator<Item = (Transport, u16)> {

@@ -107,7 +107,7 @@ fn of_pod(snapshot: &Snapshot, containers: &[&ContainerView]) -> Option<Conditio
     let seen = alive
         .iter()
         .all(|container| is_seen(snapshot, pod, container));
-    if holders.is_empty() || own || pod.host_network || pod.finished || alive.is_empty() || !seen {
+    if holders.is_empty() || own || pod.host_network || alive.is_empty() || !seen {
         return None;
     }
     let first = alive[0];

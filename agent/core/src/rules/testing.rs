@@ -1,5 +1,7 @@
 //! A small node to test rules and the report on: an hour after boot, ten scans done, everything seen in full.
 
+pub(crate) mod raised;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -139,7 +139,7 @@ fn rules_that_cannot_decide_say_why() {
 }
 
 #[test]
-fn figures_that_the_kernel_does_not_have_are_named() {
+fn trap_23_figures_that_the_kernel_does_not_have_are_named() {
     let mut snapshot = node();
     for container in &mut snapshot.containers {
         container.cpu.usage_us = Some(1);

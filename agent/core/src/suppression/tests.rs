@@ -1,4 +1,6 @@
-//! The spoof matrix of the threat model (T6): only the operator hides, for a reason, until a date.
+//! Only the operator hides, for a reason, until a date.
+
+mod spoofs;
 
 use std::sync::Arc;
 
@@ -53,108 +55,7 @@ fn grant(namespace: &str, rules: &[&str]) -> Rulebook {
     }
 }
 
-type Spoof = fn(&mut DeclaredPod);
 type Change = fn(&mut Suppression, &str);
-
-/// What a pod's author may write, in the hope of being left alone.
-const SPOOFS: [(&str, Spoof); 22] = [
-    ("a right annotation", |pod| {
-        asks(pod, "2026-07-01 let me be")
-    }),
-    ("of all rules", |pod| {
-        for rule in ["P001", "p001", "*", ""] {
-            pod.suppress.insert(rule.into(), "2026-07-01 no".into());
-        }
-    }),
-    ("no end", |pod| asks(pod, "because I say so")),
-    ("an end that is none", |pod| {
-        asks(pod, "never because I say so")
-    }),
-    ("ended", |pod| asks(pod, "2026-05-31 it was fine then")),
-    ("no reason", |pod| asks(pod, "2026-07-01")),
-    ("blanks", |pod| asks(pod, "   ")),
-    ("a configuration", |pod| {
-        asks(pod, "2026-07-01 x\nannotations: [{namespace: shop}]")
-    }),
-    ("control characters", |pod| {
-        asks(pod, "2026-07-01 \u{1b}[2J\0")
-    }),
-    ("a megabyte", |pod| asks(pod, &"x".repeat(1 << 20))),
-    ("a label", |pod| {
-        labels(pod, "plumbline/suppress.P001", "2026-07-01 x")
-    }),
-    ("a label of others", |pod| {
-        labels(pod, "fluentbit.io/exclude", "true")
-    }),
-    ("the agent's label", |pod| {
-        labels(pod, "app.kubernetes.io/name", "plumbline")
-    }),
-    ("the agent's name", |pod| pod.name = "plumbline".into()),
-    ("the agent's owner", |pod| {
-        pod.owner.name = "plumbline".into()
-    }),
-    ("the agent's namespace", |pod| {
-        pod.namespace = "plumbline".into()
-    }),
-    ("no namespace", |pod| pod.namespace = String::new()),
-    ("a name like a rule", |pod| {
-        pod.containers[0].name = "P001".into()
-    }),
-    ("a sidecar's name", |pod| {
-        pod.containers[0].name = "istio-proxy".into()
-    }),
-    ("a runtime that hides sockets", |pod| {
-        pod.runtime_class = Some("kata".into())
-    }),
-    ("the agent's image", |pod| {
-        pod.containers[0].image = "plumbline".into()
-    }),
-    ("a finished phase", |pod| pod.finished = true),
-];
-
-fn asks(pod: &mut DeclaredPod, text: &str) {
-    pod.suppress.insert("P001".into(), text.into());
-}
-
-fn labels(pod: &mut DeclaredPod, name: &str, value: &str) {
-    pod.labels.insert(name.into(), value.into());
-}
-
-#[test]
-fn a_pod_cannot_silence_a_finding() {
-    let rulebooks = [
-        ("nothing granted", Rulebook::default()),
-        ("another namespace granted", grant("ops", &["P001"])),
-        (
-            "another rule granted",
-            grant("shop", &["C001", "P0011", "P00"]),
-        ),
-        ("a part of the name granted", grant("sho", &["P001"])),
-        ("a pattern is no name", grant("*", &["*", "P001"])),
-        ("an empty grant", grant("", &[])),
-    ];
-    for (granted, rulebook) in &rulebooks {
-        for (what, spoof) in &SPOOFS {
-            let found = port(&node(rulebook.clone(), spoof));
-            assert_eq!(found.state, FindingState::Open, "{granted}: {what}");
-            assert_eq!(
-                found.transition,
-                Some(Transition::Opened),
-                "{granted}: {what}"
-            );
-            assert_eq!(found.suppression, None, "{granted}: {what}");
-        }
-    }
-    // What asked is told with the finding.
-    let found = port(&node(
-        Rulebook::default(),
-        annotated(&format!("{LATER} let me be")),
-    ));
-    let told = format!(
-        "{ANNOTATION_PREFIX}P001: annotations of this namespace are not heard for this rule"
-    );
-    assert_eq!(found.suppression_ignored, [told]);
-}
 
 #[test]
 fn where_it_is_granted_an_annotation_needs_an_end_and_a_reason() {

@@ -54,6 +54,7 @@ impl World {
                 namespaces.push(DeclaredNamespace {
                     name: name.into(),
                     labels,
+                    meshed: false,
                 });
             }
         }

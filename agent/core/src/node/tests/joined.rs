@@ -63,7 +63,7 @@ fn the_declaration_is_found_by_container_id_then_by_pod() {
 }
 
 #[test]
-fn a_static_pod_is_found_by_the_hash_of_its_configuration() {
+fn trap_13_a_static_pod_is_found_by_the_hash_of_its_configuration() {
     let hash = "d4e5f6a7b8c90123d4e5f6a7b8c90123";
     let mut node = node();
     let path = format!("/kubepods/burstable/pod{hash}/{}", container_id(9));

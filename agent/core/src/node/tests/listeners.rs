@@ -12,7 +12,7 @@ use crate::time::Timestamp;
 
 /// Also in another pod, and when no event told of it; where the kernel names the creator there is nothing to guess.
 #[test]
-fn a_socket_whose_creator_is_known_is_its_own_whoever_holds_it() {
+fn trap_11_a_socket_whose_creator_is_known_is_its_own_whoever_holds_it() {
     let mut node = node();
     seen(&mut node, 1, 10, path(1));
     seen(&mut node, 1, 20, path(2));

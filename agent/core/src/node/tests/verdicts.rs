@@ -1,14 +1,16 @@
 //! What policies say of flows, by who the peer was at the time.
 
+mod traps;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::{POD, apply, container_id, node, path, seen};
 use crate::declared::{
-    Declared, DeclaredContainer, DeclaredEndpoints, DeclaredNamespace, DeclaredNode, DeclaredPod,
-    DeclaredPolicy, DeclaredService, LabelSelector, PeerPod, PolicyPeer, PolicyRule, ServicePort,
-    TargetPort, Transport, WorkloadRef,
+    Declared, DeclaredContainer, DeclaredEndpoints, DeclaredNode, DeclaredPod, DeclaredPolicy,
+    DeclaredService, LabelSelector, PeerPod, PolicyPeer, PolicyRule, ServicePort, TargetPort,
+    Transport, WorkloadRef,
 };
 use crate::id::{CgroupId, ContainerId, PodUid};
 use crate::node::NodeState;
@@ -98,7 +100,10 @@ fn world() -> Declared {
 }
 
 fn started(declared: Declared) -> NodeState {
-    let mut node = node();
+    begin(node(), declared)
+}
+
+fn begin(mut node: NodeState, declared: Declared) -> NodeState {
     let addresses = vec![IpAddr::from([192, 0, 2, 10])];
     apply(&mut node, 1, Fact::NodeAddresses { addresses });
     seen(&mut node, 1, 10, path(1));
@@ -107,12 +112,22 @@ fn started(declared: Declared) -> NodeState {
 }
 
 fn flow(node: &mut NodeState, at: u64, role: Role, peer: &str, counts: FlowCounts) {
+    flow_to(node, at, role, (peer, 8080), counts);
+}
+
+fn flow_to(
+    node: &mut NodeState,
+    at: u64,
+    role: Role,
+    (peer, server_port): (&str, u16),
+    counts: FlowCounts,
+) {
     let row = FlowRow {
         owner: CgroupId(10),
         transport: Transport::Tcp,
         role,
         peer: Some(peer.parse().unwrap()),
-        server_port: 8080,
+        server_port,
         counts,
     };
     let since = Some(Timestamp(at - SECOND));
@@ -203,60 +218,6 @@ fn other_nodes_are_never_denied_as_clients() {
 }
 
 #[test]
-fn trap_4_and_12_pods_of_a_mesh_are_never_denied() {
-    // Traps 4 and 12: the proxy takes every connection, whatever comes of it.
-    let mut sidecar = world();
-    let mut pod = web();
-    pod.containers.push(DeclaredContainer {
-        name: "istio-proxy".into(),
-        ..DeclaredContainer::default()
-    });
-    sidecar.pods[0] = Arc::new(pod);
-    let mut ambient = world();
-    ambient.namespaces.push(DeclaredNamespace {
-        name: "shop".into(),
-        labels: BTreeMap::from([("istio.io/dataplane-mode".into(), "ambient".into())]),
-    });
-    for declared in [sidecar, ambient] {
-        for role in [Role::Client, Role::Server] {
-            assert_eq!(said(declared.clone(), role, "10.0.0.3"), Verdict::Unknown);
-            assert_eq!(said(declared.clone(), role, "10.0.0.2"), Verdict::Allow);
-        }
-    }
-}
-
-#[test]
-fn trap_18_after_a_change_nothing_is_believed_for_the_grace() {
-    let mut open = world();
-    open.policies.clear();
-    let mut relabelled = world();
-    relabelled.peer_pods[1] = Arc::new(PeerPod {
-        labels: labels("cart"),
-        ..PeerPod::clone(&relabelled.peer_pods[1])
-    });
-    let mut renamed = world();
-    renamed.pods[0] = Arc::new(DeclaredPod {
-        labels: labels("other"),
-        ..web()
-    });
-    for (case, before) in [
-        ("policies", open),
-        ("the peer", relabelled),
-        ("the pod", renamed),
-    ] {
-        for (after, expected) in [(29, Verdict::Unknown), (32, Verdict::Deny)] {
-            let mut node = started(before.clone());
-            apply(&mut node, 50 * SECOND, Fact::Declared(world()));
-            let at = (50 + after) * SECOND;
-            flow(&mut node, at, Role::Server, "10.0.0.3", one());
-            let verdicts = verdicts(&node);
-            assert_eq!(verdicts.last, expected, "{case}, {after} s later");
-            assert_eq!(verdicts.passed.count, u64::from(after == 32));
-        }
-    }
-}
-
-#[test]
 fn what_is_stale_denies_nothing() {
     for (as_of, expected) in [(LATE - SECOND, Verdict::Deny), (0, Verdict::Unknown)] {
         let mut node = started(world());
@@ -299,26 +260,6 @@ fn with_service(endpoints: &[u8]) -> Declared {
         });
     }
     declared
-}
-
-#[test]
-fn a_service_is_judged_by_its_endpoints() {
-    for (endpoints, expected) in [
-        (vec![2], Verdict::Allow),
-        (vec![3], Verdict::Deny),
-        (vec![2, 3], Verdict::Unknown),
-        (vec![3, 99], Verdict::Unknown),
-        (vec![], Verdict::Unknown),
-    ] {
-        let found = said(with_service(&endpoints), Role::Client, "10.96.0.1");
-        assert_eq!(found, expected, "{endpoints:?}");
-    }
-    let balancer = said(with_service(&[3]), Role::Client, "203.0.113.50");
-    assert_eq!(
-        balancer,
-        Verdict::Unknown,
-        "the cluster sends it to endpoints"
-    );
 }
 
 #[test]

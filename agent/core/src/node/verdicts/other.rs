@@ -3,23 +3,12 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::declared::PeerPod;
+use crate::declared::{AMBIENT_LABEL, PeerPod};
 use crate::node::NodeState;
 use crate::node::peers::Waiting;
 use crate::observation::{FlowRow, Role};
 use crate::snapshot::{Peer, PeerKind};
 use crate::time::Timestamp;
-
-/// Containers that a mesh puts beside others, and to which it redirects their connections.
-const MESH_SIDECARS: [&str; 5] = [
-    "istio-proxy",
-    "linkerd-proxy",
-    "kuma-sidecar",
-    "consul-dataplane",
-    "envoy-sidecar",
-];
-/// With the value `ambient` Istio's node agent listens inside the pods instead.
-const AMBIENT_LABEL: &str = "istio.io/dataplane-mode";
 
 /// The other end, as far as it is known.
 pub(super) enum Other {
@@ -86,8 +75,8 @@ impl NodeState {
         let own = peer.name.is_some() && peer.name == self.identity.node;
         let own = own || peer.name.is_none() && self.identity.node.is_none();
         let open = match row.role {
-            // Endpoints are behind a node port, and a DNS cache of the node behind a link-local address.
-            Role::Client => self.is_node_port(row.server_port) || is_link_local(address),
+            // Pods are behind a node port or a host port, and a DNS cache of the node behind a link-local address.
+            Role::Client => self.leads_to_pods(row) || is_link_local(address),
             // Some networks masquerade what pods of another node send.
             Role::Server => !own,
         };
@@ -99,16 +88,19 @@ impl NodeState {
     }
 
     /// A mesh redirects connections inside the pod: neither port nor peer of a socket are those on the wire (traps 4, 12).
+    /// What the pod says of itself is heard only where the namespace or the operator says so too, since it hides denials.
     pub(super) fn is_meshed(&self, waiting: &Waiting) -> bool {
         let container = self.containers.get(&waiting.row.owner);
         let pod = container.and_then(|one| self.index.find(&one.pod_uid, &one.container_id).0);
         pod.is_some_and(|pod| {
-            let sidecar = |name: &str| MESH_SIDECARS.contains(&name);
-            let namespace = self.verdicts.compiled.namespace_labels(&pod.namespace);
-            let labels = namespace.into_iter().chain([&pod.labels]);
-            let mut modes = labels.filter_map(|labels| labels.get(AMBIENT_LABEL));
-            pod.containers.iter().any(|one| sidecar(&one.name))
-                || modes.any(|mode| mode == "ambient")
+            let namespace = self.verdicts.compiled.namespace(&pod.namespace);
+            let named = &self.settings.rules.mesh_namespaces;
+            if !namespace.is_some_and(|one| one.meshed) && !named.contains(&pod.namespace) {
+                return false;
+            }
+            let ambient = namespace.and_then(|one| one.labels.get(AMBIENT_LABEL));
+            let ambient = ambient.is_some_and(|mode| mode == "ambient");
+            pod.looks_meshed() || ambient && !pod.labels.contains_key(AMBIENT_LABEL)
         })
     }
 
@@ -125,10 +117,20 @@ impl NodeState {
         addresses.any(|of_service| of_service.to_canonical() == address)
     }
 
-    fn is_node_port(&self, port: u16) -> bool {
-        let services = self.declared.iter().flat_map(|all| &all.services);
-        let mut ports = services.flat_map(|service| &service.ports);
-        ports.any(|of_service| of_service.node_port == Some(port))
+    /// Whether what dials this port of a node gets to a pod, which policies judge in the node's place (trap 17).
+    ///
+    /// Of other nodes' pods the host ports are not known. Those that have any are DaemonSets' as a rule, with a pod here too.
+    fn leads_to_pods(&self, row: &FlowRow) -> bool {
+        let (transport, port) = (row.transport, Some(row.server_port));
+        let declared = || self.declared.iter();
+        let services = declared().flat_map(|all| &all.services);
+        let mut node = services.flat_map(|service| &service.ports);
+        let containers = declared()
+            .flat_map(|all| &all.pods)
+            .flat_map(|pod| &pod.containers);
+        let mut host = containers.flat_map(|container| &container.ports);
+        node.any(|one| one.transport == transport && one.node_port == port)
+            || host.any(|one| one.transport == transport && one.host_port == port)
     }
 }
 

@@ -93,7 +93,7 @@ fn the_proposal_is_rounded_up_and_never_zero() {
 }
 
 #[test]
-fn requests_come_in_many_forms() {
+fn trap_23_requests_come_in_many_forms() {
     let with = |request, limit| {
         let container = DeclaredContainer {
             cpu_request_millis: request,

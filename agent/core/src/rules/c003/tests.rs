@@ -101,7 +101,7 @@ fn a_week_that_is_not_full_says_nothing() {
 }
 
 #[test]
-fn exclusive_cpus_are_meant() {
+fn trap_23_exclusive_cpus_are_meant() {
     let mut exclusive = with(2_000, Some(2_000));
     check(&exclusive, &expect![[""]]);
     exclusive.containers[0].cpu.max = Some(cpu_max(None));

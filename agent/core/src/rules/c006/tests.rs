@@ -61,7 +61,7 @@ fn a_cgroup_that_somebody_wrote_is_reported() {
 }
 
 #[test]
-fn a_resize_that_waits_is_told_from_a_fault() {
+fn trap_23_a_resize_that_waits_is_told_from_a_fault() {
     let resized = DeclaredContainer {
         cpu_request_current_millis: Some(250),
         cpu_limit_current_millis: Some(500),
@@ -146,7 +146,7 @@ fn a_node_without_quotas_is_no_deviation() {
 }
 
 #[test]
-fn pod_level_resources() {
+fn trap_23_pod_level_resources() {
     let shared = DeclaredPod {
         cpu_request_millis: Some(500),
         cpu_limit_millis: Some(1_000),
@@ -161,7 +161,7 @@ fn pod_level_resources() {
 }
 
 #[test]
-fn changes_are_given_time() {
+fn trap_23_changes_are_given_time() {
     let just_now = Some(NOW.minus(Duration::from_secs(89)));
     let fault = || app(spec(Some(250), Some(500)), cpu_max(Some(40_000)), 10);
     let mut cgroup = fault();

@@ -105,6 +105,7 @@ fn production_weighs_more() {
         namespaces: vec![DeclaredNamespace {
             name: "shop".into(),
             labels: [("environment".to_owned(), "production".to_owned())].into(),
+            ..DeclaredNamespace::default()
         }],
         ..bare()
     };
@@ -115,7 +116,7 @@ fn production_weighs_more() {
 }
 
 #[test]
-fn traps() {
+fn traps_1_7_8_18() {
     assert_eq!(said(bare(), vec![]), "", "no flows");
     let unknown = Declared {
         policies_known: false,

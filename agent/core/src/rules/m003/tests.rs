@@ -70,7 +70,7 @@ fn only_rules_that_need_the_stale_source_are_silent() {
     ];
     let said = said(&node);
     assert!(said.contains("C006") && !said.contains("P001"), "{said}");
-    node.sources = vec![row("endpointslices", Duration::from_secs(600))];
+    node.sources = vec![row("networkpolicies", Duration::from_secs(600))];
     let said = crate::rules::testing::said(&node);
     assert!(
         said.contains("C006") && said.contains("P001") && said.contains("M003"),

@@ -335,6 +335,11 @@ fn trap_14_a_pod_that_declares_nothing_is_one_condition_a_container() {
         P001 medium web/app none-declared
         P001 medium web/side none-declared"#]],
     );
+    let mut allowed = both.clone();
+    allowed.settings.rules.undeclared_namespaces = vec!["shop".into()];
+    check(&allowed, &expect![[""]]);
+    allowed.settings.rules.undeclared_namespaces = vec!["ops".into()];
+    assert_eq!(said(&allowed), said(&both));
     expect![[r#"
         P001 medium web/app none-declared
         declared: the pod declares no port

@@ -1,6 +1,8 @@
-use crate::declared::{ContainerKind, DeclaredPod, DeclaredService, TargetPort, Transport};
+use crate::declared::{
+    ContainerKind, DeclaredEndpoints, DeclaredPod, DeclaredService, TargetPort, Transport,
+};
 use crate::finding::Coverage;
-use crate::rules::ports::{DeclaredBy, coverage, declared_by};
+use crate::rules::ports::{DeclaredBy, coverage, declared_by, services_of};
 use crate::rules::testing::{
     container, declared, listener, pod, port_entry, service, snapshot, view,
 };
@@ -72,7 +74,7 @@ fn what_is_not_known_is_unknown() {
 }
 
 #[test]
-fn services_declare_their_targets() {
+fn trap_15_services_declare_their_targets() {
     let target = |target, transport| service(target, transport, Some(30_080));
     let number = || target(TargetPort::Number(9000), Transport::Tcp);
     let with = |service| by(&web(), vec![service], 9000);
@@ -111,6 +113,41 @@ fn services_declare_their_targets() {
         service.selector.insert("tier".into(), "front".into());
     };
     assert_eq!(changed(tier), DeclaredBy::None);
+}
+
+/// A Service without a selector leads where somebody wrote; an ExternalName leads to a name, whatever is written.
+#[test]
+fn trap_16_endpoints_written_by_hand_declare_too() {
+    let at = |address: &str, change: fn(&mut DeclaredService)| {
+        let mut by_hand = service(TargetPort::Number(80), Transport::Tcp, None);
+        by_hand.selector.clear();
+        change(&mut by_hand);
+        let pod = DeclaredPod {
+            ips: vec!["10.0.0.9".parse().unwrap()],
+            ..web()
+        };
+        let mut all = declared(&pod, vec![by_hand]);
+        all.endpoints.push(DeclaredEndpoints {
+            namespace: "shop".into(),
+            name: "web-by-hand".into(),
+            service: "web".into(),
+            addresses: vec![address.parse().unwrap()],
+            ports: vec![(Transport::Tcp, 9000)],
+        });
+        let wanted = (Transport::Tcp, 9000);
+        let leads = services_of(&all, &pod, wanted).count() == 1;
+        let container = view(&pod, Some(0), vec![]);
+        let snapshot = snapshot(Some(all), vec![container]);
+        let by = declared_by(&snapshot, &snapshot.containers[0], wanted.0, wanted.1);
+        assert_eq!(leads, by == DeclaredBy::Service, "both go by the same");
+        by
+    };
+    assert_eq!(at("10.0.0.9", |_| {}), DeclaredBy::Service);
+    assert_eq!(at("10.0.0.8", |_| {}), DeclaredBy::None);
+    let by_name = |service: &mut DeclaredService| service.service_type = "ExternalName".into();
+    assert_eq!(at("10.0.0.9", by_name), DeclaredBy::None);
+    let elsewhere = |service: &mut DeclaredService| service.namespace = "ops".into();
+    assert_eq!(at("10.0.0.9", elsewhere), DeclaredBy::None);
 }
 
 #[test]
