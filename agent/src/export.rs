@@ -17,6 +17,7 @@ mod courier;
 pub mod encode;
 mod lane;
 pub mod records;
+mod room;
 pub(crate) mod semconv;
 pub mod settings;
 pub mod stats;

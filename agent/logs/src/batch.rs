@@ -55,11 +55,17 @@ impl Batch {
         self.groups.iter().map(share).collect()
     }
 
+    /// Bytes of the request, without those that frame its groups.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let len = |group: &Group| group.envelope.len() + group.records.len();
+        self.groups.iter().map(len).sum()
+    }
+
     /// The request: an `ExportLogsServiceRequest` in protobuf.
     #[must_use]
     pub fn request(&self) -> Vec<u8> {
-        let len = |group: &Group| group.envelope.len() + group.records.len();
-        let mut request = Vec::with_capacity(self.groups.iter().map(len).sum());
+        let mut request = Vec::with_capacity(self.bytes());
         for group in &self.groups {
             group.envelope.put(&mut request, &group.records);
         }

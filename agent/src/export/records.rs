@@ -16,6 +16,7 @@ use plumbline_logs::watch::Waker;
 use tokio::sync::{Mutex as AsyncMutex, RwLock, mpsc, watch};
 
 use super::courier::{Closing, REFUSED_PAUSE, note, random};
+use super::room::{Room, more_patience};
 use super::settings::Endpoint;
 use super::stats::SharedStats;
 use super::transport::Transport;
@@ -108,6 +109,7 @@ pub(super) fn start(
         }),
         probing: AsyncMutex::new(()),
         origin: transport.endpoint().origin(),
+        deadline: transport.endpoint().timeout,
         transport: RwLock::new(transport),
         stats,
         closing,
@@ -133,6 +135,8 @@ struct Lane {
     queue: AsyncMutex<mpsc::Receiver<Batch>>,
     transport: RwLock<Transport>,
     origin: String,
+    /// Of a request.
+    deadline: Duration,
     gate: Mutex<Gate>,
     /// Held by the one who tries whether a collector that refused us takes something again.
     probing: AsyncMutex<()>,
@@ -156,6 +160,8 @@ struct Gate {
     not_before: Option<Instant>,
     /// Only a person can mend it: one record at a time, each half minute.
     refused: bool,
+    /// What passes within the deadline.
+    room: Room,
 }
 
 /// A batch on its way.
@@ -172,10 +178,12 @@ struct Work {
     panics: u32,
     /// Rounds that had failed when the last attempt began.
     round: u32,
+    /// How long to wait for an answer: longer than the deadline for a single record that cannot be sent in less.
+    patience: Duration,
 }
 
 impl Work {
-    fn new(batch: Batch) -> Self {
+    fn new(batch: Batch, patience: Duration) -> Self {
         Self {
             answer: Answer::arrived(batch.id),
             stack: vec![batch],
@@ -184,6 +192,20 @@ impl Work {
             suspect: false,
             panics: 0,
             round: 0,
+            patience,
+        }
+    }
+
+    /// The next piece has at most so many bytes, or one record.
+    fn fit(&mut self, room: Room) {
+        while let Some(piece) = self.stack.pop() {
+            if piece.bytes() <= room.bytes() {
+                return self.stack.push(piece);
+            }
+            match piece.split() {
+                Ok((first, second)) => self.stack.extend([second, first]),
+                Err(single) => return self.stack.push(single),
+            }
         }
     }
 
@@ -211,7 +233,7 @@ impl Lane {
             };
             let Some(batch) = batch else { return };
             self.stats.wait_for(batch.records());
-            if let Some(answer) = self.carry(Work::new(batch)).await {
+            if let Some(answer) = self.carry(Work::new(batch, self.deadline)).await {
                 // Room for all that can be unanswered; a reader that is gone needs no answer.
                 drop(self.answered.try_send(answer));
                 self.waker.wake();
@@ -261,11 +283,11 @@ impl Lane {
                 work.single_out();
             }
             let closing = self.is_closing();
-            work.round = self.gate().failures;
-            let Some(piece) = work.stack.last() else {
+            let room = self.gate().room;
+            work.fit(room);
+            let Some(verdict) = self.attempt(work).await else {
                 break;
             };
-            let verdict = self.attempt(piece, work.compress).await;
             // Before anything is given up: nobody waits any more for the collector to be mended.
             if closing && matches!(verdict, Verdict::Refused(_) | Verdict::Retry { .. }) {
                 return false;
@@ -327,7 +349,7 @@ impl Lane {
     async fn is_let_in(&self) -> bool {
         let transport = self.transport.read().await;
         let reply = transport
-            .send_records(Bytes::from_static(&NO_RECORDS), false, Duration::MAX)
+            .send_records(Bytes::from_static(&NO_RECORDS), false, self.deadline)
             .await;
         let attempt = Attempt {
             items: 0,
@@ -337,23 +359,33 @@ impl Lane {
         !matches!(verdict, Verdict::Refused(_) | Verdict::Retry { .. })
     }
 
-    async fn attempt(&self, batch: &Batch, compress: bool) -> Verdict {
+    /// Sends the next piece, if there is one.
+    async fn attempt(&self, work: &mut Work) -> Option<Verdict> {
         if let Some(hook) = self.pace.before_attempt {
             hook();
         }
         let (gzip, unproven) = {
             let gate = self.gate();
-            (gate.gzip && compress, !gate.gzip_proven)
+            work.round = gate.failures;
+            (gate.gzip && work.compress, !gate.gzip_proven)
         };
-        let request = Bytes::from(batch.request());
+        let piece = work.stack.last()?;
+        let request = Bytes::from(piece.request());
+        let (sent, began) = (request.len(), clock::instant());
         let reply = {
             let transport = self.transport.read().await;
-            transport.send_records(request, gzip, Duration::MAX).await
+            transport.send_records(request, gzip, work.patience).await
         };
         let attempt = Attempt {
-            items: batch.records(),
+            items: piece.records(),
             gzip_unproven: gzip && unproven,
         };
+        if reply.is_late() {
+            self.gate().room.late(sent);
+            if attempt.items == 1 {
+                work.patience = more_patience(work.patience);
+            }
+        }
         let verdict = decide(&reply, attempt);
         note(&self.stats, &self.origin, &reply, &verdict);
         if matches!(reply, Reply::Transport(_) | Reply::Deadline(_)) {
@@ -362,6 +394,8 @@ impl Lane {
         if matches!(verdict, Verdict::Accepted { .. }) {
             let mut gate = self.gate();
             (gate.failures, gate.not_before, gate.refused) = (0, None, false);
+            gate.room.taken(sent, began.elapsed(), self.deadline);
+            work.patience = self.deadline;
             if gzip {
                 gate.gzip_proven = true;
             } else if gate.gzip && !gate.gzip_proven {
@@ -372,7 +406,7 @@ impl Lane {
                 );
             }
         }
-        verdict
+        Some(verdict)
     }
 
     fn split(&self, batch: Batch, reason: &'static str, work: &mut Work) {

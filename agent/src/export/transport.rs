@@ -67,9 +67,8 @@ impl Transport {
             .unwrap_or(Reply::Deadline(limit))
     }
 
-    /// One attempt to send an encoded `ExportLogsServiceRequest`, at most `limit` long.
+    /// One attempt to send an encoded `ExportLogsServiceRequest`, at most `limit` long, which may be more than the endpoint's.
     pub(crate) async fn send_records(&self, request: Bytes, gzip: bool, limit: Duration) -> Reply {
-        let limit = limit.min(self.endpoint.timeout);
         let answer = async {
             match &self.client {
                 Client::Http(client) => client.send_records(request, gzip).await,
@@ -116,7 +115,8 @@ fn connector(endpoint: &Endpoint) -> anyhow::Result<HttpsConnector<HttpConnector
     let mut tcp = HttpConnector::new();
     tcp.enforce_http(false);
     tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(endpoint.timeout));
+    // Shorter than the deadline: that nobody is there is another thing than that somebody is slow.
+    tcp.set_connect_timeout(Some(endpoint.timeout.mul_f64(0.75)));
     if !endpoint.is_tls() {
         // TLS is never spoken here, so that no certificate store is needed.
         let empty = rustls::RootCertStore::empty();

@@ -117,6 +117,13 @@ fn decide_grpc(code: Code, retry_info: Option<Duration>, attempt: Attempt) -> Ve
 }
 
 impl Reply {
+    /// Too slow, by our own clock or by the collector's, which is told of our deadline: less might have passed in time.
+    pub(crate) fn is_late(&self) -> bool {
+        let code = Code::DeadlineExceeded;
+        matches!(self, Self::Deadline(_))
+            || matches!(self, Self::Grpc { code: of, .. } if *of == code)
+    }
+
     /// For a person; what the collector said is cut and its control characters are escaped.
     pub(crate) fn describe(&self) -> String {
         match self {

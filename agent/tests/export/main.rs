@@ -17,6 +17,7 @@ mod outage;
 mod own;
 mod proxy;
 mod records;
+mod slow;
 mod tls;
 mod wait;
 

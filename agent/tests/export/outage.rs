@@ -65,7 +65,7 @@ fn cpu(thread: &OnceLock<PathBuf>) -> Duration {
     Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
-fn failed(node: &Node) -> u64 {
+pub(super) fn failed(node: &Node) -> u64 {
     let stats = node.exporter.as_ref().unwrap().stats();
     let lane = stats.iter().find(|stats| stats.lane == "logs").unwrap();
     lane.failed

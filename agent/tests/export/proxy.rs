@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
@@ -15,6 +16,8 @@ use tokio::task::{JoinHandle, JoinSet};
 pub(crate) enum Fault {
     /// Nothing goes through any more, and nobody is told: no FIN, no RST.
     Vanish,
+    /// From the beginning on: so many bytes a second to the server, over each connection.
+    Slow(u32),
     /// An HTTP/2 server that is about to end: what is under way is answered, nothing new is taken.
     GoAway,
     /// One that ends at once, and claims to have seen none of what is under way.
@@ -91,10 +94,32 @@ async fn carry(client: TcpStream, server: TcpStream, fault: Fault, strikes: watc
         }
     };
     tokio::select! {
-        _ = tokio::io::copy(&mut asked, &mut ask) => {}
+        _ = forth(&mut asked, &mut ask, fault) => {}
         _ = back(&mut answer, &mut told, fault, strikes) => {}
         // All four halves stay open.
         () = vanished => std::future::pending().await,
+    }
+}
+
+/// From the client to the server.
+async fn forth(
+    from: &mut OwnedReadHalf,
+    to: &mut OwnedWriteHalf,
+    fault: Fault,
+) -> std::io::Result<()> {
+    let Fault::Slow(rate) = fault else {
+        tokio::io::copy(from, to).await?;
+        return Ok(());
+    };
+    let mut some = vec![0; usize::try_from(rate / 50).unwrap()];
+    let mut ticks = tokio::time::interval(Duration::from_millis(20));
+    loop {
+        ticks.tick().await;
+        let read = from.read(&mut some).await?;
+        if read == 0 {
+            return Ok(());
+        }
+        to.write_all(&some[..read]).await?;
     }
 }
 
@@ -105,7 +130,7 @@ async fn back(
     fault: Fault,
     mut strikes: watch::Receiver<u32>,
 ) -> std::io::Result<()> {
-    if fault == Fault::Vanish {
+    if matches!(fault, Fault::Vanish | Fault::Slow(_)) {
         tokio::io::copy(from, to).await?;
         return Ok(());
     }
