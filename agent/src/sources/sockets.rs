@@ -7,6 +7,7 @@
 mod landmark;
 mod process;
 mod scan;
+mod share;
 mod tables;
 
 use std::collections::BTreeMap;
@@ -206,7 +207,7 @@ impl Work {
                     scope: ScanScope::Node,
                     rows,
                     errors: errors.sum(),
-                    unreadable: errors.unreadable.into_iter().collect(),
+                    unreadable: errors.missing(),
                 };
                 self.sink.send(at, fact);
                 self.report(health, reason);
@@ -264,7 +265,7 @@ impl Work {
             scope: ScanScope::Containers(asked.keys().copied().collect()),
             rows,
             errors: errors.sum(),
-            unreadable: errors.unreadable.into_iter().collect(),
+            unreadable: errors.missing(),
         };
         self.sink.send(at, fact);
     }

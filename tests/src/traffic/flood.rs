@@ -72,7 +72,9 @@ pub struct Sprayed {
 /// Listening ports that are opened and closed together.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Ports {
-    /// The first port, on all IPv4 addresses.
+    /// Where: all IPv4 addresses, or one of them.
+    pub address: Ipv4Addr,
+    /// The first port.
     pub first: u16,
     /// How many.
     pub count: u16,
@@ -217,7 +219,7 @@ pub(super) fn ports(plan: &Ports) -> Result<()> {
         match line.context("read a command")?.as_str() {
             "open" => {
                 for n in 0..plan.count {
-                    let address = (Ipv4Addr::UNSPECIFIED, plan.first + n).into();
+                    let address = (plan.address, plan.first + n).into();
                     listening.push(listen::open(&Endpoint::tcp(address))?);
                 }
                 worker::say("open");

@@ -202,6 +202,21 @@ fn a_namespace_that_is_not_read_to_its_end_loses_no_bytes() {
     observer.attached(&client.1);
     let mut pair = Pair::between(server, client, 12, 60);
     pair.command("move");
+    let told = observer.expect("what is not read", |seen| {
+        let mut told = seen.facts.iter().filter_map(|seen| match &seen.fact {
+            Fact::Probe(status) if status.probe == "connections" => Some(status),
+            _ => None,
+        });
+        let cut = |status: &&ProbeStatus| {
+            status
+                .reason
+                .as_ref()?
+                .contains("more connections than")
+                .then_some(())
+        };
+        told.find(|status| cut(status).is_some()).cloned()
+    });
+    assert_eq!(told.health, Health::Broken, "{told:?}");
     pair.command("churn");
     let all = pair.command("close");
     pair.expect(&observer, "all closed", &Tally::default(), &all);

@@ -104,15 +104,17 @@ impl Node {
         get_json(&self.path("socket"), "/status").expect("the agent answers")
     }
 
-    /// Whether a probe of the agent measures.
-    pub(crate) fn measures(&self, probe: &str) -> bool {
+    /// What a probe of the agent says of itself.
+    pub(crate) fn probe(&self, name: &str) -> Option<Value> {
         let status = self.status();
-        let probes = status["probes"].as_array();
-        probes.is_some_and(|probes| {
-            probes
-                .iter()
-                .any(|status| status["probe"] == probe && status["health"] == "ok")
-        })
+        let mut probes = status["probes"].as_array()?.iter();
+        probes.find(|status| status["probe"] == name).cloned()
+    }
+
+    /// Whether a probe of the agent measures.
+    pub(crate) fn measures(&self, name: &str) -> bool {
+        self.probe(name)
+            .is_some_and(|probe| probe["health"] == "ok")
     }
 
     /// Open findings about ports by container.

@@ -1,10 +1,13 @@
 //! More listening ports than anyone declares, opened and closed at once.
 
+use std::net::Ipv4Addr;
+
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::Fact;
 use plumbline_tests::scale::scale;
 use plumbline_tests::traffic::flood::Ports;
-use plumbline_tests::traffic::{Plan, Worker};
+use plumbline_tests::traffic::{Endpoint, Plan, Worker};
+use plumbline_tests::wait::{PATIENCE, poll};
 
 use super::node::Node;
 use super::recording::Recording;
@@ -14,6 +17,12 @@ const FIRST: u16 = 10_000;
 
 /// Ports of one process: some machines let nobody have many more open files.
 const PER_PROCESS: u16 = 3_000;
+
+/// Two addresses with so many ports each have more sockets than a scan's 65,536 rows.
+const EACH: u16 = 35_000;
+
+/// A port that the victim does not declare, opened after all of these.
+const LATE: u16 = 6_062;
 
 /// Records of a container's listeners that arrived: opened, closed.
 pub(crate) fn arrived(recording: &Recording, owner: CgroupId) -> (u64, u64) {
@@ -28,6 +37,30 @@ pub(crate) fn arrived(recording: &Recording, owner: CgroupId) -> (u64, u64) {
     arrived
 }
 
+/// Processes of the noisy container that listen on so many ports.
+fn opened(node: &Node, address: Ipv4Addr, count: u16) -> Vec<Worker> {
+    let mut workers: Vec<Worker> = (0..count)
+        .step_by(PER_PROCESS.into())
+        .map(|first| Ports {
+            address,
+            first: FIRST + first,
+            count: PER_PROCESS.min(count - first),
+        })
+        .map(|plan| Worker::ready(node.noisy.place(), &Plan::Ports(plan)).unwrap())
+        .collect();
+    for worker in &mut workers {
+        worker.command("open").unwrap();
+    }
+    workers
+}
+
+fn close(workers: Vec<Worker>) {
+    for mut worker in workers {
+        worker.command("close").unwrap();
+        worker.end().unwrap();
+    }
+}
+
 #[test]
 fn a_flood_of_listening_ports_is_accounted_for_and_forgotten() {
     let Some(mut node) = Node::start() else {
@@ -35,22 +68,9 @@ fn a_flood_of_listening_ports_is_accounted_for_and_forgotten() {
     };
     let count = scale().listening_ports;
     let ((), quiet) = node.disturb(|node| {
-        let mut workers: Vec<Worker> = (0..count)
-            .step_by(PER_PROCESS.into())
-            .map(|first| Ports {
-                first: FIRST + first,
-                count: PER_PROCESS.min(count - first),
-            })
-            .map(|plan| Worker::ready(node.noisy.place(), &Plan::Ports(plan)).unwrap())
-            .collect();
-        for worker in &mut workers {
-            worker.command("open").unwrap();
-        }
+        let workers = opened(node, Ipv4Addr::UNSPECIFIED, count);
         node.finds(&node.noisy);
-        for mut worker in workers {
-            worker.command("close").unwrap();
-            worker.end().unwrap();
-        }
+        close(workers);
     });
     node.calm("flood of listening ports");
     let owner = CgroupId(node.noisy.cgroup_id());
@@ -72,4 +92,48 @@ fn a_flood_of_listening_ports_is_accounted_for_and_forgotten() {
          {lost_on_the_way} on the way to the loop"
     );
     assert_eq!(generated, opened + closed + dropped + lost_on_the_way);
+}
+
+/// More listening sockets than a scan tells of: one container that has them all hides its own. What others open after it, which
+/// the scan meets last, stays known, and so does the finding about it.
+#[test]
+fn more_sockets_than_a_scan_tells_of_hide_nobody_elses() {
+    let Some(mut node) = Node::start() else {
+        return;
+    };
+    let ((), quiet) = node.disturb(|node| {
+        let mut workers = opened(node, Ipv4Addr::new(127, 0, 0, 1), EACH);
+        workers.extend(opened(node, Ipv4Addr::new(127, 0, 0, 2), EACH));
+        let endpoint = Endpoint::tcp((Ipv4Addr::UNSPECIFIED, LATE).into());
+        let plan = Plan::Listen {
+            endpoints: vec![endpoint],
+        };
+        let mut late = Worker::ready(node.server().place(), &plan).unwrap();
+        late.command("open").unwrap();
+        let cut = poll(PATIENCE, || {
+            let probe = node.probe("listeners")?;
+            let reason = probe["reason"].as_str()?;
+            reason
+                .contains("beyond the limit of a scan")
+                .then(|| probe.clone())
+        });
+        let cut = cut.unwrap_or_else(|| panic!("{:#}", node.status()));
+        assert_eq!(cut["health"], "broken", "{cut}");
+        let key = format!("tcp/{LATE}");
+        let is_open = || node.finding("P001", &key).is_some();
+        assert!(poll(PATIENCE, || is_open().then_some(())).is_some());
+        let scans = || node.status()["scans"].as_u64().unwrap();
+        let until = scans() + 3;
+        while scans() < until {
+            assert!(is_open(), "{:#}", node.status());
+            std::thread::sleep(std::time::Duration::from_millis(200));
+        }
+        assert!(is_open(), "{:#}", node.status());
+        late.end().unwrap();
+        close(workers);
+    });
+    node.calm("more sockets than a scan tells of");
+    let well = poll(PATIENCE, || node.measures("listeners").then_some(()));
+    assert!(well.is_some(), "{:#}", node.status());
+    node.end(&quiet);
 }

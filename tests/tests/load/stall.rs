@@ -1,6 +1,7 @@
 //! An agent that does not get to run for a while: what it could not be told is counted, and the rest is exact.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::thread;
 use std::time::Duration;
 
@@ -31,6 +32,7 @@ fn an_agent_that_stands_still_for_five_seconds_has_an_exact_ledger() {
     };
     // More than one container's share of the ring in that time.
     let ports = Ports {
+        address: Ipv4Addr::UNSPECIFIED,
         first: 20_000,
         count: scale().stalled_ports,
     };
@@ -87,6 +89,7 @@ fn a_ring_without_room_loses_by_the_ledger_and_is_a_finding() {
         return;
     };
     let ports = Ports {
+        address: Ipv4Addr::UNSPECIFIED,
         first: 20_000,
         count: QUIET_PORTS,
     };

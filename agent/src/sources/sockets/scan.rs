@@ -12,12 +12,13 @@ use procfs::ProcError;
 use procfs::process::Process;
 use rustix::io::Errno;
 
-use super::process;
 use super::tables::{self, Method, Sockets};
+use super::{process, share};
 use crate::sources::processes::{CgroupResolver, Placed};
 use crate::sources::sock_diag::netns;
 
-/// Rows of one scan. More listening sockets than this are left out and counted.
+/// Rows of one scan, and sockets that one network namespace is asked for. More than this are left out and counted, of those who
+/// have most.
 pub(super) const ROWS_MAX: usize = 65_536;
 
 /// What a scan found.
@@ -40,6 +41,8 @@ pub(super) struct Errors {
     pub(super) cut: u32,
     /// Cgroups of the processes that could not be read: their sockets may be missing from the rows.
     pub(super) unreadable: BTreeSet<CgroupId>,
+    /// Likewise of those whose sockets were too many.
+    pub(super) too_many: BTreeSet<CgroupId>,
 }
 
 impl Errors {
@@ -48,6 +51,11 @@ impl Errors {
         self.denied
             .saturating_add(self.failed)
             .saturating_add(self.cut)
+    }
+
+    /// Cgroups of which some sockets may be missing.
+    pub(super) fn missing(&self) -> Vec<CgroupId> {
+        self.unreadable.union(&self.too_many).copied().collect()
     }
 
     /// Counts an error about a process. The kernel also denies one that has just ended: that is none.
@@ -116,10 +124,6 @@ pub(super) fn scan(
         let Some(owner) = held_by.or(creator) else {
             continue;
         };
-        if scan.rows.len() >= ROWS_MAX {
-            scan.errors.cut = scan.errors.cut.saturating_add(1);
-            continue;
-        }
         let host_netns = Some(socket.netns) == host_netns;
         scan.rows.push(ListenerRow {
             owner,
@@ -137,6 +141,9 @@ pub(super) fn scan(
             holders: socket.holders,
         });
     }
+    let left = share::out(&mut scan.rows, ROWS_MAX);
+    scan.errors.cut = scan.errors.cut.saturating_add(left.rows);
+    scan.errors.too_many.extend(left.owners);
     Ok(scan)
 }
 
@@ -233,6 +240,12 @@ fn listening(
     for (netns, members) in members {
         let told = told.remove(&netns);
         ports.extend(told.as_ref().and_then(|told| Some((netns, told.ports?))));
+        if told.as_ref().is_some_and(|told| told.cut) {
+            // At least one, whose is not known.
+            errors.cut = errors.cut.saturating_add(1);
+            let placed = members.iter().filter_map(|member| member.placed.as_ref());
+            errors.too_many.extend(placed.map(|placed| placed.cgroup));
+        }
         let tcp = told
             .map(|told| told.sockets)
             .or_else(|| tables_of_any(&members, errors, |of| tables::by_procfs(of, netns)));

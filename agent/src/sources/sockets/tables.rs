@@ -54,6 +54,8 @@ pub(super) enum Method {
 /// What one namespace told.
 pub(super) struct Told {
     pub(super) sockets: Sockets,
+    /// It has more than were asked for.
+    pub(super) cut: bool,
     /// Its range of dynamic ports.
     pub(super) ports: Option<(u16, u16)>,
 }
@@ -76,10 +78,11 @@ pub(super) fn by_sock_diag(ways: BTreeMap<u64, Vec<PathBuf>>) -> BTreeMap<u64, T
         let answer = opened
             .map_err(|closed| closed.to_string())
             .and_then(|mut opened| {
-                let mut sockets = Sockets::new();
-                ask(&mut opened.socket, netns, &mut sockets).map_err(|error| error.to_string())?;
+                let (sockets, cut) =
+                    ask(&mut opened.socket, netns).map_err(|error| error.to_string())?;
                 Ok(Told {
                     sockets,
+                    cut,
                     ports: opened.ports,
                 })
             });
@@ -91,8 +94,11 @@ pub(super) fn by_sock_diag(ways: BTreeMap<u64, Vec<PathBuf>>) -> BTreeMap<u64, T
     asked
 }
 
-fn ask(socket: &mut DiagSocket, netns: u64, sockets: &mut Sockets) -> Result<(), DiagError> {
+/// Its sockets, and whether there are more: of each family at most [`ROWS_MAX`], so that none hides the other.
+fn ask(socket: &mut DiagSocket, netns: u64) -> Result<(Sockets, bool), DiagError> {
+    let (mut sockets, mut cut) = (Sockets::new(), false);
     for family in [IPV4, IPV6] {
+        let most = sockets.len() + ROWS_MAX;
         let query = Query {
             family,
             protocol: TCP,
@@ -100,20 +106,17 @@ fn ask(socket: &mut DiagSocket, netns: u64, sockets: &mut Sockets) -> Result<(),
             info: false,
         };
         socket.dump(query, |entry| {
-            sockets.insert(entry.inode.into(), told(&entry, netns));
-            // One more than fits, so that the scan sees that some are left out.
-            if sockets.len() > ROWS_MAX {
+            if sockets.len() >= most {
+                cut = true;
                 return ControlFlow::Break(());
             }
+            sockets.insert(entry.inode.into(), told(&entry, netns));
             ControlFlow::Continue(())
         })?;
-        if sockets.len() > ROWS_MAX {
-            break;
-        }
     }
     // Of the kernel's own sockets.
     sockets.remove(&0);
-    Ok(())
+    Ok((sockets, cut))
 }
 
 fn told(entry: &Entry, netns: u64) -> Socket {

@@ -22,7 +22,7 @@ pub(super) struct Counters {
     /// `ActiveOpens` and `PassiveOpens`: connects and accepts since the namespace was made.
     opens: u64,
     /// `CurrEstab`: a connect is counted when it begins, and shows up here once it is answered.
-    established: u64,
+    pub(super) established: u64,
 }
 
 impl Counters {

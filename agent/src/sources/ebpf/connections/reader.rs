@@ -62,6 +62,9 @@ struct Left {
     refused: Option<(usize, DiagError)>,
     /// Namespaces beyond the limit.
     beyond: usize,
+    /// Namespaces with more connections than a reading looks at, and about how many those are, where their counters tell.
+    cut: usize,
+    not_read: u64,
     /// Processes that may not be looked at: on some nodes the first is closed even to root.
     unreadable: usize,
 }
@@ -163,20 +166,18 @@ impl Reader {
         let unread = self.unread.get_or_insert_with(|| listed.clone()).clone();
         covered.listed = listed;
         let mut left = Left {
-            refused: None,
             beyond: listing.beyond,
             unreadable: listing.unreadable,
+            ..Left::default()
         };
         self.beyond += listing.beyond as u64;
         let (namespaces, plans) = self.plan(namespaces, books, covered);
         let mut looked_into = BTreeSet::new();
         for (inode, opened) in netns::visit(namespaces, false)? {
             let older = unread.contains(&inode);
+            let plan = plans.get(&inode).copied().unwrap_or(Plan::DUMP);
             let read = match opened {
-                Ok(mut opened) => {
-                    let plan = plans.get(&inode).copied().unwrap_or(Plan::DUMP);
-                    self.ask(&mut opened.socket, books, (inode, older), plan)
-                }
+                Ok(mut opened) => self.ask(&mut opened.socket, books, (inode, older), plan),
                 Err(Closed::Gone) => continue,
                 Err(Closed::Refused(errno)) => Err(errno.into()),
             };
@@ -188,6 +189,9 @@ impl Reader {
                         covered.read.insert(inode);
                     } else {
                         self.cut += 1;
+                        left.cut += 1;
+                        let all = plan.counters.map_or(0, |counters| counters.established);
+                        left.not_read += all.saturating_sub(self.most(older) as u64);
                     }
                 }
                 Err(error) => {
@@ -262,8 +266,7 @@ impl Reader {
         books: &mut Books<Entries>,
         (netns, older): (u64, bool),
     ) -> Result<bool, DiagError> {
-        let times = if older { FIRST_TIMES } else { 1 };
-        let most = self.settings.sockets_max.saturating_mul(times);
+        let most = self.most(older);
         let mut found = 0;
         for family in [IPV4, IPV6] {
             socket.dump(open(family), |entry| {
@@ -284,6 +287,12 @@ impl Reader {
             }
         }
         Ok(true)
+    }
+
+    /// Connections that one reading of a namespace looks at.
+    fn most(&self, older: bool) -> usize {
+        let times = if older { FIRST_TIMES } else { 1 };
+        self.settings.sockets_max.saturating_mul(times)
     }
 
     fn found(&mut self, entry: &Entry, books: &mut Books<Entries>, (netns, older): (u64, bool)) {
@@ -320,6 +329,12 @@ fn judge(left: Left) -> ProbeStatus {
         return broken(&format!(
             "{} network namespaces are beyond the {NAMESPACES_MAX} that a reading looks at: for them",
             left.beyond
+        ));
+    }
+    if left.cut > 0 {
+        let (cut, not_read) = (left.cut, left.not_read);
+        return broken(&format!(
+            "{cut} network namespaces have more connections than a reading looks at, about {not_read} in all: for those"
         ));
     }
     let unreadable = left.unreadable;
@@ -359,5 +374,13 @@ mod tests {
                 .unwrap()
                 .starts_with("7 network namespaces are beyond")
         );
+        let cut = judge(Left {
+            cut: 1,
+            not_read: 1_464,
+            ..Left::default()
+        });
+        assert_eq!(cut.health, Health::Broken);
+        let reason = cut.reason.unwrap();
+        assert!(reason.contains("about 1464 in all: for those"), "{reason}");
     }
 }
