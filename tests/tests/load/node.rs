@@ -138,6 +138,11 @@ impl Node {
         &self.victim.server
     }
 
+    /// The container that they come from.
+    pub(crate) const fn client(&self) -> &Container {
+        &self.victim.client
+    }
+
     /// The open finding of a rule that contains the text.
     pub(crate) fn finding(&self, rule: &str, text: &str) -> Option<String> {
         let findings = get_json(&self.path("socket"), "/findings").ok()?;

@@ -4,6 +4,7 @@ use std::net::Ipv4Addr;
 
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::Fact;
+use plumbline_tests::pods::Container;
 use plumbline_tests::scale::scale;
 use plumbline_tests::traffic::flood::Ports;
 use plumbline_tests::traffic::{Endpoint, Plan, Worker};
@@ -18,8 +19,8 @@ const FIRST: u16 = 10_000;
 /// Ports of one process: some machines let nobody have many more open files.
 const PER_PROCESS: u16 = 3_000;
 
-/// Two addresses with so many ports each have more sockets than a scan's 65,536 rows.
-const EACH: u16 = 35_000;
+/// Two containers with so many ports each have more sockets than a scan's 32,768 rows.
+const EACH: u16 = 20_000;
 
 /// A port that the victim does not declare, opened after all of these.
 const LATE: u16 = 6_062;
@@ -37,8 +38,8 @@ pub(crate) fn arrived(recording: &Recording, owner: CgroupId) -> (u64, u64) {
     arrived
 }
 
-/// Processes of the noisy container that listen on so many ports.
-fn opened(node: &Node, address: Ipv4Addr, count: u16) -> Vec<Worker> {
+/// Processes of a container that listen on so many ports.
+fn opened(container: &Container, address: Ipv4Addr, count: u16) -> Vec<Worker> {
     let mut workers: Vec<Worker> = (0..count)
         .step_by(PER_PROCESS.into())
         .map(|first| Ports {
@@ -46,7 +47,7 @@ fn opened(node: &Node, address: Ipv4Addr, count: u16) -> Vec<Worker> {
             first: FIRST + first,
             count: PER_PROCESS.min(count - first),
         })
-        .map(|plan| Worker::ready(node.noisy.place(), &Plan::Ports(plan)).unwrap())
+        .map(|plan| Worker::ready(container.place(), &Plan::Ports(plan)).unwrap())
         .collect();
     for worker in &mut workers {
         worker.command("open").unwrap();
@@ -68,7 +69,7 @@ fn a_flood_of_listening_ports_is_accounted_for_and_forgotten() {
     };
     let count = scale().listening_ports;
     let ((), quiet) = node.disturb(|node| {
-        let workers = opened(node, Ipv4Addr::UNSPECIFIED, count);
+        let workers = opened(&node.noisy, Ipv4Addr::UNSPECIFIED, count);
         node.finds(&node.noisy);
         close(workers);
     });
@@ -94,16 +95,16 @@ fn a_flood_of_listening_ports_is_accounted_for_and_forgotten() {
     assert_eq!(generated, opened + closed + dropped + lost_on_the_way);
 }
 
-/// More listening sockets than a scan tells of: one container that has them all hides its own. What others open after it, which
-/// the scan meets last, stays known, and so does the finding about it.
+/// More listening sockets than a scan tells of: the two containers that have them hide their own. What another opens after them,
+/// which the scan meets last, stays known, and so does the finding about it.
 #[test]
 fn more_sockets_than_a_scan_tells_of_hide_nobody_elses() {
     let Some(mut node) = Node::start() else {
         return;
     };
     let ((), quiet) = node.disturb(|node| {
-        let mut workers = opened(node, Ipv4Addr::new(127, 0, 0, 1), EACH);
-        workers.extend(opened(node, Ipv4Addr::new(127, 0, 0, 2), EACH));
+        let mut workers = opened(&node.noisy, Ipv4Addr::LOCALHOST, EACH);
+        workers.extend(opened(node.client(), Ipv4Addr::LOCALHOST, EACH));
         let endpoint = Endpoint::tcp((Ipv4Addr::UNSPECIFIED, LATE).into());
         let plan = Plan::Listen {
             endpoints: vec![endpoint],

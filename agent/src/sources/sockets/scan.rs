@@ -19,7 +19,7 @@ use crate::sources::sock_diag::netns;
 
 /// Rows of one scan, and sockets that one network namespace is asked for. More than this are left out and counted, of those who
 /// have most.
-pub(super) const ROWS_MAX: usize = 65_536;
+pub(super) const ROWS_MAX: usize = 32_768;
 
 /// What a scan found.
 #[derive(Debug, Default)]
