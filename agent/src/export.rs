@@ -128,10 +128,7 @@ impl Exporter {
         let (closing, closes) = watch::channel(false);
         let (sink, thread) = records::start(endpoint, node, stats, closes, waker, pace)
             .context("start the export of container logs")?;
-        let hold = Hold {
-            _closing: closing,
-            thread,
-        };
+        let hold = Hold { closing, thread };
         Ok((sink, hold))
     }
 

@@ -167,6 +167,7 @@ impl Logs {
         } = self;
         let stats = reader.stats();
         let joined = tokio::task::spawn_blocking(move || {
+            lane.hasten();
             drop(reader.join());
             // Only now: the reader's last batch is sent when it ends.
             drop(lane);

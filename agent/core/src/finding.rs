@@ -296,6 +296,8 @@ pub enum Need {
     Declared(&'static [&'static str]),
     /// Listening sockets, by events or scans.
     Listeners,
+    /// Listening sockets of the host's own processes, by scans that know which unit they are of.
+    HostListeners,
     /// Connections, by the program for TCP.
     Connections,
     /// CPU windows of 100 ms.

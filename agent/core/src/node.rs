@@ -74,6 +74,8 @@ pub struct NodeState {
     verdicts: Verdicts,
     self_cgroup: Option<CgroupId>,
     host_listeners: HostListeners,
+    /// Sockets of the host that no unit could be named for, in the last complete scan.
+    host_unknown: u64,
     /// Of containers where the range is not the node's; at most as many as there are containers.
     dynamic_ports: BTreeMap<CgroupId, (u16, u16)>,
     probes: BTreeMap<String, ProbeStatus>,
@@ -112,6 +114,7 @@ impl NodeState {
             verdicts: Verdicts::default(),
             self_cgroup: None,
             host_listeners: HostListeners::default(),
+            host_unknown: 0,
             dynamic_ports: BTreeMap::new(),
             probes: BTreeMap::new(),
             ledger: Ledger::default(),
@@ -282,6 +285,7 @@ impl NodeState {
             logs: self.log_views(now, &views),
             containers: views,
             host_listeners: self.host_listeners.views(),
+            host_unknown: self.host_unknown,
             flows: self.flow_views(&position),
             policies: Arc::clone(self.verdicts.policies()),
             rule_hits: self.rule_hit_views(),

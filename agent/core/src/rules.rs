@@ -149,6 +149,9 @@ fn lacks(snapshot: &Snapshot, need: Need) -> Option<String> {
     match need {
         Need::Declared(sources) => declared_for(snapshot, sources),
         Need::Listeners => none_works(snapshot, &["listeners", "tcp"]),
+        Need::HostListeners => {
+            none_works(snapshot, &["listeners"]).or_else(|| p008::no_units(snapshot))
+        }
         Need::Connections => none_works(snapshot, &["tcp"]),
         Need::CpuWindows => none_works(snapshot, &["cpu_windows"]),
         Need::Pressure => none_works(snapshot, &["cpu_stat"]).or_else(|| no_pressure(snapshot)),

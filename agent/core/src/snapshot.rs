@@ -48,6 +48,8 @@ pub struct Snapshot {
     pub containers: Vec<ContainerView>,
     /// What processes of the host listen on in the node's own network, sorted by unit, protocol and port.
     pub host_listeners: Vec<HostListenerView>,
+    /// Sockets in the node's own network that the last complete scan found in the hands of processes whose cgroup is not known.
+    pub host_unknown: u64,
     /// CPU of the node; `None` until it was read.
     pub node_cpu: Option<NodeCpuView>,
     /// CPU of pods, sorted by subject.

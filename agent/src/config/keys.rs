@@ -239,7 +239,7 @@ moment like `2030-12-31T18:00:00Z`) and `reason`. One that lacks any of these, o
 check`, `plumbline status` and the finding itself say so. A hidden finding is told of when it is hidden, once a day, and when it
 shows again or ends; `plumbline.findings.suppressed` counts it.
 
-Pods cannot hide anything. Where `annotations` names their namespace and the rule, the annotation
+Pods cannot hide anything, nor say that they are in a mesh (`mesh_namespaces`) where their namespace does not. Where `annotations` names their namespace and the rule, the annotation
 `plumbline/suppress.RULE: \"UNTIL REASON\"` of a pod hides the findings of that rule about it, if all replicas on the node that
 share the finding have it.
 ";

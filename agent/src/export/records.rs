@@ -59,11 +59,17 @@ pub struct RecordSink {
 /// Keeps the lane open. To be dropped once the reader was joined: until then it may send, and waits for answers.
 #[derive(Debug)]
 pub struct Hold {
-    pub(super) _closing: watch::Sender<bool>,
+    /// Whether the end is near; gone, it has come.
+    pub(super) closing: watch::Sender<bool>,
     pub(super) thread: std::thread::JoinHandle<()>,
 }
 
 impl Hold {
+    /// The reader is about to end: what waits for a better time is tried at once, so that its answer can still be noted.
+    pub fn hasten(&self) {
+        self.closing.send_replace(true);
+    }
+
     /// Whether the lane's thread runs. What is sent to one that does not is never answered.
     #[must_use]
     pub fn is_alive(&self) -> bool {
@@ -178,6 +184,8 @@ struct Work {
     panics: u32,
     /// Rounds that had failed when the last attempt began.
     round: u32,
+    /// Was tried at once, since the end is near.
+    hastened: bool,
     /// How long to wait for an answer: longer than the deadline for a single record that cannot be sent in less.
     patience: Duration,
 }
@@ -192,6 +200,7 @@ impl Work {
             suspect: false,
             panics: 0,
             round: 0,
+            hastened: false,
             patience,
         }
     }
@@ -221,15 +230,13 @@ impl Work {
 
 impl Lane {
     async fn work(self: Arc<Self>) {
-        let mut closing = self.closing.clone();
         loop {
             let next = async { self.queue.lock().await.recv().await };
-            let closes = async { drop(closing.wait_for(|closing| *closing).await) };
             let batch = tokio::select! {
                 biased;
                 batch = next => batch,
                 // The reader is joined before the lane closes: nothing more is to come.
-                () = closes => None,
+                () = self.closed() => None,
             };
             let Some(batch) = batch else { return };
             self.stats.wait_for(batch.records());
@@ -269,11 +276,11 @@ impl Lane {
     /// `false`: the lane closes.
     async fn deliver(&self, work: &mut Work) -> bool {
         while !work.stack.is_empty() {
-            self.wait().await;
+            self.wait(&mut work.hastened).await;
             // While the collector refuses us one record at a time goes ahead, of one batch; the rest is not risked.
             let alone = if self.gate().refused {
                 let alone = self.probing.lock().await;
-                self.wait().await;
+                self.wait(&mut work.hastened).await;
                 Some(alone)
             } else {
                 None
@@ -449,9 +456,8 @@ impl Lane {
         gate.not_before = Some(clock::instant() + self.pace.refused);
     }
 
-    /// Until the time has come, or the lane closes: then one last attempt is made at once.
-    async fn wait(&self) {
-        let mut closing = self.closing.clone();
+    /// Until the time has come, or the lane closes: then one last attempt is made at once. One is also made when the end is near.
+    async fn wait(&self, hastened: &mut bool) {
         loop {
             let Some(not_before) = self.gate().not_before else {
                 return;
@@ -462,15 +468,29 @@ impl Lane {
             }
             tokio::select! {
                 biased;
-                _ = closing.wait_for(|closing| *closing) => return,
+                () = self.closed() => return,
+                () = self.near_its_end(), if !*hastened => {
+                    *hastened = true;
+                    return;
+                }
                 () = tokio::time::sleep(time) => {}
             }
         }
     }
 
+    /// Until the hold is gone.
+    async fn closed(&self) {
+        drop(self.closing.clone().wait_for(|_| false).await);
+    }
+
+    /// Until the reader is about to end.
+    async fn near_its_end(&self) {
+        drop(self.closing.clone().wait_for(|near| *near).await);
+    }
+
     fn is_closing(&self) -> bool {
         // An error means that the hold is gone.
-        *self.closing.borrow() || self.closing.has_changed().is_err()
+        self.closing.has_changed().is_err()
     }
 
     fn gate(&self) -> MutexGuard<'_, Gate> {

@@ -313,6 +313,11 @@ fn verdict(errors: &Errors, method: Method, missed: &[&str]) -> (Health, Option<
         );
         return (Health::Broken, Some(reason));
     }
+    if errors.host_unknown {
+        let reason = "neither process 1 nor kthreadd may be looked at, so that it is not known which listening sockets are in the \
+                      node's own network (P007, P008): run with hostPID, and with CAP_SYS_PTRACE";
+        return (Health::Broken, Some(reason.into()));
+    }
     if !missed.is_empty() {
         let reason = format!(
             "the agent's own {} is not found: is --proc-root that of the node, and of all its processes?",

@@ -10,7 +10,7 @@ use std::time::Duration;
 use plumbline::export::settings::Protocol;
 
 use crate::common::collector::{Collector, until};
-use crate::proxy::{Fault, Proxy};
+use crate::proxy::{CUT, Fault, Proxy};
 use crate::records::{BOTH, Node};
 
 /// F1: of a core, for reader and lane together.
@@ -213,4 +213,29 @@ async fn a_server_that_goes_away_loses_nothing() {
     assert!(connections >= 4, "{connections}");
     let (again, most, failed, _) = struck(Protocol::Grpc, Fault::GoAwayAtOnce).await;
     assert!(again <= 3 * 4 * most && failed > 0, "{again} of {most}");
+}
+
+/// F6: connections that end within an answer, when the records were taken. They are sent again, each at most once for each cut.
+#[tokio::test]
+async fn an_answer_that_is_cut_off_is_no_answer() {
+    for protocol in BOTH {
+        let mut collector = Collector::start(protocol).await;
+        let proxy = Proxy::to(collector.address, Fault::Cut).await;
+        collector.address = proxy.address;
+        let mut node = Node::new();
+        node.write(3_000);
+        node.start(&collector, 20_000);
+        until("all to be settled", || node.is_settled()).await;
+        let failed = failed(&node);
+        let counts = node.end().await;
+        assert!(counts.lost.is_empty(), "{protocol:?}: {counts:?}");
+        assert_eq!(node.missing(&[&collector]), 0, "{protocol:?}");
+        assert!(
+            failed > 0 && proxy.connections() > CUT,
+            "{protocol:?}: {failed}"
+        );
+        let arrived = node.arrived(&[&collector]);
+        let most = arrived.values().max().copied();
+        assert!(most <= Some(1 + CUT), "{protocol:?}: {most:?} times");
+    }
 }

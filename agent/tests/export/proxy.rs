@@ -18,11 +18,16 @@ pub(crate) enum Fault {
     Vanish,
     /// From the beginning on: so many bytes a second to the server, over each connection.
     Slow(u32),
+    /// The first connections end within the first line or frame of an answer.
+    Cut,
     /// An HTTP/2 server that is about to end: what is under way is answered, nothing new is taken.
     GoAway,
     /// One that ends at once, and claims to have seen none of what is under way.
     GoAwayAtOnce,
 }
+
+/// Connections that [`Fault::Cut`] befalls.
+pub(crate) const CUT: u32 = 3;
 
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
@@ -75,7 +80,12 @@ async fn accept(
 ) {
     let mut carried = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        connections.fetch_add(1, Ordering::Relaxed);
+        let before = connections.fetch_add(1, Ordering::Relaxed);
+        let fault = match fault {
+            // Which nobody brings about.
+            Fault::Cut if before >= CUT => Fault::Vanish,
+            fault => fault,
+        };
         let mut strikes = strikes.clone();
         strikes.mark_unchanged();
         carried.spawn(async move {
@@ -130,6 +140,11 @@ async fn back(
     fault: Fault,
     mut strikes: watch::Receiver<u32>,
 ) -> std::io::Result<()> {
+    if fault == Fault::Cut {
+        let mut head = [0; 10];
+        from.read_exact(&mut head).await?;
+        return to.write_all(&head).await;
+    }
     if matches!(fault, Fault::Vanish | Fault::Slow(_)) {
         tokio::io::copy(from, to).await?;
         return Ok(());

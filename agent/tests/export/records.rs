@@ -150,6 +150,7 @@ impl Node {
     /// Ends the reader, and then the lane.
     async fn join(&mut self) -> Counts {
         let reader = self.reader.take().unwrap();
+        self.lane.iter().for_each(Hold::hasten);
         let stats: Stats = tokio::task::spawn_blocking(|| reader.join()).await.unwrap();
         self.lane = None;
         stats.containers[0].counts.clone()

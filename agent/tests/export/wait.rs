@@ -113,3 +113,26 @@ async fn a_wait_without_end_is_five_minutes() {
     };
     futures::future::join_all(cases.map(case)).await;
 }
+
+/// What waits when the agent ends is sent while its answer can still be noted: the next one has nothing to send again.
+#[tokio::test]
+async fn what_waits_at_the_end_does_not_arrive_twice() {
+    let case = async |protocol| {
+        let hour = Duration::from_secs(3_600);
+        let answer = match protocol {
+            Protocol::Grpc => with_retry_info(Code::Unavailable, hour),
+            Protocol::HttpProtobuf => after(503, "3600"),
+        };
+        let (mut node, collector) = asked(protocol, answer).await;
+        node.end().await;
+        assert_eq!(node.missing(&[&collector]), 0, "{protocol:?}");
+        node.write(1);
+        node.start(&collector, 20_000);
+        until("the next record", || node.missing(&[&collector]) == 0).await;
+        node.end().await;
+        let arrived = node.arrived(&[&collector]);
+        let twice = arrived.values().filter(|times| **times > 1).count();
+        assert_eq!((arrived.len(), twice), (101, 0), "{protocol:?}");
+    };
+    futures::future::join_all([Protocol::Grpc, Protocol::HttpProtobuf].map(case)).await;
+}

@@ -12,8 +12,10 @@
 use std::{
     collections::BTreeMap,
     fs,
-    net::{IpAddr, Ipv4Addr, UdpSocket},
+    io::ErrorKind,
+    net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket},
     path::Path,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
@@ -27,6 +29,9 @@ use super::{
 
 /// What small services send.
 const BYTES: usize = 64;
+
+/// Times that a port is waited for which somebody has.
+const BIND_TRIES: u32 = 1_000;
 
 /// Datagrams between two that are waited for: as many fit into a socket's buffer.
 const BURST: u64 = 16;
@@ -186,13 +191,27 @@ fn exchange(from: &UdpSocket, to: &UdpSocket, count: u64) -> Result<()> {
     Ok(())
 }
 
-/// A port that is free stays so: nobody else is in the network namespace.
+/// Binds to a port that somebody may have just now: whoever asks for any port is given it for a moment.
+fn bind_to(address: SocketAddr) -> Result<()> {
+    let mut tries = 0;
+    loop {
+        match UdpSocket::bind(address) {
+            Err(error) if error.kind() == ErrorKind::AddrInUse && tries < BIND_TRIES => tries += 1,
+            bound => {
+                bound.with_context(|| format!("bind {address}"))?;
+                return Ok(());
+            }
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 fn bind(count: u64) -> Result<()> {
     let lent = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).context("find a free port")?;
     let address = lent.local_addr().context("own address")?;
     drop(lent);
     for _ in 0..count {
-        UdpSocket::bind(address).with_context(|| format!("bind {address}"))?;
+        bind_to(address)?;
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
 mod policies;
+mod rollout;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -133,13 +133,16 @@ impl NodeState {
         at: Timestamp,
     ) -> Vec<ListenerRow> {
         let (mut of_host, mut others) = (Vec::new(), Vec::new());
+        let mut unknown = 0;
         for row in rows {
+            unknown += u64::from(row.host_netns && !self.cgroups.contains_key(&row.owner));
             match self.host_unit(&row) {
                 Some(unit) => of_host.push((unit, row)),
                 None => others.push(row),
             }
         }
         if complete {
+            self.host_unknown = unknown;
             let left_out = self.host_listeners.scanned(of_host, at);
             self.count("host_listeners", "full", left_out);
         }

@@ -43,7 +43,10 @@ fn needing(probe: &str) -> Vec<String> {
         "tcp" => any(rule, |need| {
             matches!(need, Need::Listeners | Need::Connections)
         }),
-        "listeners" | "udp" => any(rule, |need| matches!(need, Need::Listeners)),
+        "udp" => any(rule, |need| matches!(need, Need::Listeners)),
+        "listeners" => any(rule, |need| {
+            matches!(need, Need::Listeners | Need::HostListeners)
+        }),
         _ => false,
     };
     ids(ALL.iter().filter(needs))

@@ -27,10 +27,22 @@ pub static RULE: Rule = Rule {
         "The agent itself is left out (22).",
     ],
     remediation: "Stop the unit, bind it to 127.0.0.1, or add it to `host_listeners` of the configuration.",
-    needs: &[Need::Listeners],
+    needs: &[Need::HostListeners],
     memory: Memory::Moment,
     judge: Judge::Node(conditions),
 };
+
+/// Why nothing is known of the host's own sockets, unless something is, or there is none.
+pub(super) fn no_units(snapshot: &Snapshot) -> Option<String> {
+    let unknown = snapshot.host_unknown;
+    let none_known = snapshot.host_listeners.is_empty() && unknown > 0;
+    none_known.then(|| {
+        format!(
+            "{unknown} listening sockets of the node's network belong to processes outside of the cgroups that are watched: \
+             --cgroup-root must be the root of the node's"
+        )
+    })
+}
 
 /// Unit and port, or `dynamic`.
 type Place<'a> = (&'a str, String);

@@ -272,6 +272,7 @@ pub(crate) fn snapshot(declared: Option<Declared>, containers: Vec<ContainerView
         rule_hits: Vec::new(),
         declared: declared.map(Arc::new),
         host_listeners: Vec::new(),
+        host_unknown: 0,
         scans: 10,
         probes: probes
             .iter()

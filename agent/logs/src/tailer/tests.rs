@@ -10,10 +10,10 @@
 //! | F3 | `what_may_pass_costs_nothing`, `what_the_collector_asks_for_is_waited_for`, `what_cannot_be_read_stops_nothing`, `a_wait_without_end_is_five_minutes` (export), `retry_after_is_read_and_capped` (agent/src/export/verdict) |
 //! | F4 | `too_large_is_halved_until_it_fits`, `what_is_refused_for_good_is_counted_and_not_sent_again`, `a_collector_that_refuses_us_gets_one_record_at_a_time`, `a_record_that_is_not_wanted_is_given_up_alone` (export) |
 //! | F5 | `partial_success_is_counted_and_never_sent_again` (export) |
-//! | F6 | `what_may_pass_costs_nothing` (export): reset, stall; `a_vanished_peer_costs_each_request_one_deadline`, `a_server_that_goes_away_loses_nothing` (export); HTTP/2's own pings, cut within headers: none |
+//! | F6 | `what_may_pass_costs_nothing` (export): reset, stall; `a_vanished_peer_costs_each_request_one_deadline`, `a_server_that_goes_away_loses_nothing`, `an_answer_that_is_cut_off_is_no_answer` (export); HTTP/2's own pings: none |
 //! | F7 | `a_changed_certificate_loses_nothing` (export), agent/tests/export/tls |
 //! | F8 | `a_panic_in_the_lane_loses_nothing` (export) |
-//! | F9 | `at_the_end_what_is_refused_stays_in_its_file` (export), `shutdown_with_a_hung_collector_ends_and_counts_the_loss` (agent/tests/export/faults), `container_logs_are_shipped_told_and_counted_to_the_end` (tests/tests/agent/logs) |
+//! | F9 | `what_waits_at_the_end_does_not_arrive_twice`, `at_the_end_what_is_refused_stays_in_its_file` (export), `shutdown_with_a_hung_collector_ends_and_counts_the_loss` (agent/tests/export/faults), `container_logs_are_shipped_told_and_counted_to_the_end` (tests/tests/agent/logs) |
 //! | F50 | `kill::killed_at_random_moments`, `kill::killed_at_each_step` |
 //! | F51 | `rotation::nothing_is_lost_or_doubled_while_files_are_rotated` |
 //! | F52 | `rotation::after_a_pause_of_some_rotations_it_goes_on_where_it_was` |

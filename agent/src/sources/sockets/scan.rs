@@ -37,6 +37,8 @@ pub(super) struct Errors {
     pub(super) denied: u32,
     /// The same that could not be read for another reason.
     pub(super) failed: u32,
+    /// Which network namespace is the node's own is not known.
+    pub(super) host_unknown: bool,
     /// Sockets beyond [`ROWS_MAX`].
     pub(super) cut: u32,
     /// Cgroups of the processes that could not be read: their sockets may be missing from the rows.
@@ -106,6 +108,7 @@ pub(super) fn scan(
     let errors = &mut scan.errors;
     let candidates = candidates(proc_root, resolver, containers, errors)?;
     let host_netns = host_netns(proc_root);
+    errors.host_unknown = host_netns.is_none();
     let (mut sockets, ports) = listening(&candidates, method, errors);
     for candidate in &candidates {
         if let Some((placed, ports)) = candidate.placed.as_ref().zip(ports.get(&candidate.netns)) {

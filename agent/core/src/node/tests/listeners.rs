@@ -181,7 +181,9 @@ fn units_of_the_host_are_known_by_what_they_listen_on_in_the_nodes_network() {
     scan(&mut node, 3, ScanScope::Node, rows.clone());
     scan(&mut node, 4, ScanScope::Containers(vec![]), vec![]);
     scan(&mut node, 5, ScanScope::Node, rows);
-    let listeners = node.snapshot(Timestamp(6)).host_listeners;
+    let snapshot = node.snapshot(Timestamp(6));
+    assert_eq!(snapshot.host_unknown, 1, "of the last scan");
+    let listeners = snapshot.host_listeners;
     let [only] = &listeners[..] else {
         panic!("{listeners:?}");
     };

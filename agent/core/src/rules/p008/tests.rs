@@ -2,8 +2,9 @@ use std::time::Duration;
 
 use crate::declared::Transport;
 use crate::finding::{Condition, Evidence};
-use crate::rules::evaluate;
+use crate::observation::Health;
 use crate::rules::testing::{NOW, of_rule, snapshot};
+use crate::rules::{evaluate, unknown_rules};
 use crate::settings::Grace;
 use crate::snapshot::{HostListenerView, Snapshot};
 
@@ -75,4 +76,27 @@ fn a_port_that_is_bound_for_a_moment_is_not_told() {
     assert_eq!(of_rule("P008", &node), "");
     node.settings.grace = Grace::Scans(1);
     assert_ne!(of_rule("P008", &node), "");
+}
+
+/// Where the cgroups that are watched are not the node's: silence is no health, and what was open is not over.
+#[test]
+fn where_no_unit_is_known_it_says_so() {
+    let mut blind = node(&["tcp/22"], vec![]);
+    let lacks = |node: &Snapshot| {
+        let unknown = unknown_rules(node).into_iter();
+        let mut of_rule = unknown.filter(|(rule, _)| *rule == "P008");
+        of_rule.next().map(|(_, reason)| reason)
+    };
+    assert_eq!(lacks(&blind), None, "nothing listens");
+    blind.host_unknown = 3;
+    assert!(lacks(&blind).unwrap().starts_with("3 listening sockets"));
+    let ssh = on("sshd.service", Transport::Tcp, 22, &["0.0.0.0"]);
+    blind.host_listeners = vec![ssh];
+    assert_eq!(lacks(&blind), None, "units are known, a process ended");
+    for probe in &mut blind.probes {
+        if probe.probe == "listeners" {
+            probe.health = Health::Broken;
+        }
+    }
+    assert!(lacks(&blind).is_some(), "only scans know units");
 }
