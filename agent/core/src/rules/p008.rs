@@ -35,8 +35,9 @@ pub static RULE: Rule = Rule {
 /// Why nothing is known of the host's own sockets, unless something is, or there is none.
 pub(super) fn no_units(snapshot: &Snapshot) -> Option<String> {
     let unknown = snapshot.host_unknown;
+    let asked = !snapshot.settings.rules.host_listeners.is_empty();
     let none_known = snapshot.host_listeners.is_empty() && unknown > 0;
-    none_known.then(|| {
+    (asked && none_known).then(|| {
         format!(
             "{unknown} listening sockets of the node's network belong to processes outside of the cgroups that are watched: \
              --cgroup-root must be the root of the node's"

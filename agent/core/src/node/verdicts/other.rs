@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::declared::{AMBIENT_LABEL, PeerPod};
+use crate::declared::{AMBIENT_LABEL, DeclaredPod, PeerPod};
 use crate::node::NodeState;
 use crate::node::peers::Waiting;
 use crate::observation::{FlowRow, Role};
@@ -76,7 +76,7 @@ impl NodeState {
         let own = own || peer.name.is_none() && self.identity.node.is_none();
         let open = match row.role {
             // Pods are behind a node port or a host port, and a DNS cache of the node behind a link-local address.
-            Role::Client => self.leads_to_pods(row) || is_link_local(address),
+            Role::Client => self.leads_to_pods(row, peer, own) || is_link_local(address),
             // Some networks masquerade what pods of another node send.
             Role::Server => !own,
         };
@@ -119,15 +119,18 @@ impl NodeState {
 
     /// Whether what dials this port of a node gets to a pod, which policies judge in the node's place (trap 17).
     ///
-    /// Of other nodes' pods the host ports are not known. Those that have any are DaemonSets' as a rule, with a pod here too.
-    fn leads_to_pods(&self, row: &FlowRow) -> bool {
+    /// The host ports of other nodes' pods may not be known. Those that have any are DaemonSets' as a rule, with a pod here too.
+    fn leads_to_pods(&self, row: &FlowRow, peer: &Peer, own: bool) -> bool {
+        let may_be_there = |pod: &&Arc<DeclaredPod>| {
+            let here = own && pod.node == self.identity.node;
+            here || pod.node.is_none() || pod.node == peer.name || pod.owner.kind == "DaemonSet"
+        };
         let (transport, port) = (row.transport, Some(row.server_port));
         let declared = || self.declared.iter();
         let services = declared().flat_map(|all| &all.services);
         let mut node = services.flat_map(|service| &service.ports);
-        let containers = declared()
-            .flat_map(|all| &all.pods)
-            .flat_map(|pod| &pod.containers);
+        let pods = declared().flat_map(|all| &all.pods).filter(may_be_there);
+        let containers = pods.flat_map(|pod| &pod.containers);
         let mut host = containers.flat_map(|container| &container.ports);
         node.any(|one| one.transport == transport && one.node_port == port)
             || host.any(|one| one.transport == transport && one.host_port == port)

@@ -334,7 +334,7 @@ fn judge(left: Left) -> ProbeStatus {
     if left.cut > 0 {
         let (cut, not_read) = (left.cut, left.not_read);
         return broken(&format!(
-            "{cut} network namespaces have more connections than a reading looks at, about {not_read} in all: for those"
+            "{cut} network namespaces have more connections than a reading looks at, about {not_read} more: for those"
         ));
     }
     let unreadable = left.unreadable;
@@ -381,6 +381,6 @@ mod tests {
         });
         assert_eq!(cut.health, Health::Broken);
         let reason = cut.reason.unwrap();
-        assert!(reason.contains("about 1464 in all: for those"), "{reason}");
+        assert!(reason.contains("about 1464 more: for those"), "{reason}");
     }
 }

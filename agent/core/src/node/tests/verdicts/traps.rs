@@ -8,8 +8,8 @@ use super::{
     with_service, world,
 };
 use crate::declared::{
-    Declared, DeclaredContainer, DeclaredNamespace, DeclaredPod, DeclaredPort, DeclaredService,
-    PeerPod, PolicyPort, PolicyPorts, Transport,
+    Declared, DeclaredContainer, DeclaredNamespace, DeclaredNode, DeclaredPod, DeclaredPort,
+    DeclaredService, PeerPod, PolicyPort, PolicyPorts, Transport,
 };
 use crate::node::tests::apply;
 use crate::observation::{Fact, Role};
@@ -216,6 +216,27 @@ fn trap_17_what_leads_from_a_node_to_pods_is_not_judged_by_the_node() {
         let port = &mut declared.services[0].ports[0];
         (port.node_port, port.transport) = (Some(8080), transport);
     }
+    // Of another node, the address above is not: only what every node has leads to pods.
+    let elsewhere = |change: fn(&mut DeclaredPod)| {
+        let mut declared = world();
+        declared.policies[0].egress = Some(vec![]);
+        host_port(&mut declared, Transport::Tcp);
+        declared.nodes.push(DeclaredNode {
+            name: "node-b".into(),
+            addresses: vec![IpAddr::from([192, 0, 2, 99])],
+            ..DeclaredNode::default()
+        });
+        let mut pod = DeclaredPod::clone(&declared.pods[1]);
+        pod.node = Some("node-a".into());
+        change(&mut pod);
+        declared.pods[1] = Arc::new(pod);
+        said(declared, Role::Client, "192.0.2.99")
+    };
+    assert_eq!(elsewhere(|_| {}), Verdict::Deny);
+    let of_all = |pod: &mut DeclaredPod| pod.owner.kind = "DaemonSet".into();
+    assert_eq!(elsewhere(of_all), Verdict::Unknown);
+    let there = |pod: &mut DeclaredPod| pod.node = Some("node-b".into());
+    assert_eq!(elsewhere(there), Verdict::Unknown);
     assert_eq!(with(|_| {}), Verdict::Deny);
     assert_eq!(with(|all| host_port(all, Transport::Tcp)), Verdict::Unknown);
     assert_eq!(with(|all| node_port(all, Transport::Tcp)), Verdict::Unknown);
