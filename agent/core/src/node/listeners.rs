@@ -17,6 +17,8 @@ impl NodeState {
         };
         let key = (event.transport, event.port, event.address);
         if opened {
+            let pod = self.index.find(&container.pod_uid, &container.container_id);
+            container.listeners.belong_to(pod.0);
             container.listeners.opened(key, at);
         } else {
             container.listeners.closed(key, at);
@@ -111,6 +113,8 @@ impl NodeState {
             } else {
                 Reach::Part
             };
+            let pod = self.index.find(&container.pod_uid, &container.container_id);
+            container.listeners.belong_to(pod.0);
             container.listeners.scanned(at, rows, reach);
         }
         self.scans += u32::from(complete);

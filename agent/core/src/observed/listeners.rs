@@ -6,13 +6,16 @@
 //! range of ports, a program chose the port: a server. Inside it, an event must have told that the program chose it, and
 //! it must have received from a peer that it had not sent to first (trap 9).
 //! Each transport has rows of its own, so that a flood of UDP ports pushes out no TCP listener.
+//!
+//! Where there is no room for all, what may be wrong stays: a pod hides no port behind others that are on loopback, or declared.
 
 mod table;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
-use crate::declared::Transport;
+use crate::declared::{DeclaredPod, DeclaredPort, Transport};
 use crate::observation::{HOLDERS_MAX, Holder};
 use crate::settings::PORTS_PER_CONTAINER_MAX;
 use crate::snapshot::{BindScope, ListenerView};
@@ -56,13 +59,55 @@ pub enum Reach {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listeners {
     tables: BTreeMap<Transport, Table>,
+    /// Whose they are, as far as it was known when one was last told.
+    pod: Option<Arc<DeclaredPod>>,
+}
+
+/// How much it matters that an address and port is remembered, most last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Weight {
+    /// On loopback.
+    Local,
+    /// Others can reach it, and a container of the pod says that it is there.
+    Declared,
+    /// Others can reach it.
+    Exposed,
+}
+
+/// What to make of an address and port, given whose they are.
+fn weight(pod: Option<&DeclaredPod>, (transport, port, address): Key) -> Weight {
+    let declares = |pod: &DeclaredPod| {
+        let mut containers = pod.containers.iter();
+        containers.any(|container| {
+            let probed = transport == Transport::Tcp && container.probe_ports.contains(&port);
+            let listed = |of: &DeclaredPort| of.transport == transport && of.port == port;
+            probed || container.ports.iter().any(listed)
+        })
+    };
+    if address.to_canonical().is_loopback() {
+        Weight::Local
+    } else if pod.is_some_and(declares) {
+        Weight::Declared
+    } else {
+        Weight::Exposed
+    }
 }
 
 impl Listeners {
+    /// Whose they are.
+    pub fn belong_to(&mut self, pod: Option<&Arc<DeclaredPod>>) {
+        if self.pod.as_ref().map(Arc::as_ptr) != pod.map(Arc::as_ptr) {
+            self.pod = pod.cloned();
+            self.tables.values_mut().for_each(Table::weigh_anew);
+        }
+    }
+
     /// A socket entered LISTEN, or a UDP socket was bound to a port.
     pub fn opened(&mut self, (transport, port, address): Key, at: Timestamp) {
         let table = self.tables.entry(transport).or_default();
-        table.opened(address, port, at);
+        let pod = self.pod.as_deref();
+        let weight = |(port, address)| weight(pod, (transport, port, address));
+        table.opened((port, address), at, &weight);
     }
 
     /// A socket left LISTEN, or a UDP socket was closed or connected.
@@ -79,11 +124,11 @@ impl Listeners {
             let rows = sorted.entry(transport).or_default();
             rows.insert((port, address), scanned);
         }
+        let pod = self.pod.as_deref();
         for (transport, rows) in sorted {
-            self.tables
-                .entry(transport)
-                .or_default()
-                .scanned(at, rows, reach);
+            let weight = |(port, address)| weight(pod, (transport, port, address));
+            let table = self.tables.entry(transport).or_default();
+            table.scanned(at, rows, reach, &weight);
         }
     }
 
@@ -100,7 +145,8 @@ impl Listeners {
     }
 
     /// One view a transport and port, at most [`PORTS_PER_CONTAINER_MAX`], and how many sockets are not among them by
-    /// transport, zeros left out. TCP takes its places first: UDP cannot push it out.
+    /// transport, zeros left out. What others can reach and nobody declares takes its places first, and of the same kind TCP,
+    /// which UDP cannot push out.
     #[must_use]
     pub fn views(
         &self,
@@ -111,7 +157,9 @@ impl Listeners {
         let mut views: Vec<ListenerView> = Vec::new();
         let mut overflows = BTreeMap::new();
         for (transport, table) in &self.tables {
-            let mut overflow = table.overflow;
+            if table.overflow > 0 {
+                overflows.insert(*transport, table.overflow);
+            }
             for ((port, address), row) in &table.rows {
                 let connections = accepted.get(&(*transport, *port)).copied();
                 if is_dynamic_udp(*transport, *port, dynamic) && connections.is_none() {
@@ -121,19 +169,34 @@ impl Listeners {
                     |view: &&mut ListenerView| view.transport == *transport && view.port == *port;
                 if let Some(view) = views.last_mut().filter(same) {
                     join(view, *address, row, host_network);
-                } else if views.len() < PORTS_PER_CONTAINER_MAX {
+                } else {
                     let mut view = empty(*transport, *port, row, connections.unwrap_or(0));
                     join(&mut view, *address, row, host_network);
                     views.push(view);
-                } else {
-                    overflow += row.sockets;
                 }
             }
-            if overflow > 0 {
-                overflows.insert(*transport, overflow);
-            }
+        }
+        for left_out in self.beyond(&mut views) {
+            *overflows.entry(left_out.transport).or_default() += left_out.sockets;
         }
         (views, overflows)
+    }
+
+    /// Takes out what is beyond [`PORTS_PER_CONTAINER_MAX`].
+    fn beyond(&self, views: &mut Vec<ListenerView>) -> Vec<ListenerView> {
+        if views.len() <= PORTS_PER_CONTAINER_MAX {
+            return Vec::new();
+        }
+        let pod = self.pod.as_deref();
+        let place = |view: &ListenerView| (view.transport, view.port);
+        views.sort_by_cached_key(|view| {
+            let keys = view.addresses.iter();
+            let weights = keys.map(|address| weight(pod, (view.transport, view.port, *address)));
+            (std::cmp::Reverse(weights.max()), place(view))
+        });
+        let left_out = views.split_off(PORTS_PER_CONTAINER_MAX);
+        views.sort_by_key(place);
+        left_out
     }
 }
 
@@ -204,232 +267,4 @@ fn scope_of(address: IpAddr, host_network: bool) -> BindScope {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-    use std::net::IpAddr;
-
-    use super::{Key, Listeners, ROWS_MAX, Reach, Scanned};
-    use crate::declared::Transport;
-    use crate::settings::PORTS_PER_CONTAINER_MAX;
-    use crate::snapshot::BindScope;
-    use crate::time::Timestamp;
-
-    fn ip(text: &str) -> IpAddr {
-        text.parse().unwrap()
-    }
-
-    const DYNAMIC: (u16, u16) = (32_768, 60_999);
-
-    fn tcp(address: &str, port: u16) -> Key {
-        (Transport::Tcp, port, ip(address))
-    }
-
-    fn ports(listeners: &Listeners) -> Vec<(u16, u64)> {
-        listeners
-            .views(false, DYNAMIC, &BTreeMap::new())
-            .0
-            .iter()
-            .map(|view| (view.port, view.sockets))
-            .collect()
-    }
-
-    fn found(rows: &[(&str, u16, u64)]) -> BTreeMap<Key, Scanned> {
-        rows.iter()
-            .map(|(address, port, sockets)| {
-                (
-                    tcp(address, *port),
-                    Scanned {
-                        sockets: *sockets,
-                        held_by_owner: true,
-                        ..Scanned::default()
-                    },
-                )
-            })
-            .collect()
-    }
-
-    #[test]
-    fn events_open_and_close() {
-        let mut listeners = Listeners::default();
-        listeners.opened(tcp("0.0.0.0", 80), Timestamp(1));
-        listeners.opened(tcp("0.0.0.0", 80), Timestamp(2));
-        listeners.closed(tcp("0.0.0.0", 80), Timestamp(3));
-        assert_eq!(
-            ports(&listeners),
-            [(80, 1)],
-            "one of two SO_REUSEPORT sockets is left"
-        );
-        listeners.closed(tcp("0.0.0.0", 80), Timestamp(4));
-        assert_eq!(ports(&listeners), []);
-    }
-
-    #[test]
-    fn a_scan_replaces_what_it_could_see() {
-        let mut listeners = Listeners::default();
-        listeners.opened(tcp("0.0.0.0", 80), Timestamp(1));
-        listeners.opened(tcp("0.0.0.0", 81), Timestamp(20));
-        listeners.scanned(
-            Timestamp(10),
-            found(&[("0.0.0.0", 82, 1)]),
-            Reach::Whole { first: true },
-        );
-        assert_eq!(
-            ports(&listeners),
-            [(81, 1), (82, 1)],
-            "80 closed unseen, 81 opened after the scan began"
-        );
-        let (views, _) = listeners.views(false, DYNAMIC, &BTreeMap::new());
-        assert!(!views[0].pre_existing && views[1].pre_existing);
-    }
-
-    #[test]
-    fn a_scan_does_not_revive_what_closed_after_it_began() {
-        let mut listeners = Listeners::default();
-        listeners.opened(tcp("::", 80), Timestamp(1));
-        listeners.closed(tcp("::", 80), Timestamp(11));
-        listeners.scanned(
-            Timestamp(10),
-            found(&[("::", 80, 1)]),
-            Reach::Whole { first: false },
-        );
-        assert_eq!(ports(&listeners), []);
-        listeners.scanned(
-            Timestamp(12),
-            found(&[("::", 80, 1)]),
-            Reach::Whole { first: false },
-        );
-        assert_eq!(ports(&listeners), [(80, 1)], "a later scan is believed");
-    }
-
-    #[test]
-    fn an_event_from_before_the_scan_is_already_in_it() {
-        let mut listeners = Listeners::default();
-        listeners.scanned(
-            Timestamp(10),
-            found(&[("::", 80, 1)]),
-            Reach::Whole { first: false },
-        );
-        listeners.opened(tcp("::", 80), Timestamp(9));
-        listeners.closed(tcp("::", 80), Timestamp(9));
-        assert_eq!(ports(&listeners), [(80, 1)]);
-    }
-
-    #[test]
-    fn a_scan_that_cannot_tell_of_everything_only_adds() {
-        let mut listeners = Listeners::default();
-        listeners.opened(tcp("::", 80), Timestamp(1));
-        listeners.scanned(Timestamp(10), found(&[("::", 81, 1)]), Reach::Part);
-        assert_eq!(ports(&listeners), [(80, 1), (81, 1)]);
-        let (views, _) = listeners.views(false, DYNAMIC, &BTreeMap::new());
-        assert!(
-            views
-                .iter()
-                .all(|view| view.scans == 0 && !view.pre_existing)
-        );
-        listeners.closed(tcp("::", 80), Timestamp(9));
-        assert_eq!(
-            ports(&listeners),
-            [(81, 1)],
-            "an event from before it still counts"
-        );
-    }
-
-    #[test]
-    fn a_lost_close_heals() {
-        let mut listeners = Listeners::default();
-        listeners.opened(tcp("0.0.0.0", 80), Timestamp(1));
-        listeners.scanned(Timestamp(10), found(&[]), Reach::Whole { first: false });
-        assert_eq!(ports(&listeners), []);
-    }
-
-    #[test]
-    fn addresses_of_one_port_are_one_view_with_the_widest_scope() {
-        let mut listeners = Listeners::default();
-        listeners.opened(tcp("127.0.0.1", 80), Timestamp(1));
-        listeners.opened(tcp("::", 80), Timestamp(2));
-        listeners.opened(tcp("::1", 81), Timestamp(3));
-        let (views, overflow) =
-            listeners.views(false, DYNAMIC, &BTreeMap::from([((Transport::Tcp, 80), 7)]));
-        assert_eq!(views.len(), 2);
-        assert_eq!((views[0].scope, views[0].connections), (BindScope::Any, 7));
-        assert_eq!(views[1].scope, BindScope::Loopback);
-        assert!(overflow.is_empty());
-    }
-
-    #[test]
-    fn a_flood_of_ports_is_bounded_and_counted() {
-        let mut listeners = Listeners::default();
-        for port in 1..=30_000 {
-            listeners.opened(tcp("0.0.0.0", port), Timestamp(u64::from(port)));
-        }
-        assert_eq!(listeners.tables[&Transport::Tcp].rows.len(), ROWS_MAX);
-        let (views, overflow) = listeners.views(false, DYNAMIC, &BTreeMap::new());
-        assert_eq!(views.len(), PORTS_PER_CONTAINER_MAX);
-        let expected = 30_000 - PORTS_PER_CONTAINER_MAX as u64;
-        assert_eq!(overflow, BTreeMap::from([(Transport::Tcp, expected)]));
-        for port in 1..=30_000 {
-            listeners.closed(tcp("0.0.0.0", port), Timestamp(40_000));
-        }
-        assert_eq!(
-            listeners.views(false, DYNAMIC, &BTreeMap::new()),
-            (vec![], BTreeMap::new())
-        );
-        assert!(listeners.tables[&Transport::Tcp].closed.len() <= ROWS_MAX);
-    }
-
-    #[test]
-    fn a_flood_of_udp_ports_pushes_out_no_tcp_listener() {
-        let mut listeners = Listeners::default();
-        for port in 1..=30_000 {
-            listeners.opened((Transport::Udp, port, ip("::")), Timestamp(1));
-        }
-        for port in 1..=10 {
-            listeners.opened(tcp("::", 50_000 + port), Timestamp(2));
-        }
-        let (views, overflow) = listeners.views(false, DYNAMIC, &BTreeMap::new());
-        assert_eq!(views.len(), PORTS_PER_CONTAINER_MAX);
-        let tcp = views.iter().filter(|view| view.transport == Transport::Tcp);
-        assert_eq!(tcp.count(), 10);
-        let expected = 30_000 + 10 - PORTS_PER_CONTAINER_MAX as u64;
-        assert_eq!(overflow, BTreeMap::from([(Transport::Udp, expected)]));
-    }
-
-    #[test]
-    fn the_same_port_of_two_transports_is_two_ports() {
-        let mut listeners = Listeners::default();
-        listeners.opened(tcp("::", 53), Timestamp(1));
-        listeners.opened((Transport::Udp, 53, ip("::")), Timestamp(2));
-        let accepted = BTreeMap::from([((Transport::Udp, 53), 7)]);
-        let (views, _) = listeners.views(false, DYNAMIC, &accepted);
-        let seen: Vec<_> = views
-            .iter()
-            .map(|view| (view.transport, view.port, view.connections))
-            .collect();
-        assert_eq!(seen, [(Transport::Tcp, 53, 0), (Transport::Udp, 53, 7)]);
-        listeners.closed((Transport::Udp, 53, ip("::")), Timestamp(3));
-        assert!(
-            listeners.contains(tcp("::", 53))
-                && !listeners.contains((Transport::Udp, 53, ip("::")))
-        );
-    }
-
-    #[test]
-    fn trap_9_a_udp_socket_of_the_dynamic_range_must_have_been_asked() {
-        let udp = |port| (Transport::Udp, port, ip("0.0.0.0"));
-        let mut listeners = Listeners::default();
-        for port in [53, 32_767, 32_768, 40_000, 60_999, 61_000] {
-            listeners.opened(udp(port), Timestamp(1));
-        }
-        let seen = |accepted: &[u16]| -> Vec<u16> {
-            let accepted = accepted
-                .iter()
-                .map(|port| ((Transport::Udp, *port), 1))
-                .collect();
-            let (views, overflow) = listeners.views(false, DYNAMIC, &accepted);
-            assert!(overflow.is_empty());
-            views.iter().map(|view| view.port).collect()
-        };
-        assert_eq!(seen(&[]), [53, 32_767, 61_000]);
-        assert_eq!(seen(&[40_000]), [53, 32_767, 40_000, 61_000]);
-    }
-}
+mod tests;

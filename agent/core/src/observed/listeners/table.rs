@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use super::{ROWS_MAX, Reach, Scanned};
+use super::{ROWS_MAX, Reach, Scanned, Weight};
 use crate::observation::HOLDERS_MAX;
 use crate::time::Timestamp;
 
@@ -32,20 +32,21 @@ pub(super) struct Table {
     pub(super) overflow: u64,
     /// When the last scan began: events from before it are in it.
     last_scan: Option<Timestamp>,
+    /// What the row weighs that weighs least, where it is known: in a flood most of what comes has no chance.
+    lightest: Option<Weight>,
 }
 
 impl Table {
     /// A socket entered LISTEN.
-    pub(super) fn opened(&mut self, address: IpAddr, port: u16, at: Timestamp) {
+    pub(super) fn opened(&mut self, key: Key, at: Timestamp, weight: &dyn Fn(Key) -> Weight) {
         if self.last_scan.is_some_and(|scan| at < scan) {
             return;
         }
-        let key = (port, address);
         self.closed.remove(&key);
         if let Some(row) = self.rows.get_mut(&key) {
             row.sockets += 1;
             row.last_event = Some(at);
-        } else if self.rows.len() < ROWS_MAX {
+        } else {
             let row = Row {
                 sockets: 1,
                 first_seen: at,
@@ -54,10 +55,37 @@ impl Table {
                 pre_existing: false,
                 scanned: None,
             };
-            self.rows.insert(key, row);
-        } else {
-            self.overflow += 1;
+            self.add(key, row, weight);
         }
+    }
+
+    /// Adds a row, if need be in the place of one that weighs less.
+    fn add(&mut self, key: Key, row: Row, weight: &dyn Fn(Key) -> Weight) {
+        if self.rows.len() >= ROWS_MAX {
+            let own = weight(key);
+            let no_chance = |lightest| own <= lightest;
+            if own == Weight::Local || self.lightest.is_some_and(no_chance) {
+                self.overflow += row.sockets;
+                return;
+            }
+            let weighed = self.rows.keys().map(|key| (weight(*key), *key));
+            if let Some((lightest, least)) = weighed.min() {
+                self.lightest = Some(lightest);
+                if own <= lightest {
+                    self.overflow += row.sockets;
+                    return;
+                }
+                let gone = self.rows.remove(&least).map_or(0, |row| row.sockets);
+                self.overflow += gone;
+            }
+        }
+        self.lightest = None;
+        self.rows.insert(key, row);
+    }
+
+    /// What rows weigh is another thing from now on.
+    pub(super) fn weigh_anew(&mut self) {
+        self.lightest = None;
     }
 
     /// A socket left LISTEN.
@@ -74,6 +102,7 @@ impl Table {
         row.last_event = Some(at);
         if row.sockets == 0 {
             self.rows.remove(&key);
+            self.lightest = None;
             if self.closed.len() < ROWS_MAX {
                 self.closed.insert(key, at);
             }
@@ -81,7 +110,13 @@ impl Table {
     }
 
     /// A scan that began at `at` found these.
-    pub(super) fn scanned(&mut self, at: Timestamp, found: BTreeMap<Key, Scanned>, reach: Reach) {
+    pub(super) fn scanned(
+        &mut self,
+        at: Timestamp,
+        found: BTreeMap<Key, Scanned>,
+        reach: Reach,
+        weight: &dyn Fn(Key) -> Weight,
+    ) {
         let (whole, first) = match reach {
             Reach::Whole { first } => (true, first),
             Reach::Part => (false, false),
@@ -91,6 +126,7 @@ impl Table {
                 found.contains_key(key) || row.last_event.is_some_and(|event| event >= at)
             });
             self.overflow = 0;
+            self.lightest = None;
             self.last_scan = Some(at);
         }
         for (key, scanned) in found {
@@ -103,7 +139,7 @@ impl Table {
                 }
                 row.scans += u32::from(whole);
                 row.scanned = Some(bounded(scanned));
-            } else if self.rows.len() < ROWS_MAX {
+            } else {
                 let row = Row {
                     sockets: scanned.sockets,
                     first_seen: at,
@@ -112,9 +148,7 @@ impl Table {
                     pre_existing: first,
                     scanned: Some(bounded(scanned)),
                 };
-                self.rows.insert(key, row);
-            } else {
-                self.overflow += scanned.sockets;
+                self.add(key, row, weight);
             }
         }
         if whole {
