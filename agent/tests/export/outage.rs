@@ -239,3 +239,29 @@ async fn an_answer_that_is_cut_off_is_no_answer() {
         assert!(most <= Some(1 + CUT), "{protocol:?}: {most:?} times");
     }
 }
+
+/// F1: a name that nobody has (RFC 6761), or that no server answers for.
+#[tokio::test]
+async fn a_name_that_does_not_resolve_loses_nothing() {
+    let case = async |protocol| {
+        let collector = Collector::start(protocol).await;
+        let mut node = Node::new();
+        node.timeout_ms = "2000";
+        node.drain = Duration::from_secs(2);
+        node.endpoint = Some("http://collector.invalid:4318");
+        node.write(1_000);
+        node.start(&collector, 20_000);
+        until("attempts", || failed(&node) >= 3).await;
+        let counts = node.end().await;
+        assert!(counts.lost.is_empty(), "{protocol:?}: {counts:?}");
+        assert_eq!(collector.seen().len(), 0, "{protocol:?}");
+        node.endpoint = None;
+        node.start(&collector, 20_000);
+        until("all", || node.missing(&[&collector]) == 0).await;
+        let counts = node.end().await;
+        assert!(counts.lost.is_empty(), "{protocol:?}: {counts:?}");
+        let arrived = node.arrived(&[&collector]);
+        assert!(arrived.values().all(|times| *times == 1), "{protocol:?}");
+    };
+    futures::future::join_all(BOTH.map(case)).await;
+}

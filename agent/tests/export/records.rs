@@ -55,6 +55,8 @@ pub(super) struct Node {
     pub(super) drain: Duration,
     pub(super) before_attempt: Option<fn()>,
     certificate: Option<String>,
+    /// Instead of the collector's own.
+    pub(super) endpoint: Option<&'static str>,
     /// The reader's thread, below `/proc`.
     pub(super) thread: Arc<OnceLock<PathBuf>>,
     pub(super) scan_interval: Duration,
@@ -78,6 +80,7 @@ impl Node {
             drain: Duration::from_secs(20),
             before_attempt: None,
             certificate: None,
+            endpoint: None,
             thread: Arc::default(),
             scan_interval: Duration::from_millis(50),
             lane: None,
@@ -110,6 +113,10 @@ impl Node {
             ("OTEL_EXPORTER_OTLP_COMPRESSION", self.compression),
         ];
         let certificate = self.certificate.as_deref();
+        more.extend(
+            self.endpoint
+                .map(|url| ("OTEL_EXPORTER_OTLP_ENDPOINT", url)),
+        );
         more.extend(certificate.map(|path| ("OTEL_EXPORTER_OTLP_CERTIFICATE", path)));
         let endpoint = settings(collector, &more).findings.unwrap();
         let mut exporter = start(collector, &more[2..]);

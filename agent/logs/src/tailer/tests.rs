@@ -5,7 +5,7 @@
 //!
 //! | Row | Tests |
 //! |---|---|
-//! | F1 | `outages_and_restarts_lose_nothing`, `while_nobody_answers_nothing_is_lost_and_little_is_done` (export; refused, silent, packets dropped); a name that does not resolve, ten minutes at real length: none |
+//! | F1 | `outages_and_restarts_lose_nothing`, `while_nobody_answers_nothing_is_lost_and_little_is_done` (export; refused, silent, packets dropped), `a_name_that_does_not_resolve_loses_nothing` (export); ten minutes at real length: none |
 //! | F2 | `a_slow_collector_gets_everything_in_its_own_time`, `what_does_not_pass_in_time_is_sent_in_smaller_pieces`, `one_large_record_is_waited_for` (export; 16 KiB/s and a deadline of 1 s), `requests_shrink_until_they_pass_and_do_not_swing` (agent/src/export/room; 1 KiB/s and 10 s) |
 //! | F3 | `what_may_pass_costs_nothing`, `what_the_collector_asks_for_is_waited_for`, `what_cannot_be_read_stops_nothing`, `a_wait_without_end_is_five_minutes` (export), `retry_after_is_read_and_capped` (agent/src/export/verdict) |
 //! | F4 | `too_large_is_halved_until_it_fits`, `what_is_refused_for_good_is_counted_and_not_sent_again`, `a_collector_that_refuses_us_gets_one_record_at_a_time`, `a_record_that_is_not_wanted_is_given_up_alone` (export) |
