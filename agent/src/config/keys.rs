@@ -162,7 +162,7 @@ pub(super) const KEYS: &[Key] = &[
     key("otlp.endpoint", Kind::Text, "none: nothing is sent", "Where metrics and findings go.").variable("OTEL_EXPORTER_OTLP_ENDPOINT"),
     key("otlp.protocol", Kind::Word(&["http/protobuf", "grpc"]), "http/protobuf", "How to speak to it.").variable("OTEL_EXPORTER_OTLP_PROTOCOL"),
     key("otlp.compression", Kind::Word(&["gzip", "none"]), "gzip", "Compression of requests.").variable("OTEL_EXPORTER_OTLP_COMPRESSION"),
-    key("otlp.timeout", Kind::Number, "10000", "Deadline of one request in milliseconds.").variable("OTEL_EXPORTER_OTLP_TIMEOUT"),
+    key("otlp.timeout", Kind::Number, "10000", "Deadline of one request in milliseconds. A log record that does not get through in that time, alone, is given up to 5 min.").variable("OTEL_EXPORTER_OTLP_TIMEOUT"),
     key("otlp.certificate", Kind::Text, "the system's", "PEM file of the authorities to trust.").variable("OTEL_EXPORTER_OTLP_CERTIFICATE"),
     key("otlp.client_certificate", Kind::Text, "none", "PEM file of the agent's own certificate.").variable("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"),
     key("otlp.client_key", Kind::Text, "none", "PEM file of its key.").variable("OTEL_EXPORTER_OTLP_CLIENT_KEY"),

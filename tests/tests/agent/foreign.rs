@@ -2,8 +2,6 @@
 //! overlooked does so to itself.
 
 use std::net::Ipv4Addr;
-use std::thread;
-use std::time::Duration;
 
 use plumbline_tests::agent::get_json;
 use plumbline_tests::pods::Sandbox;
@@ -67,7 +65,7 @@ fn a_mesh_is_not_blamed_for_others_networks_and_who_leaves_its_own_is() {
     });
     assert!(both.is_some(), "{:#?}", findings(&scene));
     // Some more scans, and the grace after which one that is not seen any more would be over.
-    thread::sleep(Duration::from_secs(5));
+    scene.scanned(5);
     let findings = findings(&scene);
     let left = format!("tcp/{LEFT} ");
     assert!(

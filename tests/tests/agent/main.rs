@@ -131,6 +131,14 @@ impl Scene {
         assert!(ready.is_some(), "not ready: {:?}", get(&socket, "/readyz"));
     }
 
+    /// Waits until so many more scans of the node are done.
+    fn scanned(&self, more: u64) {
+        let scans = || get_json(&self.path("socket"), "/status").ok()?["scans"].as_u64();
+        let until = scans().expect("the agent answers") + more;
+        let done = poll(PATIENCE, || scans().filter(|scans| *scans >= until));
+        assert!(done.is_some(), "{:?} of {until} scans", scans());
+    }
+
     /// Waits for the finding about the undeclared port.
     fn finding(&self) -> Value {
         let socket = self.path("socket");

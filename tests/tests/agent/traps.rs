@@ -137,7 +137,7 @@ fn traps_about_sockets_open_no_finding_beside_one_that_is_true() {
     let both = poll(PATIENCE, || told(&scene).filter(|told| told.len() >= 2));
     assert!(both.is_some(), "{:?}", told(&scene));
     // The next scans see all of it, and so does a grace after them.
-    std::thread::sleep(Duration::from_secs(4));
+    scene.scanned(4);
     let told = told(&scene).unwrap();
     let [dynamic, wrong] = &told[..] else {
         panic!("{told:#?}");
