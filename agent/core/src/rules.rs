@@ -203,8 +203,7 @@ fn declared_for(snapshot: &Snapshot, sources: &[&str]) -> Option<String> {
     let no_policies = || {
         let needed = sources.contains(&POLICIES) && !snapshot.policies.are_known();
         needed.then(|| {
-            "the declared side has no NetworkPolicies, nor an empty NetworkPolicyList: whether there are any is not known"
-                .into()
+            "NetworkPolicies are not known: the declared side has none, and does not say that there are none".into()
         })
     };
     no_declared(snapshot)

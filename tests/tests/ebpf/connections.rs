@@ -207,14 +207,9 @@ fn a_namespace_that_is_not_read_to_its_end_loses_no_bytes() {
             Fact::Probe(status) if status.probe == "connections" => Some(status),
             _ => None,
         });
-        let cut = |status: &&ProbeStatus| {
-            status
-                .reason
-                .as_ref()?
-                .contains("more connections than")
-                .then_some(())
-        };
-        told.find(|status| cut(status).is_some()).cloned()
+        let is_cut = |reason: &str| reason.contains("more connections than a reading looks at");
+        told.find(|status| status.reason.as_deref().is_some_and(is_cut))
+            .cloned()
     });
     assert_eq!(told.health, Health::Broken, "{told:?}");
     pair.command("churn");

@@ -125,11 +125,11 @@ fn more_sockets_than_a_scan_tells_of_hide_nobody_elses() {
         assert!(poll(PATIENCE, || is_open().then_some(())).is_some());
         let scans = || node.status()["scans"].as_u64().unwrap();
         let until = scans() + 3;
-        while scans() < until {
+        let scanned = poll(PATIENCE, || {
             assert!(is_open(), "{:#}", node.status());
-            std::thread::sleep(std::time::Duration::from_millis(200));
-        }
-        assert!(is_open(), "{:#}", node.status());
+            (scans() >= until).then_some(())
+        });
+        assert!(scanned.is_some(), "no more scans: {:#}", node.status());
         late.end().unwrap();
         close(workers);
     });
