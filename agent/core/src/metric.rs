@@ -335,6 +335,16 @@ pub static LOG_OUTAGE_BUDGET: Metric = Metric {
     attributes: &[],
 };
 
+/// `plumbline.log.pods.missed`.
+pub static LOG_PODS_MISSED: Metric = Metric {
+    name: "plumbline.log.pods.missed",
+    unit: "{pod}",
+    instrument: Instrument::Counter,
+    description: "Pods that were gone before a log file of theirs was found, as the kernel's cgroups tell; where namespaces are \
+                  filtered only those whose namespace is known. Absent while there are none.",
+    attributes: &[],
+};
+
 /// `plumbline.log.records`.
 pub static LOG_RECORDS: Metric = Metric {
     name: "plumbline.log.records",
@@ -382,6 +392,7 @@ pub const CATALOGUE: &[&Metric] = &[
     &LOG_LOST,
     &LOG_LOST_RECORDS,
     &LOG_OUTAGE_BUDGET,
+    &LOG_PODS_MISSED,
     &LOG_RECORDS,
     &NETWORK_CONNECT_FAILURES,
     &NETWORK_CONNECTIONS,

@@ -21,6 +21,12 @@ impl Select {
         (self.namespaces.is_empty() || has(&self.namespaces)) && !has(&self.exclude_namespaces)
     }
 
+    /// Whether pods of every namespace are read.
+    #[must_use]
+    pub fn takes_all_namespaces(&self) -> bool {
+        self.namespaces.is_empty() && self.exclude_namespaces.is_empty()
+    }
+
     /// Whether this container is, if its namespace is.
     #[must_use]
     pub fn container(&self, source: &Source) -> bool {

@@ -84,6 +84,8 @@ pub struct Stats {
     pub files_open: u64,
     /// Batches that wait for an answer.
     pub in_flight: u64,
+    /// Pods that ended before a log file of theirs was found, as far as others saw them.
+    pub missed_pods: u64,
     /// Losses that no container is known for.
     pub lost: BTreeMap<&'static str, Lost>,
     /// Files and directories that were refused, by reason.

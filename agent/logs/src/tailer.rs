@@ -3,6 +3,7 @@
 mod discover;
 mod ended;
 mod output;
+mod pods;
 mod read;
 mod settings;
 mod ship;
@@ -29,10 +30,12 @@ use crate::source::Source;
 use crate::stats::{Shared, Stats};
 use crate::store::Store;
 use crate::watch::{Waker, Watches};
+pub use pods::EndedPod;
 pub use settings::Settings;
 
 use ended::Ended;
 use output::Output;
+use pods::Pods;
 use read::Reader;
 
 /// Bytes that a container may have read before it is the next one's turn.
@@ -52,10 +55,26 @@ pub trait Resources: Send {
     fn envelope(&self, source: &Source) -> Envelope;
 
     /// Whether it is to be read, as far as that depends on more than its names. Asked once a second until it is.
-    fn is_wanted(&self, source: &Source) -> bool {
+    fn is_wanted(&self, source: &Source) -> Wanted {
         let _ = source;
-        true
+        Wanted::Yes
     }
+
+    /// Pods whose containers are all gone, each told for some scans; the same list until it changes.
+    fn ended_pods(&self) -> Arc<[EndedPod]> {
+        Arc::default()
+    }
+}
+
+/// Whether a container is to be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    /// It is.
+    Yes,
+    /// It is not.
+    No,
+    /// Not as long as it is not known.
+    NotYet,
 }
 
 /// The running reader.
@@ -145,6 +164,7 @@ struct Tailer {
     containers: BTreeMap<SourceId, Box<Container>>,
     by_source: HashMap<Source, SourceId>,
     ended: Ended,
+    pods: Pods,
     next_source: u32,
     robin: RoundRobin<SourceId>,
     reader: Reader,
@@ -182,6 +202,7 @@ impl Tailer {
             containers: BTreeMap::new(),
             by_source: HashMap::new(),
             ended: Ended::default(),
+            pods: Pods::default(),
             next_source: 0,
             dirty: false,
             saved: Duration::ZERO,

@@ -11,8 +11,17 @@ const UNREAD: [&str; 4] = ["rotated", "deleted", "truncated", "read_error"];
 pub(super) fn of(stats: &Stats) -> Fact {
     Fact::Logs {
         rows: stats.containers.iter().map(row).collect(),
-        lost: lost(&stats.lost),
+        lost: lost(&stats.lost).into_iter().chain(missed(stats)).collect(),
     }
+}
+
+/// Pods of which nothing was read.
+fn missed(stats: &Stats) -> Option<LogLossRow> {
+    (stats.missed_pods > 0).then(|| LogLossRow {
+        reason: "missed".into(),
+        pods: stats.missed_pods,
+        ..LogLossRow::default()
+    })
 }
 
 fn row(of: &ContainerStats) -> LogRow {
@@ -38,6 +47,7 @@ fn lost(lost: &BTreeMap<&'static str, Lost>) -> Vec<LogLossRow> {
         reason: (*reason).to_owned(),
         records: lost.records,
         bytes: lost.bytes,
+        pods: 0,
     };
     lost.iter().map(row).collect()
 }
@@ -65,6 +75,7 @@ mod tests {
                 unread: 50,
                 retained: 170,
             }],
+            missed_pods: 2,
             ..Stats::default()
         };
         let Fact::Logs { rows, lost } = of(&stats) else {
@@ -81,6 +92,7 @@ mod tests {
             (rows[0].seen_bytes, rows[0].lag_bytes),
             (100 + 20 + 50 + 7, 90)
         );
-        assert_eq!((rows[0].lost.len(), lost.len()), (2, 0));
+        assert_eq!((rows[0].lost.len(), lost.len()), (2, 1));
+        assert_eq!((lost[0].reason.as_str(), lost[0].pods), ("missed", 2));
     }
 }

@@ -8,7 +8,12 @@ use plumbline_logs::stats::Stats;
 /// The probe's name.
 pub(super) const PROBE: &str = "logs";
 /// Files are refused for these reasons when the agent or the node is short of something, not for what they are.
-const SHORTAGES: [&str; 3] = ["error", "too_many_containers", "too_many_open"];
+const SHORTAGES: [&str; 4] = [
+    "error",
+    "too_many_containers",
+    "too_many_open",
+    "too_many_pods",
+];
 
 /// Whether the threads run that should.
 #[derive(Clone, Copy, Debug)]

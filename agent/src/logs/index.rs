@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use plumbline_core::finding::Subject;
 use plumbline_core::settings::NodeIdentity;
-use plumbline_core::snapshot::Snapshot;
+use plumbline_core::snapshot::{ContainerView, Snapshot};
 use plumbline_logs::otlp::Envelope;
 use plumbline_logs::source::Source;
-use plumbline_logs::tailer::Resources;
+use plumbline_logs::tailer::{EndedPod, Resources, Wanted};
 use prost::Message as _;
 
 use super::options::LabelRule;
@@ -34,6 +34,7 @@ pub(super) struct Index {
 #[derive(Debug, Default)]
 struct Known {
     subjects: HashMap<(String, String), Subject>,
+    ended: Arc<[EndedPod]>,
     /// By pod UID; kept only where labels matter.
     labels: HashMap<String, BTreeMap<String, String>>,
 }
@@ -62,11 +63,15 @@ impl Index {
                 Some((key, subject.clone()))
             })
             .collect();
-        let labels = |of: &plumbline_core::snapshot::ContainerView| {
+        let labels = |of: &ContainerView| {
             let pod = of.pod.as_ref()?;
             Some((of.pod_uid.to_string(), pod.labels.clone()))
         };
+        let ended = ended_pods(snapshot);
         let mut known = self.known();
+        if *known.ended != *ended {
+            known.ended = ended.into();
+        }
         if with_labels {
             known.labels = present().filter_map(labels).collect();
         }
@@ -114,24 +119,52 @@ impl Resources for Names {
         Envelope::new(&resource, "plumbline", &node.agent_version, SCHEMA_URL)
     }
 
-    fn is_wanted(&self, source: &Source) -> bool {
+    fn is_wanted(&self, source: &Source) -> Wanted {
         let about = |rule: &&LabelRule| rule.is_about(&source.pod.namespace);
         let mut rules = self.labels.iter().filter(about).peekable();
         if rules.peek().is_none() {
-            return true;
+            return Wanted::Yes;
         }
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(labels) = self.index.known().labels.get(&source.pod.uid) {
             waiting.remove(&source.pod.uid);
-            return !rules.any(|rule| labels.get(&rule.key) == Some(&rule.value));
+            let left_out = rules.any(|rule| labels.get(&rule.key) == Some(&rule.value));
+            return if left_out { Wanted::No } else { Wanted::Yes };
         }
         if !waiting.contains_key(&source.pod.uid) && waiting.len() >= WAITING_MAX {
-            return true;
+            return Wanted::Yes;
         }
         let now = clock::instant();
         let since = *waiting.entry(source.pod.uid.clone()).or_insert(now);
-        now.duration_since(since) >= LABELS_MAX
+        if now.duration_since(since) >= LABELS_MAX {
+            Wanted::Yes
+        } else {
+            Wanted::NotYet
+        }
     }
+
+    fn ended_pods(&self) -> Arc<[EndedPod]> {
+        Arc::clone(&self.index.known().ended)
+    }
+}
+
+/// Pods of which all containers are gone, by UID. The core tells of such containers for a while.
+fn ended_pods(snapshot: &Snapshot) -> Vec<EndedPod> {
+    let mut pods: BTreeMap<&str, Vec<&ContainerView>> = BTreeMap::new();
+    for container in &snapshot.containers {
+        pods.entry(container.pod_uid.as_str())
+            .or_default()
+            .push(container);
+    }
+    pods.retain(|_, containers| containers.iter().all(|container| container.gone));
+    let ended = pods.into_iter().map(|(uid, containers)| EndedPod {
+        uid: uid.to_owned(),
+        namespace: containers
+            .iter()
+            .find_map(|container| container.subject.namespace.clone()),
+        containers: containers.len(),
+    });
+    ended.collect()
 }
 
 #[cfg(test)]
@@ -159,22 +192,23 @@ mod tests {
         let names = names(&["shop:quiet=yes"]);
         let quiet = BTreeMap::from([("quiet".to_owned(), "yes".to_owned())]);
         names.index.known().labels.insert("u".into(), quiet);
-        assert!(!names.is_wanted(&source("shop")));
-        assert!(names.is_wanted(&source("bank")), "the same label elsewhere");
+        assert_eq!(names.is_wanted(&source("shop")), Wanted::No);
+        let elsewhere = names.is_wanted(&source("bank"));
+        assert_eq!(elsewhere, Wanted::Yes, "the same label elsewhere");
         let loud = BTreeMap::from([("quiet".to_owned(), "no".to_owned())]);
         names.index.known().labels.insert("u".into(), loud);
-        assert!(names.is_wanted(&source("shop")));
+        assert_eq!(names.is_wanted(&source("shop")), Wanted::Yes);
     }
 
     #[test]
     fn a_pod_whose_labels_are_not_known_is_waited_for() {
         let names = names(&["*:quiet=yes"]);
-        assert!(!names.is_wanted(&source("shop")));
+        assert_eq!(names.is_wanted(&source("shop")), Wanted::NotYet);
         let long_ago = clock::instant().checked_sub(LABELS_MAX).unwrap();
         let mut waiting = names.waiting.lock().unwrap();
         waiting.insert("u".into(), long_ago);
         drop(waiting);
-        assert!(names.is_wanted(&source("shop")));
+        assert_eq!(names.is_wanted(&source("shop")), Wanted::Yes);
     }
 
     #[test]

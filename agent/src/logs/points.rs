@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use plumbline_core::finding::Subject;
 use plumbline_core::metric::{
-    LOG_IO, LOG_LAG, LOG_LOST, LOG_LOST_RECORDS, LOG_OUTAGE_BUDGET, LOG_RECORDS, Metric,
-    REPORT_POINTS_CUT, attribute,
+    LOG_IO, LOG_LAG, LOG_LOST, LOG_LOST_RECORDS, LOG_OUTAGE_BUDGET, LOG_PODS_MISSED, LOG_RECORDS,
+    Metric, REPORT_POINTS_CUT, attribute,
 };
 use plumbline_core::report::{AttributeValue, Number, Point, Report, ResourceReport};
 use plumbline_core::settings::SERIES_PER_NODE_MAX;
@@ -58,7 +58,12 @@ pub(super) fn add(report: &mut Report, stats: &Stats, index: &Index, snapshot: &
         put(report, index.subject(&container.source), points);
     }
     note_cut(report, cut as u64);
-    put(report, Subject::default(), of_lost(&stats.lost, start));
+    let mut of_node = of_lost(&stats.lost, start);
+    if stats.missed_pods > 0 {
+        let missed = count(stats.missed_pods);
+        of_node.push(point(&LOG_PODS_MISSED, None, missed, Some(start)));
+    }
+    put(report, Subject::default(), of_node);
 }
 
 /// Points that found no room are counted with those of the core.
@@ -228,6 +233,7 @@ mod tests {
                     bytes: 0,
                 },
             )]),
+            missed_pods: 1,
             ..Stats::default()
         }
     }

@@ -14,6 +14,7 @@ use opentelemetry_proto::tonic::common::v1::any_value::Value;
 use opentelemetry_proto::tonic::metrics::v1::metric::Data;
 use opentelemetry_proto::tonic::metrics::v1::number_data_point;
 use plumbline_tests::agent::{get, get_json};
+use plumbline_tests::pods::spec::{ContainerSpec, PodSpec};
 use plumbline_tests::skip::without_root;
 use plumbline_tests::wait::{PATIENCE, poll};
 use prost::Message as _;
@@ -194,4 +195,58 @@ fn container_logs_are_shipped_told_and_counted_to_the_end() {
     assert!(ended.is_some_and(|status| status.success()), "{ended:?}");
     assert_eq!(taken.records(), BTreeMap::from([("web-7".to_owned(), 107)]));
     assert!(state.path().join("logs.checkpoint").exists());
+}
+
+/// A directory that comes and goes between two looks leaves nothing behind; the kernel's cgroups tell that there was a pod.
+#[test]
+fn a_pod_that_was_gone_before_its_log_was_found_is_told() {
+    if without_root() {
+        return;
+    }
+    let (root, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (log_root, log_state) = (
+        root.path().to_str().unwrap(),
+        state.path().to_str().unwrap(),
+    );
+    let url = Taken::default().serve();
+    let scene = Scene::new(
+        &["--log-root", log_root, "--log-state", log_state],
+        &[
+            ("OTEL_EXPORTER_OTLP_ENDPOINT", &url),
+            ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ],
+    );
+    let socket = scene.path("socket");
+    let is_read = || {
+        let status = get_json(&socket, "/status").ok()?;
+        (status["logs"]["files_open"].as_u64()? > 0).then_some(())
+    };
+    let short = |name: &str, has_log: bool| {
+        let pod = scene.sandbox.pod(PodSpec {
+            namespace: "job".to_owned(),
+            name: name.to_owned(),
+            ..PodSpec::default()
+        });
+        let pod = pod.unwrap();
+        if has_log {
+            let app = root.path().join(format!("job_{name}_{}/app", pod.uid()));
+            fs::create_dir_all(&app).unwrap();
+            fs::write(app.join("0.log"), "").unwrap();
+            assert!(poll(PATIENCE, is_read).is_some(), "its log is found");
+        }
+        pod.container(ContainerSpec::default()).unwrap();
+        pod.delete(&scene.sandbox).unwrap();
+    };
+    short("read", true);
+    short("missed-1", false);
+    short("missed-2", false);
+    let told = poll(PATIENCE, || {
+        let status = get_json(&socket, "/status").ok()?;
+        let findings = get_json(&socket, "/findings").ok()?;
+        let findings = findings.as_array()?.iter();
+        let mut of_rule = findings.filter(|finding| finding["rule_id"] == "L001");
+        let text = of_rule.next()?.to_string();
+        (status["logs"]["missed_pods"] == 2 && text.contains("2 pods were gone")).then_some(())
+    });
+    assert!(told.is_some(), "{:?}", get(&socket, "/status"));
 }

@@ -33,4 +33,7 @@ pub struct LogLossRow {
     pub records: u64,
     /// Bytes, as far as they are known.
     pub bytes: u64,
+    /// Whole pods, of which neither records nor bytes are known.
+    #[serde(default)]
+    pub pods: u64,
 }

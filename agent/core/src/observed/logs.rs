@@ -172,13 +172,14 @@ impl Log {
         let before = self.begin(now).map_or(&[][..], |begin| &begin.lost);
         let lost = self.row.lost.iter().filter_map(|row| {
             let known = before.iter().find(|known| known.reason == row.reason);
-            let (records, bytes) = known.map_or((0, 0), |known| (known.records, known.bytes));
+            let before = |of: fn(&LogLossRow) -> u64| known.map_or(0, of);
             let lost = LogLost {
                 reason: row.reason.clone(),
-                records: row.records.saturating_sub(records),
-                bytes: row.bytes.saturating_sub(bytes),
+                records: row.records.saturating_sub(before(|row| row.records)),
+                bytes: row.bytes.saturating_sub(before(|row| row.bytes)),
+                pods: row.pods.saturating_sub(before(|row| row.pods)),
             };
-            (lost.records > 0 || lost.bytes > 0).then_some(lost)
+            (lost.records > 0 || lost.bytes > 0 || lost.pods > 0).then_some(lost)
         });
         lost.collect()
     }
@@ -237,6 +238,7 @@ mod tests {
             reason: "rotated".into(),
             records: 0,
             bytes,
+            pods: 0,
         };
         LogRow {
             lost: vec![loss],

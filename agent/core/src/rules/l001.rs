@@ -19,6 +19,8 @@ pub static RULE: Rule = Rule {
     traps: &[
         "Bytes are those that are known: of a file that was truncated in place only what was seen of it, of a \
          compressed one what its end says.",
+        "Of a pod that was gone before a log file of it was found only the number is known, from the kernel's cgroups; where \
+         namespaces are filtered only of pods whose namespace is known.",
         "A loss is an event, so there is no grace; the finding resolves when nothing more was lost for five \
          minutes.",
     ],
@@ -37,7 +39,7 @@ fn judge(snapshot: &Snapshot) -> Vec<Condition> {
 const ASKED_FOR: [&str; 4] = ["line_too_long", "rate_limit", "severity", "filtered"];
 
 /// Reason, what happened, and what helps.
-const REASONS: [(&str, &str, &str); 6] = [
+const REASONS: [(&str, &str, &str); 7] = [
     (
         "rotated",
         "rotated away by the kubelet before the agent could deliver them",
@@ -48,6 +50,12 @@ const REASONS: [(&str, &str, &str); 6] = [
         "deleted",
         "deleted with their pod before the agent could deliver them",
         "Look whether the collector takes what it is sent: what a deleted pod has logged is kept for 10 minutes and 1 GiB only.",
+    ),
+    (
+        "missed",
+        "gone before a log file of theirs was found",
+        "Let pods live for at least a second after their last line, or see in `plumbline status` why directories are not watched; \
+         the log root must be where this node's kubelet writes.",
     ),
     (
         "truncated",
@@ -90,12 +98,15 @@ fn condition(logs: &LogView, lost: &LogLost) -> Condition {
         .find(|(reason, ..)| *reason == lost.reason)
         .map_or(EXPORT, |(_, what, remedy)| (what, remedy));
     let seconds = LOSS_WINDOW.as_secs();
-    let evidence = BTreeMap::from([
+    let mut evidence = BTreeMap::from([
         ("reason", Evidence::Text(lost.reason.clone())),
         ("lost_bytes", Evidence::Count(lost.bytes)),
         ("lost_records", Evidence::Count(lost.records)),
         ("seconds", Evidence::Count(seconds)),
     ]);
+    if lost.pods > 0 {
+        evidence.insert("lost_pods", Evidence::Count(lost.pods));
+    }
     Condition {
         rule: &RULE,
         severity: Severity::Medium,
@@ -112,6 +123,11 @@ fn condition(logs: &LogView, lost: &LogLost) -> Condition {
 
 /// Records where they were seen as such.
 fn amount(lost: &LogLost) -> String {
+    match lost.pods {
+        0 => {}
+        1 => return "1 pod was".into(),
+        pods => return format!("{pods} pods were"),
+    }
     match (lost.records, lost.bytes) {
         (0, bytes) => format!("{bytes} bytes of logs were"),
         (1, bytes) => format!("1 log record ({bytes} bytes) was"),
@@ -137,6 +153,7 @@ mod tests {
             reason: reason.into(),
             records,
             bytes,
+            pods: 0,
         }
     }
 
@@ -171,6 +188,23 @@ mod tests {
             remediation: Look at the collector: `plumbline status` has its last answer under EXPORT.
             no patch"#]]
         .assert_eq(&in_full(&node(vec![lost("unauthorized", 1, 90)])));
+    }
+
+    #[test]
+    fn pods_that_nobody_read_are_counted_as_pods() {
+        let missed = LogLost {
+            reason: "missed".into(),
+            pods: 2,
+            ..LogLost::default()
+        };
+        expect![[r#"
+            L001 medium web/app missed
+            declared: every log record arrives at least once
+            observed: 2 pods were gone before a log file of theirs was found in the last 300 s
+            evidence: {"lost_bytes":0,"lost_pods":2,"lost_records":0,"reason":"missed","seconds":300}
+            coverage: Full
+            remediation: Let pods live for at least a second after their last line, or see in `plumbline status` why directories are not watched; the log root must be where this node's kubelet writes.
+            no patch"#]].assert_eq(&in_full(&node(vec![missed])));
     }
 
     #[test]

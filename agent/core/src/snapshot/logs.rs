@@ -27,7 +27,7 @@ pub struct LogView {
 }
 
 /// What was lost lately for one reason.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LogLost {
     /// Why.
     pub reason: String,
@@ -35,6 +35,8 @@ pub struct LogLost {
     pub records: u64,
     /// Bytes, as far as they are known.
     pub bytes: u64,
+    /// Whole pods, of which neither records nor bytes are known.
+    pub pods: u64,
 }
 
 impl LogView {

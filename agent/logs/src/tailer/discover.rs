@@ -1,5 +1,6 @@
 //! Which containers and files there are: by hints early, by scans in any case.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::batch::SourceId;
@@ -10,7 +11,8 @@ use crate::guard::{self, Refused, Root};
 use crate::source::{PodName, Source};
 use crate::stats::Counts;
 
-use super::Tailer;
+use super::pods::Seen;
+use super::{Tailer, Wanted};
 
 /// Containers that are followed; beyond it new ones wait for old ones to end.
 const CONTAINERS_MAX: usize = 10_000;
@@ -58,13 +60,14 @@ impl Tailer {
             }
             Err(errno) => self.tell_root(Some(errno.to_string())),
         }
-        for source in self.sources() {
+        for source in self.sources(now) {
             self.add(source);
         }
         let ids: Vec<SourceId> = self.containers.keys().copied().collect();
         for id in ids {
             self.scan_container(id, now);
         }
+        self.count_missed(now);
         self.enforce_held(now);
         self.forget(now);
         self.publish();
@@ -84,7 +87,7 @@ impl Tailer {
     }
 
     /// The containers that have a directory.
-    fn sources(&mut self) -> Vec<Source> {
+    fn sources(&mut self, now: Duration) -> Vec<Source> {
         let Some(root) = &self.root else {
             return Vec::new();
         };
@@ -99,8 +102,10 @@ impl Tailer {
             if self.settings.exclude_uids.contains(&pod.uid)
                 || !self.settings.select.namespace(&pod.namespace)
             {
+                self.pods.note(&pod.uid, Seen::Settled, now);
                 continue;
             }
+            self.pods.note(&pod.uid, Seen::Directory, now);
             let containers = match list(&pod.directory()) {
                 Ok(containers) => containers,
                 Err(Refused::Gone) => continue,
@@ -120,8 +125,14 @@ impl Tailer {
                 };
                 let pod = pod.clone();
                 let source = Source { pod, container };
-                if self.settings.select.container(&source) && self.resources.is_wanted(&source) {
-                    sources.push(source);
+                let wanted = match self.settings.select.container(&source) {
+                    true => self.resources.is_wanted(&source),
+                    false => Wanted::No,
+                };
+                match wanted {
+                    Wanted::Yes => sources.push(source),
+                    Wanted::No => self.pods.note(&source.pod.uid, Seen::Settled, now),
+                    Wanted::NotYet => {}
                 }
             }
         }
@@ -160,12 +171,18 @@ impl Tailer {
         let (Some(root), Some(container)) = (&self.root, self.containers.get_mut(&id)) else {
             return;
         };
+        let refused = |of: &BTreeMap<&str, u64>| of.values().sum::<u64>();
+        let before = refused(&self.stats.refused);
         let mut scan = Scan {
             root,
             now,
             refused: &mut self.stats.refused,
         };
         container.scan(&mut scan);
+        if !container.files.is_empty() || refused(&self.stats.refused) > before {
+            self.pods
+                .note(&container.source.pod.uid, Seen::Settled, now);
+        }
         let due = container.is_open() || container.next_finished(now).is_some();
         if due
             || container
@@ -174,6 +191,24 @@ impl Tailer {
                 .any(crate::file::LogFile::is_readable)
         {
             self.robin.activate(id);
+        }
+    }
+
+    /// Pods that ended before a file of theirs was found. Where the directories cannot be read, it is that what is told.
+    fn count_missed(&mut self, now: Duration) {
+        if self.root.is_none() || self.stats.root_error.is_some() {
+            return;
+        }
+        let select = &self.settings.select;
+        let is_read = |namespace: Option<&str>| match namespace {
+            Some(namespace) => select.namespace(namespace),
+            None => select.takes_all_namespaces(),
+        };
+        let ended = self.resources.ended_pods();
+        self.stats.missed_pods += self.pods.missed(&ended, is_read, now);
+        self.pods.forget(now);
+        if self.pods.is_full() {
+            *self.stats.refused.entry("too_many_pods").or_default() += 1;
         }
     }
 

@@ -26,7 +26,7 @@
 //! | F59 | `checkpoint::each_flipped_byte_and_each_cut_is_found`, `store::what_does_not_check_is_put_aside`, `identity::without_a_checkpoint_that_checks_all_is_sent_again` |
 //! | F60 | `identity::a_new_file_with_an_old_inode_is_read_from_its_beginning` |
 //! | F61 | `faults::where_the_kernel_refuses_watches_the_scan_finds_all`, `faults::an_overflow_of_hints_is_a_scan` |
-//! | F62 | `faults::pods_that_are_gone_at_once_are_read`; those missed are not counted from kernel events |
+//! | F62 | `faults::pods_that_are_gone_at_once_are_read`; counted when missed: `missed`, `pods`, `a_pod_that_was_gone_before_its_log_was_found_is_told` (tests/tests/agent/logs) |
 //! | F63 | `identity::deleted_files_are_held_within_a_budget` |
 //! | T1 | `hostile::ten_thousand_hostile_lines_are_bodies_and_nothing_else` |
 //! | T2 | `endless::a_line_of_gibibytes_takes_no_more_memory_than_one_of_mebibytes`, `rotation::a_line_over_two_rotations_survives_a_restart` |
@@ -45,6 +45,7 @@ mod kubelet;
 mod late;
 mod lines;
 mod load;
+mod missed;
 mod options;
 mod oracle;
 mod rotation;

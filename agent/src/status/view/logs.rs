@@ -29,6 +29,9 @@ pub(super) struct LogsStatus {
     quarantined: bool,
     /// Files and directories that are not read, by reason.
     refused: BTreeMap<String, u64>,
+    /// Pods that were gone before a log file of theirs was found.
+    #[serde(default)]
+    missed_pods: u64,
     /// What will not arrive, by reason: bytes and records.
     lost: BTreeMap<String, [u64; 2]>,
     /// Those with the least time left first.
@@ -67,6 +70,7 @@ impl LogsStatus {
             refused: refused
                 .map(|(reason, count)| ((*reason).to_owned(), *count))
                 .collect(),
+            missed_pods: stats.missed_pods,
             lost,
             rows: rows(snapshot),
         }
@@ -82,6 +86,7 @@ impl LogsStatus {
             ("bytes read", self.read_bytes.to_string()),
             ("bytes not acknowledged", self.lag_bytes.to_string()),
             ("checkpoint put aside", yes.to_owned()),
+            ("pods missed", self.missed_pods.to_string()),
         ];
         let head = head
             .into_iter()
@@ -183,6 +188,7 @@ mod tests {
             bytes read                  0
             bytes not acknowledged      0
             checkpoint put aside        yes
+            pods missed                 0
 
             LOG FILES NOT READ  COUNT
             link                2

@@ -292,8 +292,8 @@ fn others() -> Vec<Raised> {
                 logged(node, |view| {
                     view.lost = vec![LogLost {
                         reason: "rotated".into(),
-                        records: 0,
                         bytes: 1_000_000,
+                        ..LogLost::default()
                     }];
                 });
             },
