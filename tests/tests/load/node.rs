@@ -55,6 +55,11 @@ pub(crate) struct Quiet {
 impl Node {
     /// `None` when this machine cannot run the test, which is then said.
     pub(crate) fn start() -> Option<Self> {
+        Self::start_with(&[])
+    }
+
+    /// The same, with these variables for the agent.
+    pub(crate) fn start_with(environment: &[(&str, &str)]) -> Option<Self> {
         if without_root() {
             return None;
         }
@@ -74,6 +79,7 @@ impl Node {
         }
         command
             .args(["--grace", "1s", "--scan-interval", "5s"])
+            .envs(environment.iter().copied())
             .stdout(Stdio::null());
         let agent = Agent::start(&mut command).expect("the agent starts");
         let memory = Watched::start(agent.pid());

@@ -1,7 +1,7 @@
 //! An agent that does not get to run for a while: what it could not be told is counted, and the rest is exact.
 
 use std::fs;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, TcpListener};
 use std::thread;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use plumbline_tests::pods::Container;
 use plumbline_tests::scale::scale;
 use plumbline_tests::traffic::flood::{Flood, Flooded, Ports};
 use plumbline_tests::traffic::{Plan, Worker};
-use plumbline_tests::wait::{monotonic_ns, poll};
+use plumbline_tests::wait::{PATIENCE, monotonic_ns, poll};
 use rustix::process::Signal;
 
 use super::node::Node;
@@ -134,4 +134,36 @@ fn a_ring_without_room_loses_by_the_ledger_and_is_a_finding() {
         generated,
         of_noisy + of_server + full("ebpf.listener_events") + on_the_way
     );
+}
+
+/// F2: a request that waits for its answer keeps nobody else waiting. The rings hold six seconds of this load and a request
+/// waits for ten, so that who reads the rings between requests only would lose some.
+#[test]
+fn a_collector_that_says_nothing_does_not_keep_the_rings_waiting() {
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let node = Node::start_with(&[
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", &url),
+        ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
+        ("OTEL_METRIC_EXPORT_INTERVAL", "1000"),
+    ]);
+    let Some(mut node) = node else {
+        return;
+    };
+    // From here on a request is always under way: nobody reads it.
+    let asked = poll(PATIENCE, || silent.accept().ok());
+    assert!(asked.is_some(), "nothing was sent");
+    let ((), quiet) = node.disturb(|node| {
+        for n in 0..4 * CGROUPS {
+            let directory = node.sandbox.root().join(format!("fill-{n}"));
+            fs::create_dir(&directory).unwrap();
+            fs::remove_dir(&directory).unwrap();
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    node.calm("a silent collector");
+    let places = ["ebpf.cgroup_events", "ebpf.listener_events", "observations"];
+    assert_eq!(places.map(|place| node.lost(place)), [0; 3]);
+    drop(asked);
+    node.end(&quiet);
 }

@@ -5,12 +5,12 @@
 //!
 //! | Row | Tests |
 //! |---|---|
-//! | F1 | `outages_and_restarts_lose_nothing`, `while_nobody_answers_nothing_is_lost_and_little_is_done` (export; refused, silent, packets dropped), `a_name_that_does_not_resolve_loses_nothing` (export); ten minutes at real length: none |
-//! | F2 | `a_slow_collector_gets_everything_in_its_own_time`, `what_does_not_pass_in_time_is_sent_in_smaller_pieces`, `one_large_record_is_waited_for` (export; 16 KiB/s and a deadline of 1 s), `requests_shrink_until_they_pass_and_do_not_swing` (agent/src/export/room; 1 KiB/s and 10 s) |
+//! | F1 | `outages_and_restarts_lose_nothing`, `while_nobody_answers_nothing_is_lost_and_little_is_done` (export; refused, silent, packets dropped), `a_name_that_does_not_resolve_loses_nothing` (export); ten minutes at real length in the full tier |
+//! | F2 | `a_slow_collector_gets_everything_in_its_own_time`, `what_does_not_pass_in_time_is_sent_in_smaller_pieces`, `one_large_record_is_waited_for` (export; 16 KiB/s and a deadline of 1 s), `requests_shrink_until_they_pass_and_do_not_swing` (agent/src/export/room; 1 KiB/s and 10 s), `a_collector_that_says_nothing_does_not_keep_the_rings_waiting` (tests/tests/load/stall; losses, not milliseconds) |
 //! | F3 | `what_may_pass_costs_nothing`, `what_the_collector_asks_for_is_waited_for`, `what_cannot_be_read_stops_nothing`, `a_wait_without_end_is_five_minutes` (export), `retry_after_is_read_and_capped` (agent/src/export/verdict) |
 //! | F4 | `too_large_is_halved_until_it_fits`, `what_is_refused_for_good_is_counted_and_not_sent_again`, `a_collector_that_refuses_us_gets_one_record_at_a_time`, `a_record_that_is_not_wanted_is_given_up_alone` (export) |
 //! | F5 | `partial_success_is_counted_and_never_sent_again` (export) |
-//! | F6 | `what_may_pass_costs_nothing` (export): reset, stall; `a_vanished_peer_costs_each_request_one_deadline`, `a_server_that_goes_away_loses_nothing`, `an_answer_that_is_cut_off_is_no_answer` (export); HTTP/2's own pings: none |
+//! | F6 | `what_may_pass_costs_nothing` (export): reset, stall; `a_vanished_peer_costs_each_request_one_deadline`, `a_server_that_goes_away_loses_nothing`, `an_answer_that_is_cut_off_is_no_answer`, `pings_find_a_vanished_peer_long_before_the_deadline` (export) |
 //! | F7 | `a_changed_certificate_loses_nothing` (export), agent/tests/export/tls |
 //! | F8 | `a_panic_in_the_lane_loses_nothing` (export) |
 //! | F9 | `what_waits_at_the_end_does_not_arrive_twice`, `at_the_end_what_is_refused_stays_in_its_file` (export), `shutdown_with_a_hung_collector_ends_and_counts_the_loss` (agent/tests/export/faults), `container_logs_are_shipped_told_and_counted_to_the_end` (tests/tests/agent/logs) |
