@@ -169,7 +169,9 @@ fn ended_pods(snapshot: &Snapshot) -> Vec<EndedPod> {
 
 #[cfg(test)]
 mod tests {
+    use plumbline_core::id::CgroupId;
     use plumbline_core::node::NodeState;
+    use plumbline_core::observation::{CgroupRow, Fact, Observation};
     use plumbline_core::settings::CoreSettings;
     use plumbline_core::time::Timestamp;
 
@@ -209,6 +211,34 @@ mod tests {
         waiting.insert("u".into(), long_ago);
         drop(waiting);
         assert_eq!(names.is_wanted(&source("shop")), Wanted::Yes);
+    }
+
+    #[test]
+    fn a_pod_has_ended_when_all_its_containers_are_gone() {
+        let mut state = NodeState::new(NodeIdentity::default(), CoreSettings::default());
+        let mut at = 0;
+        let mut tell = |fact| {
+            at += 1;
+            state.apply(Observation {
+                at: Timestamp(at),
+                fact,
+            });
+            let ended = ended_pods(&state.snapshot(Timestamp(at))).into_iter();
+            ended
+                .map(|pod| (pod.uid, pod.containers))
+                .collect::<Vec<_>>()
+        };
+        let uid = "00000000-0000-4000-8000-00000000000a";
+        for cgroup in [7, 8] {
+            let path = format!("/kubepods/pod{uid}/{cgroup:064x}");
+            let cgroup = CgroupId(cgroup);
+            assert_eq!(tell(Fact::CgroupSeen(CgroupRow { cgroup, path })), []);
+        }
+        let gone = |cgroup| Fact::CgroupGone {
+            cgroup: CgroupId(cgroup),
+        };
+        assert_eq!(tell(gone(7)), [], "one is there");
+        assert_eq!(tell(gone(8)), [(uid.to_owned(), 2)]);
     }
 
     #[test]

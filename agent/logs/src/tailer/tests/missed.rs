@@ -35,6 +35,7 @@ fn pods_that_were_gone_before_they_were_found_are_counted() {
         "job_own_uid-own/app",
         "quiet_a_uid-quiet/app",
         "job_bare_uid-bare",
+        "job_sandbox_uid-sandbox",
     ] {
         fs::create_dir_all(root.path().join(directory)).unwrap();
     }
@@ -69,6 +70,10 @@ fn pods_that_were_gone_before_they_were_found_are_counted() {
         pod("uid-never-seen-and-quiet", Some("quiet")),
         // With a namespace left out it may have been in that one.
         pod("uid-unknown", None),
+        EndedPod {
+            containers: 1,
+            ..pod("uid-sandbox", Some("job"))
+        },
         pod("uid-bare", Some("job")),
         pod("uid-never-seen", Some("job")),
     ]);
