@@ -394,6 +394,8 @@ fn cpu_windows_agree_with_cpu_stat() {
     let container = sandbox.container(1, 1);
     let nested = container.nested("inner");
     let mut watch = Watch::start(Settings::new(sandbox.root()));
+    // The window in which the programs were attached is not told.
+    watch.until(|fact| matches!(fact, Fact::CpuWindows { .. }).then_some(()));
     let (usage, steal) = (usage_us(&container), kernel::sandbox::steal_us());
     // One task that never sleeps, in the container and in a cgroup below it.
     burn(&[&container, &nested], Duration::from_secs(3));
@@ -406,7 +408,7 @@ fn cpu_windows_agree_with_cpu_stat() {
         watch.until(|fact| matches!(fact, Fact::CpuWindows { .. }).then_some(()));
     }
     let stopped = watch.stop();
-    let mut seen_us = 0;
+    let (mut seen_us, mut lost_windows) = (0, 0);
     let mut previous_end = None;
     for fact in &stopped.facts {
         let Fact::CpuWindows {
@@ -427,6 +429,7 @@ fn cpu_windows_agree_with_cpu_stat() {
             "no window twice, none left out"
         );
         previous_end = Some(first + u64::from(*windows));
+        lost_windows += u64::from(*lost);
         for row in rows {
             assert_eq!(row.busy_us.len(), usize::from(*windows));
             assert!(
@@ -436,12 +439,14 @@ fn cpu_windows_agree_with_cpu_stat() {
             seen_us += row.busy_us.iter().map(|us| u64::from(*us)).sum::<u64>();
         }
     }
-    println!("cpu.stat {usage} us, windows {seen_us} us, steal {steal} us");
-    let tolerance = (usage / 100).max(2 * 100_000) + steal;
-    assert!(
-        seen_us.abs_diff(usage) <= tolerance,
-        "cpu.stat {usage} us, windows {seen_us} us, steal {steal} us"
+    let told = format!(
+        "cpu.stat {usage} us, windows {seen_us} us, steal {steal} us, {lost_windows} windows lost"
     );
+    println!("{told}");
+    // On a busy machine the reader may come too late for a window, and says so: both tasks may have run in all of it.
+    let lost_us = 2 * 100_000 * lost_windows;
+    let tolerance = (usage / 100).max(2 * 100_000) + steal + lost_us;
+    assert!(seen_us.abs_diff(usage) <= tolerance, "{told}");
     let cpu = stopped.stats.cpu.as_ref().expect("attached");
     assert!(cpu.cgroups.values().sum::<u64>() <= cpu.busy_ns, "{cpu:?}");
     assert!(cpu.busy_ns <= cpu.watched_ns, "{cpu:?}");
