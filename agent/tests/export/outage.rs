@@ -79,6 +79,17 @@ fn read(node: &Node) -> u64 {
         .sum()
 }
 
+/// Whether all is there and settled within two minutes: more than the longest pause.
+async fn arrives(node: &Node, collector: &Collector) -> bool {
+    let all = async {
+        while node.missing(&[collector]) > 0 || !node.is_settled() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let limit = Duration::from_mins(2);
+    tokio::time::timeout(limit, all).await.is_ok()
+}
+
 /// F1: reading stops at four requests, waiting costs next to nothing, and nothing is lost.
 async fn absent(
     protocol: Protocol,
@@ -123,14 +134,7 @@ async fn absent(
     assert!(read(&node) <= 5_000, "{what}: {}", read(&node));
     drop(hole);
     let back = Collector::again(address, protocol).await;
-    let all = async {
-        while node.missing(&[&back]) > 0 || !node.is_settled() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    // More than the longest pause.
-    let arrived = tokio::time::timeout(Duration::from_mins(2), all).await;
-    assert!(arrived.is_ok(), "{what}: it does not go on");
+    assert!(arrives(&node, &back).await, "{what}: it does not go on");
     let counts = node.end().await;
     assert_eq!(
         (node.missing(&[&back]), counts.lost.len()),
@@ -226,13 +230,10 @@ async fn pings_find_a_vanished_peer_long_before_the_deadline() {
     node.start(&collector, 20_000);
     until("a request", || !collector.seen().is_empty()).await;
     proxy.strike();
-    let all = async {
-        while node.missing(&[&collector]) > 0 || !node.is_settled() {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    };
-    let arrived = tokio::time::timeout(Duration::from_mins(2), all).await;
-    assert!(arrived.is_ok(), "it waits for the deadline");
+    assert!(
+        arrives(&node, &collector).await,
+        "it waits for the deadline"
+    );
     assert!(failed(&node) > 0 && proxy.connections() > 1);
     let counts = node.end().await;
     assert!(counts.lost.is_empty(), "{counts:?}");

@@ -125,9 +125,10 @@ impl Tailer {
                 };
                 let pod = pod.clone();
                 let source = Source { pod, container };
-                let wanted = match self.settings.select.container(&source) {
-                    true => self.resources.is_wanted(&source),
-                    false => Wanted::No,
+                let wanted = if self.settings.select.container(&source) {
+                    self.resources.is_wanted(&source)
+                } else {
+                    Wanted::No
                 };
                 match wanted {
                     Wanted::Yes => sources.push(source),
@@ -194,7 +195,8 @@ impl Tailer {
         }
     }
 
-    /// Pods that ended before a file of theirs was found. Where the directories cannot be read, it is that what is told.
+    /// Pods that ended before a file of theirs was found. Not where the directories cannot be read: that is told
+    /// then, and who had one is not known.
     fn count_missed(&mut self, now: Duration) {
         if self.root.is_none() || self.stats.root_error.is_some() {
             return;
@@ -206,9 +208,9 @@ impl Tailer {
         };
         let ended = self.resources.ended_pods();
         self.stats.missed_pods += self.pods.missed(&ended, is_read, now);
-        self.pods.forget(now);
-        if self.pods.is_full() {
-            *self.stats.refused.entry("too_many_pods").or_default() += 1;
+        let left_out = self.pods.forget(now);
+        if left_out > 0 {
+            self.stats.refused.insert("too_many_pods", left_out);
         }
     }
 

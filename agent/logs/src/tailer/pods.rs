@@ -34,7 +34,9 @@ pub(super) enum Seen {
 #[derive(Debug, Default)]
 pub(super) struct Pods {
     seen: HashMap<String, (Seen, Duration)>,
-    is_full: bool,
+    /// When one was last not remembered for want of room, and how many were since the last [`Self::forget`].
+    refused: Option<Duration>,
+    left_out: u64,
 }
 
 impl Pods {
@@ -44,10 +46,12 @@ impl Pods {
             (*known, *last) = (seen.max(*known), now);
             return;
         }
-        self.is_full = self.seen.len() >= PODS_MAX;
-        if !self.is_full {
-            self.seen.insert(uid.to_owned(), (seen, now));
+        if self.seen.len() >= PODS_MAX {
+            self.refused = Some(now);
+            self.left_out += 1;
+            return;
         }
+        self.seen.insert(uid.to_owned(), (seen, now));
     }
 
     /// How many pods of these were missed, each counted once. To be asked after a look at all directories. `is_read` says
@@ -68,7 +72,7 @@ impl Pods {
                 Some(Seen::Settled) => false,
             };
             let lost = lost && is_read(pod.namespace.as_deref());
-            if lost && !self.is_full {
+            if lost && self.refused.is_none() {
                 missed += 1;
             }
             self.note(&pod.uid, Seen::Settled, now);
@@ -76,16 +80,12 @@ impl Pods {
         missed
     }
 
-    pub(super) fn forget(&mut self, now: Duration) {
-        self.seen.retain(|_, (_, last)| now < *last + REMEMBERED);
-        if self.seen.len() < PODS_MAX {
-            self.is_full = false;
-        }
-    }
-
-    /// There are more than can be remembered.
-    pub(super) fn is_full(&self) -> bool {
-        self.is_full
+    /// To be asked after each look at all directories. Gives how many pods found no room in it.
+    pub(super) fn forget(&mut self, now: Duration) -> u64 {
+        let is_recent = |last: Duration| now < last + REMEMBERED;
+        self.seen.retain(|_, (_, last)| is_recent(*last));
+        self.refused = self.refused.filter(|last| is_recent(*last));
+        std::mem::take(&mut self.left_out)
     }
 }
 
@@ -151,10 +151,16 @@ mod tests {
         for number in 0..=PODS_MAX {
             pods.note(&number.to_string(), Seen::Settled, Duration::ZERO);
         }
-        assert!(pods.is_full() && pods.seen.len() == PODS_MAX);
-        let last = ended(&PODS_MAX.to_string(), None, 2);
-        assert_eq!(missed(&mut pods, &[last], Duration::ZERO), 0);
-        pods.forget(REMEMBERED);
-        assert!(!pods.is_full());
+        assert_eq!(pods.seen.len(), PODS_MAX);
+        let last = [ended(&PODS_MAX.to_string(), None, 2)];
+        assert_eq!(missed(&mut pods, &last, Duration::ZERO), 0);
+        assert_eq!(pods.forget(Duration::ZERO), 2, "noted twice");
+        // With room again, but it may still be one of those that were left out.
+        pods.seen.clear();
+        let later = REMEMBERED - Duration::from_secs(1);
+        assert_eq!(missed(&mut pods, &last, later), 0);
+        assert_eq!(pods.forget(REMEMBERED), 0);
+        let next = [ended("next", None, 2)];
+        assert_eq!(missed(&mut pods, &next, REMEMBERED), 1);
     }
 }
