@@ -20,17 +20,19 @@ pub const LISTENER_CLOSED: u32 = 2;
 pub const CGROUP_MADE: u32 = 3;
 /// [`CgroupRecord::kind`]: a directory was removed.
 pub const CGROUP_REMOVED: u32 = 4;
+/// [`ListenerRecord::kind`]: a UDP socket sent what a client's request or a server's answer may be. Only the owner is told.
+pub const UDP_UNCLEAR: u32 = 5;
 
 /// [`ListenerRecord::protocol`]: `IPPROTO_TCP`.
 pub const PROTOCOL_TCP: u8 = 6;
 /// [`ListenerRecord::protocol`]: `IPPROTO_UDP`. The socket was bound to a port that its program chose, or closed.
 pub const PROTOCOL_UDP: u8 = 17;
 
-/// A listening socket came or went.
+/// A listening socket came or went, or its role is not clear.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ListenerRecord {
-    /// [`LISTENER_OPENED`] or [`LISTENER_CLOSED`].
+    /// [`LISTENER_OPENED`], [`LISTENER_CLOSED`] or [`UDP_UNCLEAR`].
     pub kind: u32,
     /// Local port.
     pub port: u16,
@@ -86,6 +88,11 @@ pub enum Event<'a> {
         /// When, in nanoseconds of `CLOCK_MONOTONIC`.
         at_ns: u64,
     },
+    /// Who is client and who server cannot be told without a look at what the container receives.
+    Unclear {
+        /// Container cgroup of the socket's creator.
+        owner: u64,
+    },
     /// A cgroup directory came or went.
     Cgroup {
         /// It came.
@@ -104,6 +111,9 @@ impl<'a> Event<'a> {
         let kind = u32::from_ne_bytes(field(record, 0)?);
         match kind {
             LISTENER_OPENED | LISTENER_CLOSED => Self::listener(kind == LISTENER_OPENED, record),
+            UDP_UNCLEAR if record.len() == size_of::<ListenerRecord>() => Some(Self::Unclear {
+                owner: u64::from_ne_bytes(field(record, 24)?),
+            }),
             CGROUP_MADE | CGROUP_REMOVED => Self::cgroup(kind == CGROUP_MADE, record),
             _ => None,
         }
@@ -163,7 +173,7 @@ mod tests {
 
     use super::{
         CGROUP_MADE, CGROUP_REMOVED, CgroupRecord, Event, LISTENER_CLOSED, LISTENER_OPENED,
-        ListenerRecord, PATH_CAPACITY,
+        ListenerRecord, PATH_CAPACITY, UDP_UNCLEAR,
     };
 
     /// The record as the kernel side lays it out in memory.
@@ -211,6 +221,19 @@ mod tests {
                 at_ns: 9,
             };
             assert_eq!(Event::decode(&bytes(&listener(kind))), Some(want));
+        }
+    }
+
+    #[test]
+    fn whose_role_is_not_clear_decodes() {
+        let record = ListenerRecord {
+            family: crate::flow::FAMILY_NONE,
+            ..listener(UDP_UNCLEAR)
+        };
+        let record = bytes(&record);
+        assert_eq!(Event::decode(&record), Some(Event::Unclear { owner: 77 }));
+        for length in 0..record.len() {
+            assert_eq!(Event::decode(&record[..length]), None, "{length} bytes");
         }
     }
 

@@ -17,16 +17,16 @@ pub const RMDIR: &str = "plumb_rmdir";
 pub const PROGRAMS: [&str; 5] = [TCP, SWITCH, TICK, MKDIR, RMDIR];
 
 /// A `cgroup/sock_addr` program of UDP, and the attach type that it has in `enum bpf_attach_type`.
-pub const UDP_ADDRESS: [(&str, u32); 8] = [
+pub const UDP_ADDRESS: [(&str, u32); 6] = [
     ("plumb_bind4", 8),
     ("plumb_bind6", 9),
     ("plumb_conn4", 10),
     ("plumb_conn6", 11),
     ("plumb_send4", 14),
     ("plumb_send6", 15),
-    ("plumb_recv4", 19),
-    ("plumb_recv6", 20),
 ];
+/// The same of those that see what was received, which only containers get that chose a port.
+pub const UDP_RECEIVE: [(&str, u32); 2] = [("plumb_recv4", 19), ("plumb_recv6", 20)];
 /// Those of them that see which port a program chooses.
 pub const UDP_BIND: [&str; 2] = ["plumb_bind4", "plumb_bind6"];
 /// The `cgroup/sock` programs of UDP. They ask the attachment nothing.
@@ -77,10 +77,12 @@ pub const UDP_PAIRS: &str = "PLUMB_UDP_PAIRS";
 pub const UDP_SOCKETS: &str = "PLUMB_UDP_SOCKS";
 /// How many of them each container has.
 pub const UDP_QUOTA: &str = "PLUMB_UDP_QUOTA";
+/// Containers whose received datagrams are seen.
+pub const UDP_HEARD: &str = "PLUMB_UDP_HEARD";
 /// Ring of ports that are served.
 pub const UDP_EVENTS: &str = "PLUMB_UDP_RING";
 /// Every map of the object of UDP.
-pub const UDP_MAPS: [&str; 11] = [
+pub const UDP_MAPS: [&str; 12] = [
     DROPS,
     UDP_OWNER,
     UDP_FLOWS,
@@ -91,6 +93,7 @@ pub const UDP_MAPS: [&str; 11] = [
     UDP_PAIRS,
     UDP_SOCKETS,
     UDP_QUOTA,
+    UDP_HEARD,
     UDP_EVENTS,
 ];
 
@@ -100,11 +103,12 @@ pub const OWNER_ATTACH_TYPE: u32 = 3;
 
 #[cfg(test)]
 mod tests {
-    use super::{MAPS, PROGRAMS, UDP_ADDRESS, UDP_MAPS, UDP_PACKET, UDP_SOCKET};
+    use super::{MAPS, PROGRAMS, UDP_ADDRESS, UDP_MAPS, UDP_PACKET, UDP_RECEIVE, UDP_SOCKET};
 
     #[test]
     fn the_kernel_keeps_every_name_whole() {
-        let of_udp = UDP_ADDRESS.iter().chain(&UDP_PACKET).map(|(name, _)| name);
+        let of_udp = UDP_ADDRESS.iter().chain(&UDP_RECEIVE).chain(&UDP_PACKET);
+        let of_udp = of_udp.map(|(name, _)| name);
         let all = PROGRAMS.iter().chain(&MAPS).chain(&UDP_MAPS);
         for name in all.chain(&UDP_SOCKET).chain(of_udp) {
             assert!(name.len() <= 15, "{name} has {} characters", name.len());

@@ -41,6 +41,16 @@ pub struct Attachment {
 
 const _: () = assert!(size_of::<Attachment>() == 24);
 
+/// [`Socket::role`] of one that got its port before anything saw what its container receives: that it sends says
+/// little, since it may have received before. What it receives from a peer that it had not sent to says that it serves.
+pub const UNHEARD: u8 = 3;
+
+/// In the map of containers that are heard: the agent was asked to.
+pub const ASKED: u32 = 1;
+
+/// Likewise: what the container receives is seen.
+pub const HEARD: u32 = 2;
+
 /// A socket whose program chose its port.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,7 +63,8 @@ pub struct Socket {
     pub port: u16,
     /// One of the `FAMILY_` constants of [`crate::flow`]; `FAMILY_NONE` while `bind` has not succeeded.
     pub family: u8,
-    /// Zero, or one of the `ROLE_` constants once it has sent or received: what came first decides in the dynamic range.
+    /// Zero or [`UNHEARD`], or one of the `ROLE_` constants once it has sent or received: what came first decides in the
+    /// dynamic range.
     pub role: u8,
     /// 1 once it was connected: it serves its peer alone.
     pub connected: u32,

@@ -1,7 +1,7 @@
 //! The core with its clock ticks and its recording. A live node and a replay go through the same [`Engine::take`], so that
 //! equal observations give equal output.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -235,6 +235,12 @@ impl Engine {
     #[must_use]
     pub const fn other_dynamic_ports(&self) -> &BTreeMap<CgroupId, (u16, u16)> {
         self.state.other_dynamic_ports()
+    }
+
+    /// The containers with UDP servers.
+    #[must_use]
+    pub fn udp_servers(&self) -> BTreeSet<CgroupId> {
+        self.state.udp_servers()
     }
 
     /// The cgroups of all containers that are there.

@@ -148,10 +148,18 @@ impl Node {
             }
         }
         let is_about_ports = matches!(observation.fact, Fact::DynamicPorts { .. });
+        let is_scan = matches!(observation.fact, Fact::Listeners { .. });
         self.engine.take(observation);
-        if is_about_ports && let Some(kernel) = &self.kernel {
+        let Some(kernel) = &self.kernel else {
+            return;
+        };
+        if is_about_ports {
             // Programs tell servers of UDP from clients by it.
             kernel.set_dynamic_ports(self.engine.other_dynamic_ports().clone());
+        }
+        if is_scan {
+            // Of those that were there before the agent no event told.
+            kernel.set_udp_servers(self.engine.udp_servers());
         }
     }
 

@@ -67,8 +67,12 @@ impl Foreign {
 
 /// `BPF_CGROUP_SOCK_OPS` of the kernel's `enum bpf_attach_type`.
 pub const SOCK_OPS: u64 = 3;
+/// `BPF_CGROUP_UDP4_SENDMSG`.
+pub const UDP4_SENDMSG: u64 = 14;
 /// `BPF_CGROUP_UDP4_RECVMSG`.
 pub const UDP4_RECVMSG: u64 = 19;
+/// `BPF_CGROUP_UDP6_RECVMSG`.
+pub const UDP6_RECVMSG: u64 = 20;
 
 /// Ids of the links of a process that hold a program of a type to the cgroup.
 #[must_use]

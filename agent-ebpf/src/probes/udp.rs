@@ -2,12 +2,14 @@
 //!
 //! Hooks, attached to each container's cgroup: `address` (`cgroup/connect4,6`, `sendmsg4,6`, `recvmsg4,6`), `bind`
 //! (`cgroup/bind4,6`, `post_bind4,6`, `sock_release`), and on request `packet` (`cgroup_skb`). They sit in the enforcement
-//! path: each always answers 1, which lets everything pass. TCP leaves each of them first. Kernel: 5.9 (`sock_release`).
+//! path: each always answers 1, which lets everything pass. TCP leaves each of them first. `recvmsg` comes to a container when
+//! one of its programs chooses a port: before that it would tell nothing, and while any cgroup of the node has it, the kernel
+//! locks the socket for every datagram that any program receives. Kernel: 5.9 (`sock_release`).
 //! Fallback: scans find servers outside the dynamic range of ports; no peers.
 //!
 //! Maps: `PLUMB_UDP_OWNER` (storage of each attachment; the agent fills it in), `PLUMB_UDP_FLOWS` (full, or too many of one
 //! container: counted in `PLUMB_UDP_OVER`, which the agent fills in before each attach), `PLUMB_UDP_PAIRS`,
-//! `PLUMB_UDP_SOCKS` (bounded per container by `PLUMB_UDP_QUOTA`) and a ring.
+//! `PLUMB_UDP_SOCKS` (bounded per container by `PLUMB_UDP_QUOTA`), `PLUMB_UDP_HEARD` and a ring.
 
 mod address;
 mod bind;
@@ -27,14 +29,14 @@ use aya_ebpf::maps::{Array, HashMap, RingBuf};
 use plumbline_ebpf::drops::{
     OVERFLOW_MISSING, UDP_EVENTS_FULL, UDP_FLOWS_BUDGET, UDP_FLOWS_FULL, UDP_UNATTRIBUTED,
 };
-use plumbline_ebpf::event::{ListenerRecord, PROTOCOL_UDP};
+use plumbline_ebpf::event::{ListenerRecord, PROTOCOL_UDP, UDP_UNCLEAR};
 use plumbline_ebpf::flow::{
     CONTAINERS_MAX, FAMILY_NONE, FAMILY_V4, FAMILY_V6, FlowKey, OVERFLOW_MAX, ROLE_CLIENT,
     ROLE_SERVER,
 };
 use plumbline_ebpf::udp::{
-    Attachment, Counts, FLOWS_MAX, FLOWS_PER_HOOK, PAIRS, Pair, RING_BYTES, SOCKETS_MAX, Socket,
-    is_dynamic,
+    ASKED, Attachment, Counts, FLOWS_MAX, FLOWS_PER_HOOK, PAIRS, Pair, RING_BYTES, SOCKETS_MAX,
+    Socket, UNHEARD, is_dynamic,
 };
 
 use super::{assembly, drops};
@@ -70,6 +72,10 @@ static PLUMB_UDP_SOCKS: HashMap<u64, Socket> = HashMap::with_max_entries(SOCKETS
 
 #[map]
 static PLUMB_UDP_QUOTA: HashMap<u64, u64> = HashMap::with_max_entries(CONTAINERS_MAX, 0);
+
+#[map]
+static PLUMB_UDP_HEARD: HashMap<u64, u32> =
+    HashMap::with_max_entries(CONTAINERS_MAX, BPF_F_NO_PREALLOC);
 
 #[map]
 static PLUMB_UDP_RING: RingBuf = RingBuf::with_byte_size(RING_BYTES, 0);
@@ -165,15 +171,18 @@ fn role(owner: u64, cookie: u64, port: u16, received: bool) -> Option<u8> {
         };
     };
     // SAFETY: a value of the map.
-    let role = unsafe { read_volatile(addr_of!((*socket).role)) };
-    if role != 0 {
-        return Some(role);
+    let known = unsafe { read_volatile(addr_of!((*socket).role)) };
+    if known != 0 && known != UNHEARD {
+        return Some(known);
     }
     let role = if received || !dynamic(owner, port) {
         ROLE_SERVER
     } else {
         ROLE_CLIENT
     };
+    if known == UNHEARD && role == ROLE_CLIENT {
+        return Some(role);
+    }
     // SAFETY: as above; of two CPUs at once the last decides.
     unsafe { write_volatile(addr_of_mut!((*socket).role), role) };
     Some(role)
@@ -220,6 +229,34 @@ fn tell(kind: u32, cookie: u64, socket: &Socket) {
         at_ns: unsafe { bpf_ktime_get_ns() },
     });
     entry.submit(0);
+}
+
+/// Asks the agent, once, for a look at what the container receives.
+#[inline(always)]
+fn ask(owner: u64) {
+    if PLUMB_UDP_HEARD.get_ptr(owner).is_some() {
+        return;
+    }
+    let Some(mut entry) = PLUMB_UDP_RING.reserve::<ListenerRecord>(0) else {
+        drops::count(UDP_EVENTS_FULL);
+        return;
+    };
+    entry.write(ListenerRecord {
+        kind: UDP_UNCLEAR,
+        port: 0,
+        family: FAMILY_NONE,
+        protocol: PROTOCOL_UDP,
+        address: [assembly::zero(); 4],
+        owner,
+        cookie: 0,
+        // SAFETY: no arguments, no state.
+        at_ns: unsafe { bpf_ktime_get_ns() },
+    });
+    entry.submit(0);
+    // Full: it is asked again.
+    PLUMB_UDP_HEARD
+        .insert(owner, ASKED, u64::from(BPF_NOEXIST))
+        .unwrap_or_default();
 }
 
 /// Adds to the entry of a flow; makes it if it is new; adds to the owner's overflow entry if there is no room.

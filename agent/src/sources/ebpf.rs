@@ -25,7 +25,7 @@ mod tree;
 mod windows;
 mod worker;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
@@ -169,11 +169,20 @@ pub struct Handle {
     stop: Arc<OwnedFd>,
     thread: Option<JoinHandle<()>>,
     stats: Arc<Mutex<Stats>>,
-    ports: Arc<Mutex<Option<Ports>>>,
+    found: Arc<Mutex<Found>>,
 }
 
 /// Ranges of dynamic ports by container.
 type Ports = BTreeMap<CgroupId, (u16, u16)>;
+
+/// What scans of sockets found that programs are to know.
+#[derive(Debug, Default)]
+struct Found {
+    /// Ranges of dynamic ports, when there are new ones.
+    ports: Option<Ports>,
+    /// Containers with UDP servers.
+    serving: BTreeSet<CgroupId>,
+}
 
 /// Loading takes some hundred milliseconds, and a hundred times that on an emulated machine; longer means that it hangs.
 const START_TIMEOUT: Duration = Duration::from_secs(300);
@@ -191,11 +200,11 @@ pub fn spawn(settings: Settings, sink: Sink) -> anyhow::Result<Handle> {
     );
     let stats = Arc::new(Mutex::new(Stats::default()));
     let (ready, started) = sync_channel(1);
-    let ports = Arc::default();
+    let found = Arc::default();
     let of_thread = worker::Shared {
         stop: Arc::clone(&stop),
         stats: Arc::clone(&stats),
-        ports: Arc::clone(&ports),
+        found: Arc::clone(&found),
     };
     let thread = std::thread::Builder::new()
         .name("ebpf".into())
@@ -205,7 +214,7 @@ pub fn spawn(settings: Settings, sink: Sink) -> anyhow::Result<Handle> {
         stop,
         thread: Some(thread),
         stats,
-        ports,
+        found,
     };
     match started.recv_timeout(START_TIMEOUT) {
         Ok(()) => Ok(handle),
@@ -231,7 +240,14 @@ impl Handle {
     /// Says in which containers the kernel gives out other ports by itself than those of [`Settings::ephemeral_ports`]. Programs
     /// know of it within a second.
     pub fn set_dynamic_ports(&self, ports: BTreeMap<CgroupId, (u16, u16)>) {
-        *self.ports.lock().unwrap_or_else(PoisonError::into_inner) = Some(ports);
+        let found = self.found.lock();
+        found.unwrap_or_else(PoisonError::into_inner).ports = Some(ports);
+    }
+
+    /// Says which containers have UDP servers, whether or not an event told so: what they receive is seen within a second.
+    pub fn set_udp_servers(&self, containers: BTreeSet<CgroupId>) {
+        let found = self.found.lock();
+        found.unwrap_or_else(PoisonError::into_inner).serving = containers;
     }
 
     /// Whether the source still works. `false` after its thread panicked or could not wait any more: nothing comes then,

@@ -7,7 +7,7 @@ use std::path::Path;
 
 use plumbline_tests::agent::{get, get_json};
 use plumbline_tests::cgroup;
-use plumbline_tests::foreign::{self, Foreign, SOCK_OPS, UDP4_RECVMSG, links_of};
+use plumbline_tests::foreign::{self, Foreign, SOCK_OPS, UDP4_RECVMSG, UDP4_SENDMSG, links_of};
 use plumbline_tests::skip::without_root;
 use plumbline_tests::traffic::{Endpoint, Plan, Worker};
 use plumbline_tests::wait::{PATIENCE, poll};
@@ -134,7 +134,7 @@ fn a_program_that_was_detached_is_told_of_and_attached_again() {
     scene.finding();
     let container = scene.container.cgroup_id();
     let pid = scene.agent().pid();
-    for (probe, attach_type) in [("tcp", SOCK_OPS), ("udp", UDP4_RECVMSG)] {
+    for (probe, attach_type) in [("tcp", SOCK_OPS), ("udp", UDP4_SENDMSG)] {
         let links = || links_of(pid, container, attach_type);
         let [link] = links()[..] else {
             panic!("{probe}: one link: {:?}", links());
@@ -160,10 +160,12 @@ fn what_the_canary_is_not_told_of_is_said_and_mended() {
     let pid = scene.agent().pid();
     let canary = scene.sandbox.root().join(format!("plumbline-canary-{pid}"));
     let id = fs::metadata(&canary).expect("it has a cgroup").ino();
-    let links = || links_of(pid, id, UDP4_RECVMSG);
-    let [link] = links()[..] else {
-        panic!("one link: {:?}", links());
-    };
+    let links = |of| links_of(pid, of, UDP4_RECVMSG);
+    assert!(links(id).is_empty(), "no container chose a port");
+    let mut server = Worker::ready(scene.container.place(), &Plan::Datagrams).unwrap();
+    server.command("bind server 127.0.0.1:5353").unwrap();
+    let link = poll(4 * PATIENCE, || links(id).first().copied());
+    let link = link.expect("what it receives is tried out from its next round on");
     foreign::detach_link(link).unwrap();
     let reason = broken(&scene.path("socket"), "udp");
     assert!(
@@ -175,6 +177,28 @@ fn what_the_canary_is_not_told_of_is_said_and_mended() {
         (probe(&socket, "udp")?["health"] == "ok").then_some(())
     });
     assert!(well.is_some(), "{:?}", get(&socket, "/status"));
+}
+
+/// Of a UDP server that was there before the agent no event tells, and it need not ever answer.
+#[test]
+fn what_an_older_server_receives_is_seen() {
+    if without_root() {
+        return;
+    }
+    let mut scene = Scene::without_agent(&[]);
+    let mut server = Worker::ready(scene.container.place(), &Plan::Datagrams).unwrap();
+    server.command("bind server 127.0.0.1:5353").unwrap();
+    scene.start(&[]);
+    scene.ready();
+    let (pid, container) = (scene.agent().pid(), scene.container.cgroup_id());
+    let heard = poll(4 * PATIENCE, || {
+        (links_of(pid, container, UDP4_RECVMSG).len() == 1).then_some(())
+    });
+    assert!(
+        heard.is_some(),
+        "{:?}",
+        get(&scene.path("socket"), "/status")
+    );
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! UDP: who is a server, who talks to whom, and on request every datagram and byte, against sockets that the tests drive.
 
 mod attachments;
+mod heard;
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,6 +12,7 @@ use plumbline_core::declared::Transport;
 use plumbline_core::observation::{Fact, FlowCounts, Observation, Role};
 use plumbline_core::snapshot::BindScope;
 use plumbline_ebpf::udp::{FLOWS_MAX, FLOWS_PER_HOOK};
+use plumbline_tests::foreign::{UDP4_RECVMSG, UDP6_RECVMSG, links_of};
 use plumbline_tests::pods::Container;
 use plumbline_tests::scale::{Tier, scale};
 use plumbline_tests::traffic::{Lanes, Plan, Tally, Worker};
@@ -62,6 +64,18 @@ fn expect_servers(
     assert!(met.is_some(), "{what}: {last:?} and not {wanted:?}");
 }
 
+/// Whether programs see what a container receives.
+fn is_heard(container: &Container) -> bool {
+    let links = |hook| links_of(std::process::id(), container.cgroup_id(), hook).len();
+    [UDP4_RECVMSG, UDP6_RECVMSG].map(links) == [1, 1]
+}
+
+/// Waits until they do: they come when a program has chosen a port.
+fn expect_heard(container: &Container) {
+    let heard = poll(SIGHT, || is_heard(container).then_some(()));
+    assert!(heard.is_some(), "{} is not heard", container.name());
+}
+
 /// Waits until the flows of a container are these, by associations.
 fn expect_peers(observer: &Observer, container: &Container, wanted: &[(Flow, u64)]) {
     let wanted: BTreeMap<Flow, u64> = wanted.iter().copied().collect();
@@ -96,6 +110,7 @@ fn peers_have_roles_by_the_state_of_sockets() {
     serving.tell("bind six [::]:5301");
     // In the dynamic range, and asked before it sends: a server all the same.
     serving.tell("bind high 0.0.0.0:45300");
+    expect_heard(&server);
     for (socket, version, to) in [
         ("a", 4, format!("{v4}:5300")),
         ("b", 6, format!("[::ffff:{v4}]:5300")),
@@ -182,6 +197,7 @@ fn servers_are_told_from_clients() {
     here.tell("bind twin2 0.0.0.0:5396 reuse");
     here.tell("bind high 0.0.0.0:45391");
     here.tell("bind higher 0.0.0.0:61000");
+    expect_heard(&container);
     use BindScope::{Any, Loopback, Pod};
     let quiet = [
         (53, 1, Any),
@@ -229,6 +245,10 @@ fn scans_find_servers_that_were_there_before() {
     );
     let view = observer.seen().container(&container).unwrap();
     assert!(view.listeners[0].pre_existing && !view.listeners[0].holders.is_empty());
+    // As the loop does.
+    let serving = observer.seen().state.udp_servers();
+    observer.kernel.set_udp_servers(serving);
+    expect_heard(&container);
     // Of an old socket nobody knows who chose its port: outside the dynamic range a program did.
     let mut there = Talker::new(&other);
     there.tell("open asking 6");
@@ -256,6 +276,7 @@ fn datagrams_and_bytes_are_exact_on_request() {
     let (mut serving, mut talking) = (Talker::new(&server), Talker::new(&client));
     serving.tell("bind echo [::]:5320");
     serving.tell("bind mute 0.0.0.0:45320");
+    expect_heard(&server);
     // Nothing, one byte, one frame, and what is sent in fragments.
     let sizes = [0, 1, 1_400, 9_000, 60_000];
     let (mut sent, mut packets) = (0, 0);
@@ -354,6 +375,7 @@ fn a_flood_from_random_ports_is_bounded_and_harms_nobody() {
     });
     // What the other does meanwhile is seen in full.
     quiet.tell("bind server 0.0.0.0:5330");
+    expect_heard(&other);
     let mut wanted = Vec::new();
     for n in 0..50_u16 {
         // Ports of its own: of two random ones that are the same the server has one peer.

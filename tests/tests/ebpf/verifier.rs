@@ -197,7 +197,8 @@ fn every_program_is_verified_with_room_to_spare() {
     if let Some(folder) = &folder {
         fs::write(folder.join("instructions.tsv"), told.concat()).unwrap();
     }
-    let of_udp = names::UDP_ADDRESS.iter().chain(&names::UDP_PACKET);
+    let of_udp = names::UDP_ADDRESS.iter().chain(&names::UDP_RECEIVE);
+    let of_udp = of_udp.chain(&names::UDP_PACKET);
     let of_udp = of_udp.map(|(name, _)| *name).chain(names::UDP_SOCKET);
     for name in names::PROGRAMS.into_iter().chain(of_udp) {
         let (count, limit) = counts.get(name).copied().expect("every program is tried");

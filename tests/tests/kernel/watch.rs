@@ -171,7 +171,10 @@ impl Stopped {
             .collect();
         assert_eq!(
             ours.len(),
-            names::PROGRAMS.len() + names::UDP_ADDRESS.len() + names::UDP_SOCKET.len(),
+            names::PROGRAMS.len()
+                + names::UDP_ADDRESS.len()
+                + names::UDP_RECEIVE.len()
+                + names::UDP_SOCKET.len(),
             "{:?}",
             self.stats.programs
         );

@@ -1,6 +1,7 @@
 //! Peers, from the hooks that see addresses: `connect` of a socket, `sendmsg` to an address, `recvmsg` that asks for one.
 //!
-//! Not seen: `send` and `recv` of a connected socket (its `connect` is), `recv` without an address.
+//! Not seen: `send` and `recv` of a connected socket (its `connect` is), `recv` without an address, and what a container
+//! receives before one of its programs chose a port or sent to a port of the dynamic range.
 
 use core::ptr::{addr_of_mut, write_volatile};
 
@@ -12,7 +13,9 @@ use plumbline_ebpf::event::LISTENER_CLOSED;
 use plumbline_ebpf::flow::{ROLE_CLIENT, ROLE_SERVER};
 use plumbline_ebpf::udp::Counts;
 
-use super::{Address, UDP, attachment, bound, field, met, record, role, tell, v4, v6};
+use super::{
+    Address, UDP, ask, attachment, bound, dynamic, field, met, record, role, tell, v4, v6,
+};
 
 /// One association.
 const ONE: Counts = Counts {
@@ -148,6 +151,10 @@ fn exchanged(ctx: *mut bpf_sock_addr, peer: &Address, received: bool) {
     let server_port = if role == ROLE_SERVER {
         local_port
     } else {
+        // To a port that the kernel gives out: the answer of a server whose own port the kernel gave out looks the same.
+        if !received && dynamic(attachment.1, port) {
+            ask(attachment.1);
+        }
         port
     };
     record(attachment, role, peer, server_port, &ONE);

@@ -9,11 +9,11 @@ use aya_ebpf::programs::{SockAddrContext, SockContext};
 use plumbline_ebpf::drops::{UDP_SOCKETS_BUDGET, UDP_SOCKETS_FULL};
 use plumbline_ebpf::event::{LISTENER_CLOSED, LISTENER_OPENED};
 use plumbline_ebpf::flow::FAMILY_NONE;
-use plumbline_ebpf::udp::{SOCKETS_PER_OWNER, Socket};
+use plumbline_ebpf::udp::{HEARD, SOCKETS_PER_OWNER, Socket, UNHEARD};
 
 use super::{
-    Address, PLUMB_UDP_QUOTA, PLUMB_UDP_SOCKS, UDP, assembly, attachment, drops, field, refuse,
-    tell, v4, v6,
+    Address, PLUMB_UDP_HEARD, PLUMB_UDP_QUOTA, PLUMB_UDP_SOCKS, UDP, assembly, attachment, drops,
+    field, refuse, tell, v4, v6,
 };
 
 /// A program asks for a port; TCP leaves at once.
@@ -96,12 +96,16 @@ fn asked(ctx: *mut bpf_sock_addr) {
         return;
     }
     let zero = assembly::zero();
+    let heard = PLUMB_UDP_HEARD.get_ptr(owner).is_some_and(|state| {
+        // SAFETY: a value of the map.
+        unsafe { read_volatile(state) == HEARD }
+    });
     let socket = Socket {
         owner,
         address: [zero; 4],
         port: 0,
         family: FAMILY_NONE,
-        role: 0,
+        role: if heard { 0 } else { UNHEARD },
         connected: zero,
     };
     let Some(used) = PLUMB_UDP_QUOTA.get_ptr_mut(owner) else {
@@ -109,16 +113,20 @@ fn asked(ctx: *mut bpf_sock_addr) {
         refuse(attachment);
         return;
     };
+    // Counted before it is looked at: CPUs that bind at once may refuse each other the last places, and never take more.
+    // SAFETY: an aligned u64 in a map's value.
+    unsafe { assembly::add_atomic(used, 1) };
     // SAFETY: a value of the map.
-    if unsafe { read_volatile(used) } >= SOCKETS_PER_OWNER {
+    if unsafe { read_volatile(used) } > SOCKETS_PER_OWNER {
         drops::count(UDP_SOCKETS_BUDGET);
         refuse(attachment);
     } else if PLUMB_UDP_SOCKS.insert(cookie, socket, 0).is_ok() {
-        // SAFETY: an aligned u64 in a map's value.
-        unsafe { assembly::add_atomic(used, 1) };
+        return;
     } else {
         drops::count(UDP_SOCKETS_FULL);
     }
+    // SAFETY: as above. Adds minus one.
+    unsafe { assembly::add_atomic(used, u64::MAX) };
 }
 
 #[inline(always)]

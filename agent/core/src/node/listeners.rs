@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use crate::attribution::is_of_kubelet;
 use crate::id::CgroupId;
-use crate::node::NodeState;
+use crate::node::{Container, NodeState};
 use crate::observation::{DynamicPortsRow, ListenerEvent, ListenerRow, ScanScope};
 use crate::observed::host;
 use crate::observed::listeners::{Reach, Scanned, is_dynamic_udp};
@@ -45,6 +45,16 @@ impl NodeState {
     #[must_use]
     pub const fn other_dynamic_ports(&self) -> &BTreeMap<CgroupId, (u16, u16)> {
         &self.dynamic_ports
+    }
+
+    /// Containers with a UDP server, of which an event or a scan told.
+    #[must_use]
+    pub fn udp_servers(&self) -> BTreeSet<CgroupId> {
+        let serves = |(id, container): (&CgroupId, &Container)| {
+            let serves = container.listeners.has_udp_server(self.dynamic_ports(*id));
+            (serves && container.gone.is_none()).then_some(*id)
+        };
+        self.containers.iter().filter_map(serves).collect()
     }
 
     /// Sorts the rows of a scan to containers and replaces their tables.

@@ -139,6 +139,14 @@ impl Listeners {
         table.is_some_and(|table| table.contains(address, port))
     }
 
+    /// Whether a UDP socket has a port that a program chose, as far as the port tells.
+    #[must_use]
+    pub fn has_udp_server(&self, dynamic: (u16, u16)) -> bool {
+        let udp = self.tables.get(&Transport::Udp);
+        let mut ports = udp.into_iter().flat_map(|table| table.rows.keys());
+        ports.any(|(port, _)| !is_dynamic_udp(Transport::Udp, *port, dynamic))
+    }
+
     /// Forgets everything: the container is gone.
     pub fn clear(&mut self) {
         *self = Self::default();

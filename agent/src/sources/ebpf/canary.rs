@@ -48,6 +48,8 @@ pub(super) struct Seen {
     pub(super) unbound: bool,
     pub(super) udp_client: u64,
     pub(super) udp_server: u64,
+    /// Whether what is received could be seen.
+    pub(super) hears: bool,
     pub(super) made: bool,
     pub(super) removed: bool,
     pub(super) cpu_us: u64,
@@ -87,7 +89,10 @@ impl Seen {
             UDP => &[
                 (self.bound, "the port that a socket chose"),
                 (self.udp_client > 0, "the datagram that was sent"),
-                (self.udp_server > 0, "the datagram that was received"),
+                (
+                    self.udp_server > 0 || !self.hears,
+                    "the datagram that was received",
+                ),
                 (self.unbound, "that the socket was closed"),
             ],
             CPU_WINDOWS => &[(
@@ -233,8 +238,8 @@ impl Canary {
         Ok((before != now).then_some(before))
     }
 
-    /// Begins a round.
-    pub(super) fn begin(&mut self, now: Timestamp) {
+    /// Begins a round; `hears`: whether what it receives of UDP can be seen.
+    pub(super) fn begin(&mut self, now: Timestamp, hears: bool) {
         let directory = self.directory.clone();
         let thread = std::thread::Builder::new()
             .name("canary".into())
@@ -247,7 +252,10 @@ impl Canary {
             begun: now,
             thread,
             done,
-            seen: Seen::default(),
+            seen: Seen {
+                hears,
+                ..Seen::default()
+            },
         });
     }
 

@@ -17,6 +17,8 @@ use crate::sources::cgroups::CgroupRoot;
 pub(super) enum Happening {
     /// To be told as it is.
     Listener(Timestamp, Fact),
+    /// The roles of a container's UDP sockets are not clear.
+    UnclearRoles(CgroupId),
     /// A directory below the root was announced, in one of the hierarchies.
     Made(String),
     /// A directory below the root was removed, in one of the hierarchies.
@@ -54,6 +56,7 @@ impl Happening {
                 };
                 Self::Listener(Timestamp(at_ns), fact)
             }
+            Event::Unclear { owner } => Self::UnclearRoles(CgroupId(owner)),
             Event::Cgroup { path: None, .. } => Self::Unclear,
             Event::Cgroup { .. } if root.kernel_path.is_none() => Self::Unclear,
             Event::Cgroup {

@@ -64,7 +64,9 @@ pub(super) fn take<T: TryFrom<Map, Error = MapError>>(
 
 #[cfg(all(test, not(plumbline_no_ebpf)))]
 mod tests {
-    use plumbline_ebpf::names::{MAPS, PROGRAMS, UDP_ADDRESS, UDP_MAPS, UDP_PACKET, UDP_SOCKET};
+    use plumbline_ebpf::names::{
+        MAPS, PROGRAMS, UDP_ADDRESS, UDP_MAPS, UDP_PACKET, UDP_RECEIVE, UDP_SOCKET,
+    };
 
     use super::{bytes, datagrams};
 
@@ -72,6 +74,7 @@ mod tests {
     fn the_object_has_every_name_of_the_abi() {
         let of_udp = UDP_ADDRESS
             .iter()
+            .chain(&UDP_RECEIVE)
             .chain(&UDP_PACKET)
             .map(|(name, _)| *name)
             .chain(UDP_SOCKET)

@@ -5,6 +5,7 @@ use std::io;
 
 use anyhow::{Context as _, anyhow};
 use aya::maps::{MapData, PerCpuArray, RingBuf};
+use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{Health, ProbeStatus};
 use plumbline_ebpf::{flow, names, udp};
 
@@ -42,6 +43,8 @@ pub(super) struct Udp {
     pub(super) drops: PerCpuArray<MapData, u64>,
     /// Containers whose attachment was refused.
     pub(super) refused: u64,
+    /// Those in which a program chose a port, or it is not clear who serves: what they receive is to be seen.
+    pub(super) serving: BTreeSet<CgroupId>,
 }
 
 impl Udp {
@@ -54,6 +57,7 @@ impl Udp {
             drops: datagrams.map(names::DROPS)?,
             datagrams,
             refused: 0,
+            serving: BTreeSet::new(),
         })
     }
 }

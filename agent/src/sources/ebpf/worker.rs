@@ -34,7 +34,7 @@ use super::plan::{Wanted, plan};
 use super::probes::Probes;
 use super::report::Reporter;
 use super::tree::{Retries, Tree, is_container, is_in_container};
-use super::{Ports, Settings, Stats, support};
+use super::{Found, Settings, Stats, support};
 use crate::clock;
 use crate::sources::Sink;
 
@@ -50,8 +50,8 @@ pub(super) struct Shared {
     pub(super) stop: Arc<OwnedFd>,
     /// Figures as of the last tick.
     pub(super) stats: Arc<Mutex<Stats>>,
-    /// Ranges of dynamic ports, when there are new ones.
-    pub(super) ports: Arc<Mutex<Option<Ports>>>,
+    /// What scans found since the last tick.
+    pub(super) found: Arc<Mutex<Found>>,
 }
 
 /// Runs until it is told to stop. Tells `ready` when everything that was there has its program.
@@ -275,7 +275,7 @@ impl Worker {
             Happening::Made(path) => self.appeared(path, 0),
             Happening::Removed(path) => self.disappeared(&path),
             Happening::Unclear => self.hasten_rescan(),
-            Happening::Elsewhere => {}
+            Happening::Elsewhere | Happening::UnclearRoles(_) => {}
         }
     }
 
@@ -384,10 +384,9 @@ impl Worker {
         self.read_windows();
         let stats = &shared.stats;
         *stats.lock().unwrap_or_else(PoisonError::into_inner) = self.probes.stats();
-        let ports = shared.ports.lock();
-        if let Some(ports) = ports.unwrap_or_else(PoisonError::into_inner).take() {
-            self.set_dynamic_ports(ports);
-        }
+        let found = shared.found.lock();
+        let found = std::mem::take(&mut *found.unwrap_or_else(PoisonError::into_inner));
+        self.take_found(found);
         self.tend_canary(now);
         for status in self.probes.statuses() {
             self.reporter.probe(&self.judged(status));

@@ -259,3 +259,20 @@ fn trap_9_a_udp_socket_of_the_dynamic_range_must_have_been_asked() {
     assert_eq!(seen(&[]), [53, 32_767, 61_000]);
     assert_eq!(seen(&[40_000]), [53, 32_767, 40_000, 61_000]);
 }
+
+#[test]
+fn a_udp_server_has_a_port_that_the_kernel_does_not_give_out() {
+    let dynamic = (32_768, 60_999);
+    let any = ip("0.0.0.0");
+    let mut listeners = Listeners::default();
+    for (transport, port, serves) in [
+        (Transport::Tcp, 53, false),
+        (Transport::Udp, 40_000, false),
+        (Transport::Udp, 53, true),
+    ] {
+        listeners.opened((transport, port, any), Timestamp(1));
+        assert_eq!(listeners.has_udp_server(dynamic), serves, "{port}");
+    }
+    listeners.closed((Transport::Udp, 53, any), Timestamp(2));
+    assert!(!listeners.has_udp_server(dynamic));
+}

@@ -45,6 +45,7 @@ fn everything() -> Seen {
         unbound: true,
         udp_client: counts.connections,
         udp_server: counts.connections,
+        hears: true,
         made: true,
         removed: true,
         cpu_us: u64::try_from(super::BURN.as_micros()).unwrap(),
@@ -147,6 +148,21 @@ fn a_probe_is_judged_by_what_is_its_own() {
             round(&mut canary, START, Ok(()), blind.clone());
             assert_eq!(canary.judge(&ALL, START), broken);
         }
+    }
+}
+
+/// No container chose a port: then nobody looks at what is received, the canary's neither.
+#[test]
+fn what_could_not_be_heard_is_not_missed() {
+    let mut canary = canary();
+    let deaf = Seen {
+        udp_server: 0,
+        hears: false,
+        ..everything()
+    };
+    for _ in 0..3 {
+        round(&mut canary, START, Ok(()), deaf.clone());
+        assert!(canary.judge(&ALL, START).is_empty());
     }
 }
 

@@ -1,6 +1,7 @@
 //! The part of the seam that is UDP's: an object of its own, so that what a kernel lacks of it costs UDP only.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
 use std::path::Path;
 
 use anyhow::{Context as _, anyhow};
@@ -16,10 +17,13 @@ use aya::programs::links::{FdLink, LinkError};
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, CgroupSock, CgroupSockAddr};
 use plumbline_core::id::CgroupId;
 use plumbline_ebpf::names;
-use plumbline_ebpf::udp::{Attachment, Socket, range};
+use plumbline_ebpf::udp::{Attachment, HEARD, Socket, range};
 
 use super::{AttachError, ProgramStats, ids_of, is_among, open_cgroup, program, refused, stats_of};
 use crate::sources::ebpf::{Ports, object};
+
+/// Single is flags 0, the only mode in which links of several agents live side by side.
+const MODE: CgroupAttachMode = CgroupAttachMode::Single;
 
 /// Cgroups without programs that are remembered until their sockets are out of the table. Full: the program sees to it that
 /// no quota falls below zero.
@@ -37,9 +41,12 @@ pub(in crate::sources::ebpf) struct Datagrams {
     quota: HashMap<MapData, u64, u64>,
     sockets: HashMap<MapData, u64, Socket>,
     ranges: HashMap<MapData, u64, u32>,
+    heard: HashMap<MapData, u64, u32>,
     /// What is in that map.
     known_ranges: Ports,
     links: BTreeMap<CgroupId, Vec<FdLink>>,
+    /// Attachments that see what is received, of those containers that have them.
+    hearing: BTreeMap<CgroupId, Vec<FdLink>>,
     /// Cgroups that lost their programs, or got only some of them, and of which sockets may still be in the table: their quota
     /// must not begin anew before those are out, or it would fall below zero when they close.
     stale: BTreeSet<CgroupId>,
@@ -53,7 +60,7 @@ impl Datagrams {
         (first, last): (u16, u16),
     ) -> anyhow::Result<Self> {
         let mut ebpf = object::load_datagrams()?;
-        for (name, _) in names::UDP_ADDRESS {
+        for (name, _) in names::UDP_ADDRESS.into_iter().chain(names::UDP_RECEIVE) {
             let address: &mut CgroupSockAddr = program(&mut ebpf, name)?;
             address.load().map_err(|error| refused(name, error))?;
         }
@@ -76,9 +83,11 @@ impl Datagrams {
             quota: object::take(&mut ebpf, names::UDP_QUOTA)?,
             sockets: object::take(&mut ebpf, names::UDP_SOCKETS)?,
             ranges: object::take(&mut ebpf, names::UDP_RANGES)?,
+            heard: object::take(&mut ebpf, names::UDP_HEARD)?,
             known_ranges: Ports::new(),
             ebpf,
             links: BTreeMap::new(),
+            hearing: BTreeMap::new(),
             stale: BTreeSet::new(),
             packets,
         })
@@ -117,24 +126,74 @@ impl Datagrams {
         Ok(())
     }
 
+    /// Attaches the programs that see what a container receives, if it has the others. Once more is nothing.
+    pub(in crate::sources::ebpf) fn hear(
+        &mut self,
+        cgroup: CgroupId,
+        directory: &Path,
+    ) -> Result<(), AttachError> {
+        if self.hears(cgroup) || !self.links.contains_key(&cgroup) {
+            return Ok(());
+        }
+        let directory = open_cgroup(cgroup, directory)?;
+        let mut links = Vec::new();
+        for hook in names::UDP_RECEIVE {
+            links.push(self.attach_address(cgroup, &directory, hook)?);
+        }
+        self.heard
+            .insert(cgroup.0, HEARD, 0)
+            .map_err(|error| AttachError::from(&anyhow!(error)))?;
+        self.hearing.insert(cgroup, links);
+        Ok(())
+    }
+
+    /// Whether it is seen what a container receives.
+    pub(in crate::sources::ebpf) fn hears(&self, cgroup: CgroupId) -> bool {
+        self.hearing.contains_key(&cgroup)
+    }
+
+    /// The containers of which it is seen.
+    pub(in crate::sources::ebpf) fn heard(&self) -> impl Iterator<Item = CgroupId> {
+        self.hearing.keys().copied()
+    }
+
+    /// Takes those programs off a container's cgroup.
+    pub(in crate::sources::ebpf) fn hear_no_more(&mut self, cgroup: CgroupId) {
+        self.hearing.remove(&cgroup);
+        match self.heard.remove(&cgroup.0) {
+            Ok(()) | Err(MapError::KeyNotFound) => {}
+            Err(error) => {
+                tracing::debug!(cgroup = cgroup.0, error = %error, "that a container is heard cannot be taken back");
+            }
+        }
+    }
+
+    fn attach_address(
+        &mut self,
+        cgroup: CgroupId,
+        directory: &File,
+        (name, attach_type): (&str, u32),
+    ) -> Result<FdLink, AttachError> {
+        let address: &mut CgroupSockAddr = program(&mut self.ebpf, name)?;
+        let link = address.attach(directory, MODE)?;
+        let link = kept(address.take_link(link)?)?;
+        self.own(cgroup, attach_type)?;
+        Ok(link)
+    }
+
     fn attach_all(
         &mut self,
         cgroup: CgroupId,
-        directory: &std::fs::File,
+        directory: &File,
     ) -> Result<Vec<FdLink>, AttachError> {
-        // Single is flags 0, the only mode in which links of several agents live side by side.
-        const MODE: CgroupAttachMode = CgroupAttachMode::Single;
         let mut links = Vec::new();
         for name in names::UDP_SOCKET {
             let socket: &mut CgroupSock = program(&mut self.ebpf, name)?;
             let link = socket.attach(directory, MODE)?;
             links.push(kept(socket.take_link(link)?)?);
         }
-        for (name, attach_type) in names::UDP_ADDRESS {
-            let address: &mut CgroupSockAddr = program(&mut self.ebpf, name)?;
-            let link = address.attach(directory, MODE)?;
-            links.push(kept(address.take_link(link)?)?);
-            self.own(cgroup, attach_type)?;
+        for hook in names::UDP_ADDRESS {
+            links.push(self.attach_address(cgroup, directory, hook)?);
         }
         if self.packets {
             for (name, attach_type) in names::UDP_PACKET {
@@ -172,6 +231,7 @@ impl Datagrams {
     }
 
     fn forget(&mut self, cgroup: CgroupId) {
+        self.hear_no_more(cgroup);
         if self.stale.len() < STALE_MAX {
             self.stale.insert(cgroup);
         }
@@ -183,8 +243,12 @@ impl Datagrams {
     /// Containers of which someone else detached a program, as [`super::Keeper::detached`].
     pub(in crate::sources::ebpf) fn detached(&self, idle: &BTreeSet<u32>) -> Vec<CgroupId> {
         let lost = |links: &[FdLink]| links.iter().any(|link| is_among(idle, link));
-        let detached = self.links.iter().filter(|(_, links)| lost(links));
-        detached.map(|(cgroup, _)| *cgroup).collect()
+        let all = self.links.iter().chain(&self.hearing);
+        let detached: BTreeSet<CgroupId> = all
+            .filter(|(_, links)| lost(links))
+            .map(|(cgroup, _)| *cgroup)
+            .collect();
+        detached.into_iter().collect()
     }
 
     /// Ids of our programs.
@@ -196,7 +260,8 @@ impl Datagrams {
     /// whose end is told. Reads every attachment's storage, so that it is worth calling only when a counter has moved.
     pub(in crate::sources::ebpf) fn refusals(&self) -> Vec<(CgroupId, u64, u64)> {
         let packets = names::UDP_PACKET.iter().filter(|_| self.packets);
-        let hooks: Vec<_> = names::UDP_ADDRESS.iter().chain(packets).collect();
+        let addresses = names::UDP_ADDRESS.iter().chain(&names::UDP_RECEIVE);
+        let hooks: Vec<_> = addresses.chain(packets).collect();
         let of = |cgroup: &CgroupId| {
             let (mut flows, mut sockets) = (0, 0);
             for (name, attach_type) in &hooks {
@@ -214,6 +279,11 @@ impl Datagrams {
         let all = self.links.keys().map(of);
         all.filter(|(_, flows, sockets)| flows + sockets > 0)
             .collect()
+    }
+
+    /// Whether a container has programs.
+    pub(in crate::sources::ebpf) fn is_attached(&self, cgroup: CgroupId) -> bool {
+        self.links.contains_key(&cgroup)
     }
 
     /// Containers with programs.

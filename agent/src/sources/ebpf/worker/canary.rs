@@ -70,7 +70,7 @@ impl Worker {
             }
             self.retire_udp(before);
         }
-        self.begin_udp_canary(cgroup, &directory);
+        let hears = self.begin_udp_canary(cgroup, &directory);
         if let (Some(keeper), Some(flows)) = (&mut self.probes.keeper, &mut self.probes.flows) {
             flows.set_canary(cgroup);
             // What it did before is no proof.
@@ -88,7 +88,7 @@ impl Worker {
             windows.admit(cgroup);
         }
         if let Some(canary) = &mut self.canary {
-            canary.begin(now);
+            canary.begin(now, hears);
         }
     }
 
@@ -155,7 +155,9 @@ impl Worker {
                     .into_iter()
                     .for_each(|seen| seen.removed = true);
             }
+            Happening::UnclearRoles(cgroup) if *cgroup == id => {}
             Happening::Listener(..)
+            | Happening::UnclearRoles(_)
             | Happening::Made(_)
             | Happening::Removed(_)
             | Happening::Unclear

@@ -8,11 +8,11 @@ use plumbline_ebpf::drops::{REASONS, UDP_FLOWS_BUDGET, UDP_FLOWS_FULL};
 use plumbline_ebpf::event::Event;
 use plumbline_ebpf::udp::SOCKETS_MAX;
 
-use super::super::Ports;
 use super::super::canary::Canary;
 use super::super::happening::Happening;
 use super::super::keeper::AttachError;
 use super::super::plan::{self, UDP};
+use super::super::{Found, Ports};
 use super::{BATCH, Worker};
 use crate::clock;
 
@@ -29,8 +29,12 @@ impl Worker {
             match happening {
                 Some(happening) if self.is_of_canary(&happening) => {}
                 Some(Happening::Listener(at, fact)) => {
+                    if let Fact::ListenerOpened(event) = &fact {
+                        self.serve_udp(event.owner);
+                    }
                     self.delivered.datagrams += u64::from(self.sink.send(at, fact));
                 }
+                Some(Happening::UnclearRoles(cgroup)) => self.serve_udp(cgroup),
                 Some(_) => self.undecodable += 1,
                 None => self.undecodable += 1,
             }
@@ -48,12 +52,45 @@ impl Worker {
             Err(error) => Err(AttachError::Refused(error.to_string())),
         };
         if let Err(error) = attached {
-            if let AttachError::Refused(reason) = error {
-                udp.refused += 1;
-                tracing::warn!(path, reason = %reason, "a container has no programs for UDP");
-                self.probes.udp_status = plan::broken(UDP, &format!("attach to {path}: {reason}"));
-            }
+            self.refused_udp(path, error);
             self.retire_udp(cgroup);
+        } else if udp.serving.contains(&cgroup) {
+            self.hear(cgroup, path);
+        }
+    }
+
+    /// A program of a container chose a port, or it is not clear who serves: from now on it is seen what the container receives.
+    pub(super) fn serve_udp(&mut self, cgroup: CgroupId) {
+        let Some(udp) = &mut self.probes.udp else {
+            return;
+        };
+        // Resolvers choose a port for each question: no second look at what is known.
+        if udp.datagrams.is_attached(cgroup)
+            && udp.serving.insert(cgroup)
+            && let Some(path) = self.containers.path(cgroup).map(str::to_owned)
+        {
+            self.hear(cgroup, &path);
+        }
+    }
+
+    fn hear(&mut self, cgroup: CgroupId, path: &str) {
+        let Some(udp) = &mut self.probes.udp else {
+            return;
+        };
+        let directory = self.settings.cgroup_root.directory_of(path);
+        if let Err(error) = udp.datagrams.hear(cgroup, &directory) {
+            self.refused_udp(path, error);
+        }
+    }
+
+    /// A container that is gone meanwhile is no trouble.
+    fn refused_udp(&mut self, path: &str, error: AttachError) {
+        if let AttachError::Refused(reason) = error
+            && let Some(udp) = &mut self.probes.udp
+        {
+            udp.refused += 1;
+            tracing::warn!(path, reason = %reason, "a container lacks programs for UDP");
+            self.probes.udp_status = plan::broken(UDP, &format!("attach to {path}: {reason}"));
         }
     }
 
@@ -62,11 +99,15 @@ impl Worker {
         let Some(udp) = &mut self.probes.udp else {
             return;
         };
-        let attached = udp.datagrams.attached();
         udp.refused = 0;
         for (cgroup, path) in self.containers.all() {
-            if !attached.contains(&cgroup) {
+            let Some(udp) = &self.probes.udp else {
+                return;
+            };
+            if !udp.datagrams.is_attached(cgroup) {
                 self.attach_udp(cgroup, &path);
+            } else if udp.serving.contains(&cgroup) {
+                self.hear(cgroup, &path);
             }
         }
         let Some(udp) = &mut self.probes.udp else {
@@ -94,16 +135,18 @@ impl Worker {
             if !self.containers.keeps(cgroup) && canary != Some(cgroup) {
                 if let Some(udp) = &mut self.probes.udp {
                     udp.datagrams.detach(cgroup);
+                    udp.serving.remove(&cgroup);
                 }
                 self.retire_udp(cgroup);
             }
         }
     }
 
-    /// Gives the canary's cgroup what a container's gets.
-    pub(super) fn begin_udp_canary(&mut self, cgroup: CgroupId, directory: &Path) {
+    /// Gives the canary's cgroup what a container's gets. Returns whether that sees what is received: it does where some
+    /// container is heard, since the canary alone would have the kernel lock every socket of the node for it.
+    pub(super) fn begin_udp_canary(&mut self, cgroup: CgroupId, directory: &Path) -> bool {
         let Some(udp) = &mut self.probes.udp else {
-            return;
+            return false;
         };
         udp.flows.set_canary(cgroup);
         // What it did before is no proof.
@@ -113,13 +156,33 @@ impl Worker {
             let attached = udp.datagrams.attach(cgroup, directory);
             attached.map_err(|error| error.to_string())
         });
+        let hears = udp.datagrams.heard().any(|heard| heard != cgroup);
+        let attached = attached.and_then(|()| {
+            if !hears {
+                udp.datagrams.hear_no_more(cgroup);
+                return Ok(());
+            }
+            let heard = udp.datagrams.hear(cgroup, directory);
+            heard.map_err(|error| error.to_string())
+        });
         if let Err(error) = attached {
             tracing::warn!(error, "the canary has no programs for UDP");
+        }
+        hears
+    }
+
+    /// What scans found out.
+    pub(super) fn take_found(&mut self, found: Found) {
+        if let Some(ports) = found.ports {
+            self.set_dynamic_ports(ports);
+        }
+        for cgroup in found.serving {
+            self.serve_udp(cgroup);
         }
     }
 
     /// In which containers the kernel gives out other ports by itself.
-    pub(super) fn set_dynamic_ports(&mut self, ports: Ports) {
+    fn set_dynamic_ports(&mut self, ports: Ports) {
         if let Some(udp) = &mut self.probes.udp
             && let Err(error) = udp.datagrams.set_ranges(ports)
         {
