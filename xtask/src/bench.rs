@@ -148,7 +148,7 @@ impl Arguments {
             repetitions: self.reps.unwrap_or(usual(3, 10)),
             seconds: self.seconds.unwrap_or(usual(1, 5)),
             round_trips: usual(20_000, 100_000).into(),
-            datagrams: usual(20_000, 100_000).into(),
+            datagrams: usual(20_000, 60_000).into(),
             settle_seconds: usual(1, 3),
             seed: self.seed,
             binary,

@@ -56,7 +56,7 @@ use crate::sources::cgroups::CgroupRoot;
 )]
 #[serde(rename_all = "lowercase")]
 pub enum UdpMode {
-    /// Servers and peers, from `bind`, `connect`, `sendmsg` and `recvmsg`.
+    /// Servers and peers, from `bind`, `connect`, `sendmsg`, and `recvmsg` of containers in which a program chose a port.
     #[default]
     Peers,
     /// Also datagrams and bytes per peer: a program sees every packet, those of TCP too.

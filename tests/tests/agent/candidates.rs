@@ -1,14 +1,15 @@
 //! Policies that are not in force, beside real traffic.
 
 use std::fs;
-use std::process::{Command, Stdio};
+use std::net::{IpAddr, Ipv4Addr};
 
 use plumbline_tests::agent::get_json;
 use plumbline_tests::skip::without_root;
+use plumbline_tests::traffic::{Lanes, Plan, Tally, Worker};
 use plumbline_tests::wait::{PATIENCE, poll};
 use serde_json::{Value, json};
 
-use super::{DECLARED, Scene};
+use super::Scene;
 
 /// Nobody may reach the pods of the namespace.
 const DENY_ALL: &str = "apiVersion: networking.k8s.io/v1
@@ -17,11 +18,12 @@ metadata: {name: deny-all, namespace: shop}
 spec: {podSelector: {}, policyTypes: [Ingress]}
 ";
 
-fn address_of(dump: &Value, pod: &str) -> String {
+fn address_of(dump: &Value, pod: &str) -> IpAddr {
     let mut items = dump["items"].as_array().into_iter().flatten();
     let found = items.find(|item| item["metadata"]["name"] == pod);
     let address = found.and_then(|pod| pod["status"]["podIP"].as_str());
-    address.expect("the pod has an address").to_owned()
+    let address = address.expect("the pod has an address");
+    address.parse().expect("it is one")
 }
 
 #[test]
@@ -46,10 +48,25 @@ fn what_a_candidate_policy_would_deny_is_told_and_passes() {
     scene.start(&[]);
     scene.ready();
     let server = address_of(&scene.sandbox.dump(), "web-0");
-    let mut connect = Command::new("bash");
-    connect.args(["-c", &format!("exec 3<>/dev/tcp/{server}/{DECLARED}")]);
-    let passed = client.spawn(connect.stdin(Stdio::null())).unwrap().wait();
-    assert!(passed.unwrap().success(), "nothing is blocked");
+    let lanes = |address: IpAddr| Lanes {
+        addresses: vec![address],
+        first_port: 8_081,
+        lanes: 1,
+        connections: 1,
+        seed: 7,
+        framed: false,
+        orders: Vec::new(),
+        payload_max: Some(100),
+        mptcp: false,
+    };
+    let answers = Plan::Serve(lanes(Ipv4Addr::UNSPECIFIED.into()));
+    let _answering = Worker::ready(scene.container.place(), &answers).unwrap();
+    let connect = Plan::Connect(lanes(server));
+    let asked: Tally = Worker::start(client.place(), &connect)
+        .unwrap()
+        .finish()
+        .unwrap();
+    assert_eq!(asked.total().connections, 1, "nothing is blocked");
 
     let socket = scene.path("socket");
     let found = poll(PATIENCE, || {

@@ -70,7 +70,8 @@ fn what_a_unit_of_the_host_may_not_listen_on_is_found_until_it_stops() {
     scene.ready();
 
     let both = poll(PATIENCE, || told(&scene).filter(|found| found.len() >= 2));
-    let both = both.unwrap_or_else(|| panic!("{:?}", told(&scene)));
+    let mut both = both.unwrap_or_else(|| panic!("{:?}", told(&scene)));
+    both.sort_by_key(|one| one["evidence"]["unit"].to_string());
     let units: Vec<&Value> = both.iter().map(|one| &one["evidence"]["unit"]).collect();
     assert_eq!(units, ["leaky.service", "rpc.service"], "{both:?}");
     let leaky = &both[0];

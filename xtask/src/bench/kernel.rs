@@ -108,24 +108,40 @@ impl Floor {
     }
 }
 
-/// Programs that do nothing on the hooks for the addresses of IPv4 datagrams.
+/// Programs that do nothing on hooks for the addresses of IPv4 datagrams.
 #[derive(Debug)]
-pub(super) struct Addresses([(OwnedFd, u32); 2]);
+pub(super) struct Addresses(Vec<(OwnedFd, u32)>);
+
+/// A hook for the addresses of IPv4 datagrams.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hook {
+    /// Of those that are sent.
+    Send,
+    /// Of those that are received.
+    Receive,
+}
+
+impl Hook {
+    const fn attach_type(self) -> u32 {
+        match self {
+            Self::Send => BPF_CGROUP_UDP4_SENDMSG,
+            Self::Receive => BPF_CGROUP_UDP4_RECVMSG,
+        }
+    }
+}
 
 impl Addresses {
     /// Attaches nothing yet.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub(super) fn load() -> Result<Self> {
-        let load = |hook| {
+    pub(super) fn load(hooks: &[Hook]) -> Result<Self> {
+        let load = |hook: &Hook| {
+            let hook = hook.attach_type();
             let program = load_empty(BPF_PROG_TYPE_CGROUP_SOCK_ADDR, hook, 1)?;
-            anyhow::Ok((program, hook))
+            Ok((program, hook))
         };
-        Ok(Self([
-            load(BPF_CGROUP_UDP4_SENDMSG)?,
-            load(BPF_CGROUP_UDP4_RECVMSG)?,
-        ]))
+        hooks.iter().map(load).collect::<Result<_>>().map(Self)
     }
 
     /// They are attached while the result lives.

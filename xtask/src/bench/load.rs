@@ -15,7 +15,7 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use plumbline_tests::wait::process_cpu_ns;
 use serde::{Deserialize, Serialize};
 
-use super::datagrams::{self, Other};
+use super::datagrams::{self, Cgroups, Other};
 use crate::{debian::Bundle, shell};
 
 /// nginx, wrk and the libraries that a small machine may lack. All else they need is in every Debian since 12.
@@ -187,7 +187,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     round_trips: Option<u64>,
     /// UDP datagrams, binds and connects on one CPU; prints [`datagrams::Datagrams`]
-    #[arg(long, requires_all = ["namespace", "bridged", "routed", "beside"])]
+    #[arg(long, requires_all = ["namespace", "bridged", "routed", "container", "beside"])]
     datagrams: Option<u64>,
     /// Network namespace of the pod that datagrams go to
     #[arg(long, value_name = "PATH")]
@@ -198,6 +198,9 @@ pub(crate) struct Arguments {
     /// Its address that the node routes to
     #[arg(long, value_name = "IP")]
     routed: Option<IpAddr>,
+    /// Cgroup of its own container
+    #[arg(long, value_name = "DIRECTORY")]
+    container: Option<PathBuf>,
     /// Cgroup that nobody watches, for the sockets to compare with
     #[arg(long, value_name = "DIRECTORY")]
     beside: Option<PathBuf>,
@@ -220,11 +223,19 @@ pub(super) struct Switched {
 /// # Errors
 /// When pipes, threads or sockets cannot be had.
 pub(crate) fn command(arguments: &Arguments) -> Result<()> {
-    if let (Some(count), Some(namespace), Some(bridged), Some(routed), Some(beside)) = (
+    if let (
+        Some(count),
+        Some(namespace),
+        Some(bridged),
+        Some(routed),
+        Some(container),
+        Some(beside),
+    ) = (
         arguments.datagrams,
         &arguments.namespace,
         arguments.bridged,
         arguments.routed,
+        &arguments.container,
         &arguments.beside,
     ) {
         pin_to_this_cpu()?;
@@ -235,7 +246,7 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
                 bridged,
                 routed,
             },
-            beside,
+            Cgroups { container, beside },
             arguments.hooks,
         )?;
         shell::out(serde_json::to_string(&done).context("write JSON")?);

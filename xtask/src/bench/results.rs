@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 
 use super::{
-    datagrams::{Exchanged, Way, Work},
+    datagrams::{Case, Exchanged, Way, Work},
     footprint::{Binary, Memory},
     machine::Machine,
     paired::{Compared, Turn},
@@ -101,7 +101,7 @@ pub(super) enum Quantity {
     /// Nanoseconds of CPU per context switch of two threads that do nothing else.
     SwitchCpu,
     /// Nanoseconds of CPU per UDP datagram of 64 bytes that goes that way, both ends.
-    DatagramCpu(Way),
+    DatagramCpu(Case, Way),
     /// Nanoseconds of CPU per UDP socket that is bound to a chosen port and closed.
     BindCpu,
     /// Nanoseconds of CPU per UDP socket that is connected and closed.
@@ -110,15 +110,18 @@ pub(super) enum Quantity {
 
 impl Quantity {
     /// All of them.
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::ShortRequests,
         Self::ShortCpu,
         Self::KeptRequests,
         Self::KeptCpu,
         Self::SwitchCpu,
-        Self::DatagramCpu(Way::Routed),
-        Self::DatagramCpu(Way::Bridged),
-        Self::DatagramCpu(Way::Within),
+        Self::DatagramCpu(Case::Clients, Way::Routed),
+        Self::DatagramCpu(Case::Clients, Way::Bridged),
+        Self::DatagramCpu(Case::Clients, Way::Within),
+        Self::DatagramCpu(Case::Served, Way::Routed),
+        Self::DatagramCpu(Case::Served, Way::Bridged),
+        Self::DatagramCpu(Case::Served, Way::Within),
         Self::BindCpu,
         Self::ConnectCpu,
     ];
@@ -131,9 +134,24 @@ impl Quantity {
             Self::KeptRequests => "kept-alive, requests/s",
             Self::KeptCpu => "kept-alive, CPU us/request",
             Self::SwitchCpu => "context switch, CPU ns",
-            Self::DatagramCpu(Way::Routed) => "UDP datagram of 64 B between pods, routed, CPU ns",
-            Self::DatagramCpu(Way::Bridged) => "UDP datagram of 64 B between pods, bridged, CPU ns",
-            Self::DatagramCpu(Way::Within) => "UDP datagram of 64 B within a pod, CPU ns",
+            Self::DatagramCpu(Case::Clients, Way::Routed) => {
+                "UDP datagram of 64 B, pods ask others, routed, CPU ns"
+            }
+            Self::DatagramCpu(Case::Clients, Way::Bridged) => {
+                "UDP datagram of 64 B, pods ask others, bridged, CPU ns"
+            }
+            Self::DatagramCpu(Case::Clients, Way::Within) => {
+                "UDP datagram of 64 B, pods ask others, within one network namespace, CPU ns"
+            }
+            Self::DatagramCpu(Case::Served, Way::Routed) => {
+                "UDP datagram of 64 B, a pod asks a pod that serves, routed, CPU ns"
+            }
+            Self::DatagramCpu(Case::Served, Way::Bridged) => {
+                "UDP datagram of 64 B, a pod asks a pod that serves, bridged, CPU ns"
+            }
+            Self::DatagramCpu(Case::Served, Way::Within) => {
+                "UDP datagram of 64 B, a pod asks itself, CPU ns"
+            }
             Self::BindCpu => "UDP bind and close, CPU ns",
             Self::ConnectCpu => "UDP connect and close, CPU ns",
         }
@@ -148,7 +166,7 @@ impl Quantity {
             Self::KeptRequests => each(&sample.kept_alive, |second| second.requests_per_second),
             Self::KeptCpu => each(&sample.kept_alive, |second| second.cpu_us_per_request),
             Self::SwitchCpu => vec![sample.switches.cpu_ns_per_switch],
-            Self::DatagramCpu(_) => {
+            Self::DatagramCpu(..) => {
                 let turns = self.exchanged(sample).map(|exchanged| &exchanged.watched);
                 let turns = turns.into_iter().flatten();
                 turns.map(|turn| per(turn.with_ns, turn.count)).collect()
@@ -161,7 +179,8 @@ impl Quantity {
     /// Where it was done in turns.
     fn exchanged(self, sample: &Sample) -> Option<&Exchanged> {
         match self {
-            Self::DatagramCpu(way) => sample.udp.done.exchanged.get(&way),
+            Self::DatagramCpu(Case::Clients, way) => sample.udp.done.clients.get(&way),
+            Self::DatagramCpu(Case::Served, way) => sample.udp.done.served.get(&way),
             Self::ShortRequests
             | Self::ShortCpu
             | Self::KeptRequests
@@ -180,7 +199,7 @@ impl Quantity {
             Self::ShortCpu
             | Self::KeptCpu
             | Self::SwitchCpu
-            | Self::DatagramCpu(_)
+            | Self::DatagramCpu(..)
             | Self::BindCpu
             | Self::ConnectCpu => spread.lower,
         }

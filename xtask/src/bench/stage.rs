@@ -186,9 +186,10 @@ impl<'a> Stage<'a> {
         let (count, bridged) = (count.to_string(), self.server_address.to_string());
         let routed = ROUTED.to_string();
         let beside = beside.cgroup_path().display().to_string();
+        let container = self.client.cgroup_path().display().to_string();
         let mut what = vec!["--datagrams", &count, "--namespace", &namespace];
         what.extend(["--bridged", &bridged, "--routed", &routed]);
-        what.extend(["--beside", &beside]);
+        what.extend(["--container", &container, "--beside", &beside]);
         what.extend(hooks.then_some("--hooks"));
         self.load(&what)
     }

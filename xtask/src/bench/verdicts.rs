@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{
-    datagrams::Way,
+    datagrams::{Case, Way},
     results::{ArmResults, Footprint, Quantity, QuantityResults},
     rounds::{Arm, Sample},
     statistics::per,
@@ -62,7 +62,9 @@ pub(super) fn verdicts(
     .into_iter()
     .map(|(quantity, at_least)| ratio_verdict(arms, samples, quantity, at_least))
     .collect();
-    verdicts.push(datagram_verdict(arms, samples));
+    for case in [Case::Clients, Case::Served] {
+        verdicts.push(datagram_verdict(arms, samples, case));
+    }
     let mib = |kib: u64| per(kib, 1024);
     let binary = &footprint.binary;
     verdicts.push(Verdict {
@@ -105,9 +107,9 @@ fn ratio_verdict(
 
 /// The price of a datagram is that of hooks anywhere on the node times that of our programs: both are measured in turns of
 /// milliseconds, which the machine's bad seconds spare.
-fn datagram_verdict(arms: &[ArmResults], samples: &[Sample]) -> Verdict {
+fn datagram_verdict(arms: &[ArmResults], samples: &[Sample], case: Case) -> Verdict {
     let at_most = 1.05;
-    let quantity = Quantity::DatagramCpu(Way::Routed);
+    let quantity = Quantity::DatagramCpu(case, Way::Routed);
     let target = format!("{}: at most {at_most:.2} of none", quantity.name());
     let hooks = found(arms, Arm::None, quantity).and_then(|found| found.hooked);
     let programs = found(arms, Arm::Agent, quantity).and_then(|found| found.beside);
