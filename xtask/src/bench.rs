@@ -59,6 +59,10 @@ pub(crate) struct Arguments {
     /// The agent's binary, already built
     #[arg(long, value_name = "PATH", global = true)]
     agent: Option<PathBuf>,
+    /// Connections alone, without context switches, UDP and the kernel's statistics: for more repetitions, where the two arms
+    /// without the agent differ too much
+    #[arg(long)]
+    http: bool,
     /// Something else than what the agent costs those it watches
     #[command(subcommand)]
     only: Option<Only>,
@@ -138,17 +142,21 @@ pub(crate) fn command(arguments: &Arguments) -> Result<()> {
 
 impl Arguments {
     fn plan(&self, binary: PathBuf) -> Plan {
-        let mut arms = vec![Arm::None, Arm::NoneAgain, Arm::Agent, Arm::Counted];
+        let mut arms = vec![Arm::None, Arm::NoneAgain, Arm::Agent];
+        if !self.http {
+            arms.push(Arm::Counted);
+        }
         if self.split {
             arms.extend([Arm::TcpOnly, Arm::UdpOnly, Arm::CpuOnly]);
         }
         let usual = |quick, full| if self.quick { quick } else { full };
+        let beside_http = |many: u32| if self.http { 0 } else { many.into() };
         Plan {
             arms,
             repetitions: self.reps.unwrap_or(usual(3, 10)),
             seconds: self.seconds.unwrap_or(usual(1, 5)),
-            round_trips: usual(20_000, 100_000).into(),
-            datagrams: usual(20_000, 60_000).into(),
+            round_trips: beside_http(usual(20_000, 100_000)),
+            datagrams: beside_http(usual(20_000, 60_000)),
             settle_seconds: usual(1, 3),
             seed: self.seed,
             binary,
@@ -184,7 +192,11 @@ fn measure(plan: &Plan, quick: bool, programs: &Programs, dir: &Path) -> Result<
         .filter_map(|sample| Some(sample.memory.as_ref()?.peak_kib))
         .max();
     stage.close()?;
-    let kernel = results::kernel(&samples);
+    let counted = plan.arms.contains(&Arm::Counted);
+    let kernel = match counted {
+        true => results::kernel(&samples),
+        false => Vec::new(),
+    };
     if kernel.iter().any(|phase| phase.programs.is_empty()) {
         bail!(
             "the kernel counted no run of our programs in one of the phases: nothing was measured"
@@ -197,7 +209,7 @@ fn measure(plan: &Plan, quick: bool, programs: &Programs, dir: &Path) -> Result<
         load_average_at_start,
         load_average: Spread::of(samples.iter().map(|sample| sample.load_average)),
         steal_seconds: per(samples.iter().map(|sample| sample.steal_ticks).sum(), 100),
-        verdicts: verdicts::verdicts(&arms, &samples, &footprint),
+        verdicts: verdicts::verdicts(plan, &arms, &samples, &footprint),
         agent_us_per_connection: results::agent_us_per_connection(&samples),
         arms,
         kernel,

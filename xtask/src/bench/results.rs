@@ -165,14 +165,20 @@ impl Quantity {
             Self::ShortCpu => each(&sample.short, |second| second.cpu_us_per_request),
             Self::KeptRequests => each(&sample.kept_alive, |second| second.requests_per_second),
             Self::KeptCpu => each(&sample.kept_alive, |second| second.cpu_us_per_request),
-            Self::SwitchCpu => vec![sample.switches.cpu_ns_per_switch],
+            Self::SwitchCpu => {
+                let switches = Some(&sample.switches).filter(|all| all.switches > 0);
+                switches
+                    .map(|all| all.cpu_ns_per_switch)
+                    .into_iter()
+                    .collect()
+            }
             Self::DatagramCpu(..) => {
                 let turns = self.exchanged(sample).map(|exchanged| &exchanged.watched);
                 let turns = turns.into_iter().flatten();
                 turns.map(|turn| per(turn.with_ns, turn.count)).collect()
             }
-            Self::BindCpu => vec![each_of(sample.udp.done.bound)],
-            Self::ConnectCpu => vec![each_of(sample.udp.done.connected)],
+            Self::BindCpu => each_of(sample.udp.done.bound).into_iter().collect(),
+            Self::ConnectCpu => each_of(sample.udp.done.connected).into_iter().collect(),
         }
     }
 
@@ -216,8 +222,8 @@ fn compared(
     Compared::of(exchanged.flat_map(turns))
 }
 
-fn each_of(work: Work) -> f64 {
-    per(work.cpu_ns, work.count)
+fn each_of(work: Work) -> Option<f64> {
+    (work.count > 0).then(|| per(work.cpu_ns, work.count))
 }
 
 /// What our programs cost in one kind of work, by the kernel's statistics over all repetitions.

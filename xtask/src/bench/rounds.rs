@@ -74,9 +74,9 @@ pub(super) struct Plan {
     pub(super) repetitions: u32,
     /// Seconds of each kind of connection.
     pub(super) seconds: u32,
-    /// Round trips of the pair of threads that switch.
+    /// Round trips of the pair of threads that switch; 0: there is no such pair.
     pub(super) round_trips: u64,
-    /// Datagrams of UDP, and as many binds and connects.
+    /// Datagrams of UDP, and as many binds and connects; 0: none are measured.
     pub(super) datagrams: u64,
     /// Seconds before each arm's load: for the agent to settle, and for the others to have waited as long.
     pub(super) settle_seconds: u32,
@@ -111,7 +111,7 @@ pub(super) struct Second {
 }
 
 /// Context switches, in one arm of one repetition.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Switches {
     /// Of the pair of threads.
     pub(super) switches: u64,
@@ -124,7 +124,7 @@ pub(super) struct Switches {
 }
 
 /// UDP, in one arm of one repetition.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub(super) struct Udp {
     /// What was done, and its CPU time.
     pub(super) done: Datagrams,
@@ -284,6 +284,9 @@ impl Bench<'_> {
     }
 
     fn switches(&self, round_trips: u64) -> Result<Switches> {
+        if round_trips == 0 {
+            return Ok(Switches::default());
+        }
         let (programs, before) = (self.programs()?, Activity::now()?);
         let switched = self.stage.switch(round_trips)?;
         let machine_switches = Activity::now()?.switches - before.switches;
@@ -296,6 +299,9 @@ impl Bench<'_> {
     }
 
     fn udp(&self, count: u64) -> Result<Udp> {
+        if count == 0 {
+            return Ok(Udp::default());
+        }
         let programs = self.programs()?;
         let done = self.stage.datagrams(count, self.agent.is_none())?;
         Ok(Udp {

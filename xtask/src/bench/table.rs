@@ -121,6 +121,9 @@ fn ratios(results: &Results) -> String {
 }
 
 fn kernel(phases: &[PhaseCost]) -> String {
+    if phases.is_empty() {
+        return "The kernel counted nothing, as was asked for\n".to_owned();
+    }
     let mut text = String::from(
         "Kernel run-time statistics of our programs (arm `agent, counted`); empty_*: a program that does nothing on the same hook, so mostly the clock readings\n",
     );

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::{
     datagrams::{Case, Way},
     results::{ArmResults, Footprint, Quantity, QuantityResults},
-    rounds::{Arm, Sample},
+    rounds::{Arm, Plan, Sample},
     statistics::per,
 };
 
@@ -51,6 +51,7 @@ pub(super) fn idle_verdicts(footprint: &Footprint) -> Vec<Verdict> {
 
 /// Every target of the product that is measured here.
 pub(super) fn verdicts(
+    plan: &Plan,
     arms: &[ArmResults],
     samples: &[Sample],
     footprint: &Footprint,
@@ -62,7 +63,8 @@ pub(super) fn verdicts(
     .into_iter()
     .map(|(quantity, at_least)| ratio_verdict(arms, samples, quantity, at_least))
     .collect();
-    for case in [Case::Clients, Case::Served] {
+    let cases = [Case::Clients, Case::Served].into_iter();
+    for case in cases.filter(|_| plan.datagrams > 0) {
         verdicts.push(datagram_verdict(arms, samples, case));
     }
     let mib = |kib: u64| per(kib, 1024);

@@ -163,6 +163,10 @@ pub(super) fn has_pod_network(kernel: &str) -> bool {
     })
 }
 
+/// A guest that prints nothing for so long stands still: its longest test takes a minute. The kernel's own watchdogs do not see
+/// every such state of emulation.
+const SILENCE: Duration = Duration::from_secs(300);
+
 /// The command that boots the kernel, runs the suites one after the other and leaves their artifacts in `out`, which stays
 /// away if the machine dies or takes longer than `limit`.
 pub(super) fn machine(
@@ -176,6 +180,7 @@ pub(super) fn machine(
     fs::write(&todo, steps(suites)).with_context(|| format!("write {}", todo.display()))?;
     let mut command = script();
     command.arg("-t").arg(limit.as_secs().to_string());
+    command.arg("-s").arg(SILENCE.as_secs().to_string());
     command.args(["-m", MODULES]);
     command.arg("-o").arg(out);
     for tool in TOOLS {
