@@ -95,7 +95,7 @@ pub const UDP_FLOWS_BUDGET: Reason = Reason {
     place: "udp_flows",
     reason: "budget",
 };
-/// A UDP socket whose program chose its port found no room: the scan finds when it closes.
+/// A UDP socket whose program chose its port found no room: left to the scans, which find it outside the dynamic range.
 pub const UDP_SOCKETS_FULL: Reason = Reason {
     index: 13,
     place: "udp_sockets",

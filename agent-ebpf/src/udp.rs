@@ -10,8 +10,8 @@ pub const FLOWS_MAX: u32 = 16_384;
 /// the container, so that one that talks to everybody leaves room for the others.
 pub const FLOWS_PER_HOOK: u32 = 256;
 
-/// Sockets whose programs chose their port: about 1.2 MiB. Full: the socket's port is told, but not that it closes, which
-/// the next scan finds.
+/// Sockets whose programs chose their port: about 1.2 MiB. Full: the socket is left to scans, which find
+/// it outside the dynamic range.
 pub const SOCKETS_MAX: u32 = 16_384;
 
 /// Such sockets of one container; the same happens to further ones.

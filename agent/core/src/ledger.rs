@@ -47,7 +47,7 @@ const PLACES: &[(&str, &str)] = &[
     ("ebpf.udp_packets", "not counted"),
     (
         "ebpf.udp_sockets",
-        "the next scan of sockets finds when they close",
+        "the next scan of sockets finds those outside the dynamic range",
     ),
     (
         "export",

@@ -241,7 +241,7 @@ pub struct Refused {
     /// New flows of UDP, which were counted without their peer.
     #[serde(default)]
     pub udp_flows: u64,
-    /// UDP sockets, of which scans find when they close.
+    /// UDP sockets with chosen ports, of which scans find those outside the dynamic range.
     #[serde(default)]
     pub udp_sockets: u64,
     /// Open connections, whose bytes are counted when they close.

@@ -144,7 +144,7 @@ pub struct RefusedView {
     pub listeners: u64,
     /// New flows of UDP: counted without their peer.
     pub udp_flows: u64,
-    /// UDP sockets: scans find when they close.
+    /// UDP sockets with chosen ports: scans find those outside the dynamic range.
     pub udp_sockets: u64,
     /// Open connections: their bytes are counted when they close.
     pub connections: u64,

@@ -5,11 +5,13 @@ use std::time::Duration;
 use plumbline_core::id::CgroupId;
 use plumbline_core::observation::{Fact, Observation, Role};
 use plumbline_core::snapshot::BindScope;
+use plumbline_ebpf::udp::SOCKETS_PER_OWNER;
 use plumbline_tests::foreign::{self, UDP4_RECVMSG, links_of};
+use plumbline_tests::pods::Container;
 use plumbline_tests::wait::poll;
 
 use super::super::observer::{Observer, sandbox};
-use super::{SIGHT, Talker, expect_peers, expect_servers, servers};
+use super::{NEVER, SIGHT, Talker, expect_peers, expect_servers, servers};
 
 /// What another tool does to the programs must not turn into a quota that is used up: sockets that were counted close later.
 #[test]
@@ -50,6 +52,63 @@ fn sockets_that_close_after_a_new_attachment_leave_the_quota_right() {
     assert!(found.is_some(), "{:?}", servers(&observer, &container));
     let budget = ("ebpf.udp_sockets".to_owned(), "budget".to_owned());
     assert_eq!(observer.dropped().get(&budget), None);
+}
+
+/// Of one container so many sockets with chosen ports are remembered; further ones are counted, and harm nobody.
+#[test]
+fn sockets_beyond_a_containers_share_are_counted() {
+    let Some(sandbox) = sandbox() else { return };
+    let Some(observer) = Observer::scanning(&sandbox, NEVER) else {
+        return;
+    };
+    let (_, greedy) = sandbox.solo("greedy").unwrap();
+    let (_, other) = sandbox.solo("other").unwrap();
+    observer.attached(&greedy);
+    observer.attached(&other);
+    // Of two processes, which may have a thousand descriptors each.
+    let mut talkers = [Talker::new(&greedy), Talker::new(&greedy)];
+    let each = 600_u16;
+    for (talker, first) in talkers.iter_mut().zip([20_000, 21_000]) {
+        for port in first..first + each {
+            talker.tell(&format!("bind {port} 127.0.0.1:{port}"));
+        }
+    }
+    let beyond = 2 * u64::from(each) - SOCKETS_PER_OWNER;
+    let budget = || {
+        let key = ("ebpf.udp_sockets".to_owned(), "budget".to_owned());
+        observer.dropped().get(&key).copied().unwrap_or(0)
+    };
+    let refused = |container: &Container| {
+        let view = observer.seen().container(container).unwrap();
+        view.refused.map_or(0, |refused| refused.udp_sockets)
+    };
+    let told = poll(SIGHT, || {
+        (budget() == beyond && refused(&greedy) == beyond).then_some(())
+    });
+    assert!(told.is_some(), "{} {}", budget(), refused(&greedy));
+    let mut calm = Talker::new(&other);
+    calm.tell("bind calm 0.0.0.0:5380");
+    expect_servers(&observer, &other, "beside", &[(5_380, 1, BindScope::Any)]);
+    for (talker, first) in talkers.iter_mut().zip([20_000, 21_000]) {
+        for port in first..first + each {
+            talker.tell(&format!("close {port}"));
+        }
+    }
+    // The share is free again: nothing more is refused.
+    let [talker, _] = &mut talkers;
+    for port in 20_000..20_000 + each {
+        talker.tell(&format!("bind {port} 127.0.0.1:{port}"));
+    }
+    talker.tell("bind last 0.0.0.0:5381");
+    let found = poll(SIGHT, || {
+        let now = servers(&observer, &greedy);
+        now.contains(&(5_381, 1, BindScope::Any)).then_some(())
+    });
+    assert!(found.is_some(), "{:?}", servers(&observer, &greedy));
+    assert_eq!(
+        (budget(), refused(&greedy), refused(&other)),
+        (beyond, beyond, 0)
+    );
 }
 
 /// A pod may choose which ports its kernel gives out (`net.ipv4.ip_local_port_range` is a safe sysctl).
