@@ -25,7 +25,7 @@ pub const UDP_ADDRESS: [(&str, u32); 6] = [
     ("plumb_send4", 14),
     ("plumb_send6", 15),
 ];
-/// The same of those that see what was received, which only containers get that chose a port.
+/// The same of those that see what was received, which containers get on need.
 pub const UDP_RECEIVE: [(&str, u32); 2] = [("plumb_recv4", 19), ("plumb_recv6", 20)];
 /// Those of them that see which port a program chooses.
 pub const UDP_BIND: [&str; 2] = ["plumb_bind4", "plumb_bind6"];

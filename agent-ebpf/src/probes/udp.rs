@@ -3,8 +3,9 @@
 //! Hooks, attached to each container's cgroup: `address` (`cgroup/connect4,6`, `sendmsg4,6`, `recvmsg4,6`), `bind`
 //! (`cgroup/bind4,6`, `post_bind4,6`, `sock_release`), and on request `packet` (`cgroup_skb`). They sit in the enforcement
 //! path: each always answers 1, which lets everything pass. TCP leaves each of them first. `recvmsg` comes to a container when
-//! one of its programs chooses a port: before that it would tell nothing, and while any cgroup of the node has it, the kernel
-//! locks the socket for every datagram that any program receives. Kernel: 5.9 (`sock_release`).
+//! one of its programs chooses a port, or sends to one that the kernel gives out: before that it would tell nothing, and while
+//! any cgroup of the node has it, the kernel locks the socket for every datagram that any program receives. Kernel: 5.9
+//! (`sock_release`).
 //! Fallback: scans find servers outside the dynamic range of ports; no peers.
 //!
 //! Maps: `PLUMB_UDP_OWNER` (storage of each attachment; the agent fills it in), `PLUMB_UDP_FLOWS` (full, or too many of one

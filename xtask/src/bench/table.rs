@@ -62,7 +62,11 @@ fn ratios(results: &Results) -> String {
     let mut text = String::from(
         "nginx and wrk (16 connections) in two pods, each on a CPU of its own, second by second: median [quartiles] (min..max), ratio of the better quartile to that of `none`\n",
     );
-    for quantity in Quantity::ALL {
+    let measured = |quantity: &Quantity| {
+        let mut all = results.arms.iter().flat_map(|arm| &arm.quantities);
+        all.any(|one| one.quantity == *quantity)
+    };
+    for quantity in Quantity::ALL.into_iter().filter(measured) {
         line(&mut text, format_args!("  {}", quantity.name()));
         for arm in results.arms.iter().filter(|arm| arm.arm != Arm::Counted) {
             let Some(found) = arm.quantities.iter().find(|one| one.quantity == quantity) else {

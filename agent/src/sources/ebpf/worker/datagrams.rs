@@ -131,11 +131,12 @@ impl Worker {
             return;
         };
         let canary = self.canary.as_ref().map(Canary::cgroup);
+        // Also of those whose programs another tool had detached when they went.
+        udp.serving.retain(|cgroup| self.containers.keeps(*cgroup));
         for cgroup in udp.datagrams.attached() {
             if !self.containers.keeps(cgroup) && canary != Some(cgroup) {
                 if let Some(udp) = &mut self.probes.udp {
                     udp.datagrams.detach(cgroup);
-                    udp.serving.remove(&cgroup);
                 }
                 self.retire_udp(cgroup);
             }
